@@ -1,0 +1,253 @@
+"""What a model can be conditioned on, and how a user's request becomes tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+
+from scgm_scvi._errors import listed, nearest
+from scgm_scvi.module import SCGM_KEYS
+
+from ._fields import condition_tokens
+
+__all__ = ["ConditionSpec", "Conditions", "Request"]
+
+Conditions = Mapping[str, Any] | pd.DataFrame | None
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """Attributes a model knows: what steers it, and the nuisances it was trained to remove.
+
+    Attributes
+    ----------
+    categorical
+        Condition to its categories, in token order.
+    continuous
+        Names of continuous conditions.
+    batch, covariates
+        Nuisance to its categories; ``batch`` has one entry.
+    numeric_covariates
+        Names of continuous covariates.
+    """
+
+    categorical: dict[str, np.ndarray] = field(default_factory=dict)
+    continuous: list[str] = field(default_factory=list)
+    batch: dict[str, np.ndarray] = field(default_factory=dict)
+    covariates: dict[str, np.ndarray] = field(default_factory=dict)
+    numeric_covariates: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
+        """Read scvi's registry; a field that a model does not have is empty."""
+        fields = registry["field_registries"]
+
+        def state(key: str) -> Mapping[str, Any]:
+            return fields.get(key, {}).get("state_registry", {})
+
+        batch = state(REGISTRY_KEYS.BATCH_KEY)
+        return cls(
+            categorical=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("mappings", {})),
+            continuous=list(state(SCGM_KEYS.CONDITION_VALUES_KEY).get("columns", [])),
+            batch={batch["original_key"]: np.asarray(batch["categorical_mapping"])},
+            covariates=dict(state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})),
+            numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
+        )
+
+    @property
+    def nuisances(self) -> dict[str, np.ndarray]:
+        """Categorical nuisances: the batch, then the covariates."""
+        return {**self.batch, **self.covariates}
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that may be named in a request."""
+        names = [*self.categorical, *self.continuous, *self.nuisances]
+        return [name for name in names if not name.startswith("_scvi_")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for cells, one row a cell.
+
+    Attributes
+    ----------
+    tokens, values
+        Conditions, ``(n, n_categorical)`` with 0 and ``(n, n_continuous)`` with NaN where
+        unspecified.
+    nuisances
+        Tokens of batch and covariates, ``(n, n_nuisances)``, 0 where to be drawn.
+    names
+        Obs names if the request came with them.
+    """
+
+    spec: ConditionSpec
+    tokens: np.ndarray
+    values: np.ndarray
+    nuisances: np.ndarray
+    names: pd.Index | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def parse(cls, spec: ConditionSpec, n_cells: int | None, conditions: Conditions) -> Request:
+        """Read what a user passed to ``generate``.
+
+        Raises
+        ------
+        ValueError
+            If the number of cells is missing or contradicted, or a value is unknown.
+        KeyError
+            If an attribute is unknown.
+        """
+        table, n = _as_table(n_cells, conditions)
+        for name in table:
+            if name not in spec.names:
+                raise KeyError(
+                    f"conditions: the model knows no attribute {name!r}."
+                    f"{nearest(name, spec.names)} Known: {listed(spec.names)}."
+                )
+        names = conditions.index if isinstance(conditions, pd.DataFrame) else None
+        if names is not None and not names.is_unique:
+            names = None
+        return cls(
+            spec,
+            tokens=_token_columns(table, spec.categorical, n),
+            values=_value_columns(table, spec.continuous, n),
+            nuisances=_token_columns(table, spec.nuisances, n),
+            names=None if names is None else names.astype(str),
+        )
+
+    def draw_nuisances(
+        self, design: Mapping[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Complete the request to a minibatch without features.
+
+        Batch and covariates that the request leaves open are those of a training cell drawn among
+        the cells with the requested conditions (among all, where there is no such cell).
+
+        Parameters
+        ----------
+        design
+            Of training cells, with a row a cell: ``"tokens"`` of conditions and nuisances, and
+            ``"numeric"`` covariates.
+        rng
+            Source of randomness.
+        """
+        asked, known = np.concatenate([self.tokens, self.nuisances], axis=1), design["tokens"]
+        rows = np.empty(len(self), dtype=np.int64)
+        patterns, inverse = np.unique(asked, axis=0, return_inverse=True)
+        for i, pattern in enumerate(patterns):
+            cells = np.flatnonzero(inverse.ravel() == i)
+            match = np.flatnonzero(((known == pattern) | (pattern == 0)).all(axis=1))
+            rows[cells] = rng.choice(match if len(match) else len(known), size=len(cells))
+        drawn = known[rows, self.tokens.shape[1] :]
+        nuisances = np.where(self.nuisances == 0, drawn, self.nuisances)
+        numeric = design["numeric"][rows]
+        tensors = {
+            SCGM_KEYS.CONDITIONS_KEY: torch.as_tensor(self.tokens),
+            SCGM_KEYS.CONDITION_VALUES_KEY: torch.as_tensor(self.values),
+            REGISTRY_KEYS.BATCH_KEY: torch.as_tensor(nuisances[:, :1] - 1),
+        }
+        if self.spec.covariates:
+            tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.as_tensor(nuisances[:, 1:] - 1)
+        if self.spec.numeric_covariates:
+            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.as_tensor(numeric)
+        return tensors
+
+    def obs(self, tensors: Mapping[str, torch.Tensor], start: int = 0) -> pd.DataFrame:
+        """Columns that describe the cells: conditions, and nuisances as they were drawn."""
+        columns: dict[str, Any] = {}
+        tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].numpy()
+        for j, (name, categories) in enumerate(self.spec.categorical.items()):
+            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, categories=categories)
+        for j, name in enumerate(self.spec.continuous):
+            columns[name] = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].numpy()[:, j]
+        for name, categories in self.spec.batch.items():
+            if name in self.spec.names:
+                codes = tensors[REGISTRY_KEYS.BATCH_KEY].numpy()[:, 0]
+                columns[name] = pd.Categorical.from_codes(codes, categories=categories)
+        for j, (name, categories) in enumerate(self.spec.covariates.items()):
+            codes = tensors[REGISTRY_KEYS.CAT_COVS_KEY].numpy()[:, j]
+            columns[name] = pd.Categorical.from_codes(codes, categories=categories)
+        for j, name in enumerate(self.spec.numeric_covariates):
+            columns[name] = tensors[REGISTRY_KEYS.CONT_COVS_KEY].numpy()[:, j]
+        n = len(tokens)
+        if self.names is not None:
+            index = self.names[start : start + n]
+        else:
+            index = pd.Index([f"generated_{i}" for i in range(start, start + n)])
+        return pd.DataFrame(columns, index=index)
+
+    def rows(self, start: int, stop: int) -> Request:
+        """The cells from ``start`` to ``stop``."""
+        part = slice(start, stop)
+        return Request(self.spec, self.tokens[part], self.values[part], self.nuisances[part])
+
+
+def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:
+    """One sequence of equal length per attribute, and that length."""
+    if n_cells is not None and (isinstance(n_cells, bool) or int(n_cells) != n_cells):
+        raise ValueError(f"n_cells is {n_cells!r}; it must be a whole number.")
+    if n_cells is not None and n_cells < 1:
+        raise ValueError(f"n_cells is {n_cells}; at least one cell is needed.")
+    if conditions is None:
+        conditions = {}
+    if not isinstance(conditions, Mapping | pd.DataFrame):
+        raise TypeError(
+            f"conditions is a {type(conditions).__name__}; pass a dict of attribute to value, or "
+            "a DataFrame with a row a cell."
+        )
+    lists = {
+        str(k): v if isinstance(conditions, pd.DataFrame) or not _is_scalar(v) else None
+        for k, v in conditions.items()
+    }
+    lengths = {k: len(v) for k, v in lists.items() if v is not None}
+    if isinstance(conditions, pd.DataFrame):
+        lengths["the DataFrame"] = len(conditions)
+    n = n_cells if n_cells is not None else next(iter(lengths.values()), None)
+    if n is None:
+        raise ValueError("n_cells is missing: say how many cells to generate.")
+    for name, length in lengths.items():
+        if length != n:
+            raise ValueError(
+                f"conditions: {name} has {length} values for {n} cells. Give one value for all, "
+                "or one per cell."
+            )
+    return {k: [conditions[k]] * n if v is None else v for k, v in lists.items()}, int(n)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or pd.api.types.is_scalar(value)
+
+
+def _token_columns(
+    table: Mapping[str, Sequence], attributes: Mapping[str, np.ndarray], n: int
+) -> np.ndarray:
+    columns = [
+        condition_tokens(pd.Series(np.asarray(table[k], dtype=object)), categories, k)
+        if k in table
+        else np.zeros(n, dtype=np.int64)
+        for k, categories in attributes.items()
+    ]
+    return np.stack(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
+
+
+def _value_columns(table: Mapping[str, Sequence], names: Sequence[str], n: int) -> np.ndarray:
+    out = np.full((n, len(names)), np.nan, dtype=np.float32)
+    for j, name in enumerate(names):
+        if name in table:
+            try:
+                out[:, j] = pd.to_numeric(pd.Series(table[name], dtype=object)).to_numpy(float)
+            except (TypeError, ValueError) as e:
+                raise ValueError(f"conditions: {name!r} takes numbers: {e}.") from e
+            if np.isinf(out[:, j]).any():
+                raise ValueError(f"conditions: {name!r} holds infinite values.")
+    return out

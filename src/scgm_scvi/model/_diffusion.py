@@ -1,0 +1,221 @@
+"""Stage two for any scvi model whose module has a denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from scvi import REGISTRY_KEYS
+
+from scgm_scvi.train import DiffusionTrainingPlan, DiffusionTrainRunner, LatentDataModule
+
+from ._conditions import ConditionSpec
+
+__all__ = ["LatentDiffusionMixin"]
+
+_MAX_DESIGN_ROWS = 100_000
+
+
+class LatentDiffusionMixin:
+    """Train a diffusion model on the latents of a trained scvi model.
+
+    Needs a module with :class:`scgm_scvi.module.LatentDiffusionModuleMixin`; knows nothing of
+    what the features are.
+    """
+
+    diffusion_history_: dict[str, pd.DataFrame] | None = None
+    diffusion_fingerprint_: str | None = None
+    diffusion_design_: dict[str, np.ndarray] | None = None
+
+    @property
+    def condition_spec(self) -> ConditionSpec:
+        """Attributes the model can be conditioned on, with their categories."""
+        return ConditionSpec.from_registry(self.registry)
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame] | None:
+        """Metrics of training by epoch, of both stages."""
+        if not self.diffusion_history_:
+            return self.history_
+        return {**(self.history_ or {}), **self.diffusion_history_}
+
+    @property
+    def is_diffusion_trained(self) -> bool:
+        """Whether stage two has been trained on the encoder as it is now."""
+        return (
+            self.diffusion_fingerprint_ is not None
+            and self.diffusion_fingerprint_ == self._stage_one_fingerprint()
+        )
+
+    def train_diffusion(
+        self,
+        max_steps: int | None = None,
+        *,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        ema_decay: float = 0.999,
+        condition_dropout: float = 0.1,
+        seed: int = 0,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train stage two: a score-based diffusion model of the cells' latents.
+
+        Cells are encoded once; each minibatch draws fresh posterior samples of them. Cells held
+        out in stage one stay held out. Sampling uses an exponential moving average of the weights.
+
+        Parameters
+        ----------
+        max_steps
+            Number of optimiser steps. Default: 20 passes' worth for large data, between 6,000 and
+            100,000.
+        batch_size
+            Cells in a minibatch.
+        lr
+            Peak learning rate, decayed to zero by a cosine.
+        ema_decay
+            Of the moving average.
+        condition_dropout
+            Probability of leaving each attribute of each cell unspecified, which is what makes
+            partial conditions and guidance possible.
+        seed
+            Same seed, same device, same weights.
+        accelerator, devices
+            As in :meth:`scvi.model.SCVI.train`.
+        plan_kwargs
+            Passed to :class:`scgm_scvi.train.DiffusionTrainingPlan`.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        RuntimeError
+            If stage one is not trained.
+
+        Examples
+        --------
+        >>> model.train_diffusion(max_steps=2000)  # doctest: +SKIP
+
+        References
+        ----------
+        Song et al. 2021, arXiv:2011.13456; Rombach et al. 2022, arXiv:2112.10752;
+        Karras et al. 2022, arXiv:2206.00364.
+        """
+        if not self.is_trained_:
+            raise RuntimeError(
+                "Stage one is not trained, so there are no latents to learn. "
+                "Call model.train(), which trains both stages."
+            )
+        mean, variance, design = self._encode_cells()
+        n = len(mean)
+        train, validation = self._stage_one_split(n)
+        denoiser = self.module.denoiser
+        self._standardize(mean[train], variance[train], design["values"][train])
+        shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
+        if max_steps is None:
+            max_steps = int(np.clip(20 * len(train) / batch_size, 6_000, 100_000))
+        steps_per_epoch = max(1, min(100, max_steps))
+        data = LatentDataModule(
+            (mean - shift) / scale,
+            variance / scale**2,
+            torch.as_tensor(design["tokens"]),
+            torch.as_tensor(design["values"]),
+            train,
+            validation,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            seed=seed,
+        )
+        plan = DiffusionTrainingPlan(
+            denoiser,
+            lr=lr,
+            condition_dropout=condition_dropout,
+            seed=seed,
+            **(plan_kwargs or {}),
+        )
+        ema = EMAWeightAveraging(
+            decay=ema_decay, use_buffers=False, update_starting_at_step=max_steps // 4
+        )
+        callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
+        denoiser.requires_grad_(True).train()
+        try:
+            DiffusionTrainRunner(
+                self,
+                training_plan=plan,
+                data_splitter=data,
+                max_epochs=-(-max_steps // steps_per_epoch),
+                max_steps=max_steps,
+                accelerator=accelerator,
+                devices=devices,
+                callbacks=callbacks,
+                check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 5),
+                gradient_clip_val=trainer_kwargs.pop("gradient_clip_val", 1.0),
+                **trainer_kwargs,
+            )()
+        finally:
+            denoiser.requires_grad_(False)
+            self.module.eval()
+        keep = np.sort(np.random.default_rng(seed).permutation(train)[:_MAX_DESIGN_ROWS])
+        self.diffusion_design_ = {k: v[keep] for k, v in design.items()}
+        self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+
+    def _encode_cells(self) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray]]:
+        """Mean and variance of every cell's state, and its conditions and nuisances."""
+        means, variances, parts = [], [], []
+        for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
+            mean, variance = self.module.encode_state(tensors)
+            means.append(mean.cpu())
+            variances.append(variance.cpu())
+            tokens, values = self.module.denoiser_conditions(tensors)
+            numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
+            parts.append({"tokens": tokens, "values": values, "numeric": numeric.float()})
+        design = {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]}
+        return torch.cat(means), torch.cat(variances), design
+
+    def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training and validation rows of stage one; all cells train where it left none."""
+        train, validation = self.train_indices, self.validation_indices
+        if train is None or not len(train) or max(train) >= n_cells:
+            return np.arange(n_cells), np.arange(0)
+        return np.asarray(train), np.asarray([] if validation is None else validation, dtype=int)
+
+    def _standardize(self, mean: torch.Tensor, variance: torch.Tensor, values: np.ndarray) -> None:
+        """Set the denoiser's units: zero mean and unit variance of posterior samples."""
+        denoiser = self.module.denoiser
+        total = mean.var(dim=0, correction=0) + variance.mean(dim=0)
+        denoiser.shift.copy_(mean.mean(dim=0))
+        denoiser.scale.copy_(total.sqrt().clamp(min=1e-4))
+        denoiser.network.conditions.set_value_range(torch.as_tensor(values))
+
+    def _stage_one_fingerprint(self) -> str:
+        """Hash of all weights but the denoiser's."""
+        return _fingerprint(
+            {k: v for k, v in self.module.state_dict().items() if not k.startswith("denoiser.")}
+        )
+
+    def _require_diffusion(self) -> None:
+        """Raise unless stage two is trained on the encoder as it is."""
+        if self.diffusion_fingerprint_ is None:
+            raise RuntimeError(
+                "Stage two is not trained, so nothing can be generated yet. Call model.train() "
+                "for both stages, or model.train_diffusion() after stage one."
+            )
+        if not self.is_diffusion_trained:
+            raise RuntimeError(
+                "Stage two is stale: stage one changed after it was trained, so its latents are "
+                "no longer the model's. Call model.train_diffusion()."
+            )
+
+
+def _fingerprint(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

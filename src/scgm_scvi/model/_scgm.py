@@ -1,0 +1,323 @@
+"""SCGM: latent diffusion of single cells, as an scvi-tools model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data._utils import _get_adata_minify_type
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model import SCVI
+
+from scgm_scvi.module import SCGM_KEYS, SCGMVAE
+from scgm_scvi.train import KeepBest, SCGMTrainingPlan
+
+from ._diffusion import LatentDiffusionMixin
+from ._fields import ConditionsField
+from ._generation import GenerationMixin
+from ._validation import validate_adata, validate_keys, validate_matrix
+
+__all__ = ["SCGM"]
+
+
+class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
+    """Score-based generative model of single cells.
+
+    Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count
+    distribution. Stage two, a diffusion model, learns the distribution of latents given cell type
+    and any other attribute. All that :class:`scvi.model.SCVI` offers works too.
+
+    Parameters
+    ----------
+    adata
+        Registered by :meth:`setup_anndata`.
+    registry
+        Of a data module, instead of ``adata``.
+    n_hidden
+        Width of the encoder's and decoder's hidden layers.
+    n_latent
+        Number of latent dimensions.
+    n_layers
+        Number of hidden layers.
+    dropout_rate
+        Dropout in encoder and decoder.
+    dispersion
+        ``"gene-label"``: one per gene, shifted by each condition; ``"gene"``, ``"gene-batch"``,
+        ``"gene-cell"`` as in :class:`scvi.model.SCVI`.
+    gene_likelihood
+        ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` for log-normalised input.
+    n_components
+        Number of Gaussians in stage one's prior.
+    condition_dropout
+        Probability of leaving a condition unspecified while stage one trains.
+    encode_covariates
+        Whether the encoder sees batch and covariates too.
+    diffusion_kwargs
+        Of the denoiser's network: ``n_hidden``, ``n_layers``, ``dropout_rate``, see
+        :class:`scgm_scvi.nn.ScoreNetwork`.
+
+    Examples
+    --------
+    >>> import scgm_scvi
+    >>> adata = scgm_scvi.datasets.pbmc68k()
+    >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type")
+    >>> model = scgm_scvi.SCGM(adata)
+    >>> model.train()  # doctest: +SKIP
+    >>> cells = model.generate(100, {"cell_type": "CD19+ B"})  # doctest: +SKIP
+    """
+
+    _module_cls = SCGMVAE
+    _training_plan_cls = SCGMTrainingPlan
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        n_hidden: int = 256,
+        n_latent: int = 256,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-label",
+        gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
+        n_components: int = 64,
+        condition_dropout: float = 0.1,
+        encode_covariates: bool = False,
+        diffusion_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        # SCVI's own __init__ builds its own module: skip to what it inherits.
+        super(SCVI, self).__init__(adata, registry)
+        arguments = dict(locals())
+        self._check_likelihood(gene_likelihood)
+        spec = self.condition_spec
+        setup = self.registry_["setup_args"]
+        self.module = self._module_cls(
+            n_input=self.summary_stats.n_vars,
+            n_batch=self.summary_stats.n_batch,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_layers=n_layers,
+            n_continuous_cov=len(spec.numeric_covariates),
+            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
+            dropout_rate=dropout_rate,
+            dispersion=dispersion,
+            gene_likelihood=gene_likelihood,
+            encode_covariates=encode_covariates,
+            use_size_factor_key=bool(setup.get("size_factor_key")),
+            n_conditions=[len(c) for c in spec.categorical.values()],
+            n_condition_values=len(spec.continuous),
+            n_components=n_components,
+            condition_dropout=condition_dropout,
+            diffusion_kwargs=diffusion_kwargs,
+        )
+        self.module.minified_data_type = self.minified_data_type
+        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
+        self._model_summary_string = (
+            f"SCGM: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
+            f"{gene_likelihood} likelihood, {dispersion} dispersion; conditions: "
+            f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
+        )
+        self.init_params_ = self._get_init_params(arguments)
+
+    def _check_likelihood(self, gene_likelihood: str) -> None:
+        known = ("nb", "zinb", "poisson", "normal")
+        if gene_likelihood not in known:
+            raise ValueError(f"gene_likelihood is {gene_likelihood!r}; use one of {known}.")
+        is_count_data = self.registry_["setup_args"].get("is_count_data", True)
+        if is_count_data == (gene_likelihood == "normal"):
+            raise ValueError(
+                f"gene_likelihood is {gene_likelihood!r}, but setup_anndata was told "
+                f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
+                "log-normalised values with 'normal'."
+            )
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        condition_keys: Sequence[str] | None = None,
+        continuous_condition_keys: Sequence[str] | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        is_count_data: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Say what in ``adata`` a model learns from.
+
+        All input is checked before anything is written to ``adata``.
+
+        Parameters
+        ----------
+        adata
+            Cells by features, in memory and no view.
+        layer
+            Layer with raw counts; default ``adata.X``.
+        batch_key, categorical_covariate_keys, continuous_covariate_keys
+            Columns of ``obs`` with nuisances: removed from the latent, given to the decoder.
+        labels_key
+            Column with cell types. Missing values are "unspecified".
+        condition_keys
+            Columns with further categorical attributes to steer by. Missing values are
+            "unspecified".
+        continuous_condition_keys
+            Columns with numeric attributes to steer by (dose, age, time). NaN is "unspecified".
+        size_factor_key
+            Column with size factors, used in place of the library size.
+        is_count_data
+            ``False`` for log-normalised values, with ``gene_likelihood="normal"``.
+        **kwargs
+            Of scvi-tools, when it transfers a set-up to other data.
+
+        Raises
+        ------
+        TypeError, ValueError, KeyError
+            If data or keys can't be used; the message says which, where, and what to do.
+
+        Examples
+        --------
+        >>> import scgm_scvi
+        >>> adata = scgm_scvi.datasets.pbmc68k()
+        >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
+        transferred = kwargs.get("source_registry") is not None
+        validate_adata(adata)
+        categorical = [*([labels_key] if labels_key else []), *(condition_keys or [])]
+        keys = {
+            "batch_key": [batch_key],
+            "labels_key": [labels_key],
+            "condition_keys": _as_list(condition_keys, "condition_keys"),
+            "continuous_condition_keys": _as_list(
+                continuous_condition_keys, "continuous_condition_keys"
+            ),
+            "size_factor_key": [size_factor_key],
+            "categorical_covariate_keys": _as_list(
+                categorical_covariate_keys, "categorical_covariate_keys"
+            ),
+            "continuous_covariate_keys": _as_list(
+                continuous_covariate_keys, "continuous_covariate_keys"
+            ),
+        }
+        if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
+            del keys["labels_key"], keys["condition_keys"]
+        numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
+        validate_keys(adata, keys, numeric)
+        if minify_type is None:
+            validate_matrix(adata, layer, is_count_data, check_features=not transferred)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=is_count_data),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            ConditionsField(SCGM_KEYS.CONDITIONS_KEY, categorical),
+            NumericalJointObsField(SCGM_KEYS.CONDITION_VALUES_KEY, continuous_condition_keys),
+        ]
+        if minify_type is not None:
+            fields += cls._get_fields_for_adata_minification(minify_type)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = True,
+        plan_kwargs: dict[str, Any] | None = None,
+        diffusion: bool = True,
+        diffusion_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train both stages, and write the latent means to ``adata.obsm["X_scgm"]``.
+
+        Parameters
+        ----------
+        max_epochs
+            Of stage one. Default: as many as make 12,000 steps, between 20 and 400.
+        accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
+            As in :meth:`scvi.model.SCVI.train`. The held-out cells decide which epoch's weights
+            are kept.
+        early_stopping
+            Stop stage one when held-out cells stop improving. The best weights are kept either
+            way.
+        plan_kwargs
+            Passed to :class:`scgm_scvi.train.SCGMTrainingPlan`.
+        diffusion
+            Whether to go on with stage two.
+        diffusion_kwargs
+            Passed to :meth:`train_diffusion`.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`, for stage one.
+
+        Examples
+        --------
+        >>> model.train()  # doctest: +SKIP
+        >>> model.train(max_epochs=50, diffusion_kwargs={"max_steps": 2000})  # doctest: +SKIP
+        """
+        if max_epochs is None:
+            steps_per_epoch = max(1, round(0.9 * self.adata.n_obs / batch_size))
+            max_epochs = int(np.clip(round(12_000 / steps_per_epoch), 20, 400))
+        if not self.is_trained_:
+            self._start_from_mean()
+        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
+        trainer_kwargs.setdefault("gradient_clip_val", 100.0)
+        callbacks = [*trainer_kwargs.pop("callbacks", []), KeepBest("elbo_validation")]
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            plan_kwargs=plan_kwargs,
+            callbacks=callbacks,
+            **trainer_kwargs,
+        )
+        if diffusion:
+            self.train_diffusion(
+                **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
+            )
+        self.adata.obsm[self.latent_key] = self.get_latent_representation()
+
+    @torch.no_grad()
+    def _start_from_mean(self) -> None:
+        """Start the decoder at the mean expression, and the conditions at their usual values."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
+        self.module.decoder.set_mean(torch.as_tensor(mean.clip(0), dtype=torch.float32))
+        if self.condition_spec.continuous:
+            values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
+            self.module.condition_embedding.set_value_range(
+                torch.as_tensor(np.asarray(values, dtype=np.float32))
+            )
+
+
+def _as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
+    if isinstance(keys, str):
+        raise TypeError(f"{argument} is the string {keys!r}; pass a list: [{keys!r}].")
+    return list(keys or [])

@@ -1,0 +1,171 @@
+"""Checks of a user's data, made before anything is written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from scgm_scvi._errors import listed, nearest
+
+__all__ = ["validate_adata", "validate_keys", "validate_matrix"]
+
+
+def validate_adata(adata: AnnData) -> None:
+    """Refuse views, backed objects and ambiguous names.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is no AnnData.
+    ValueError
+        If it is a view, on disk, without cells or features, or has duplicated ``var_names``.
+    """
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"adata is a {type(adata).__name__}; an AnnData is needed.")
+    if adata.is_view:
+        raise ValueError(
+            "adata is a view of another AnnData, which can't be written to. "
+            "Pass a copy: adata = adata.copy()."
+        )
+    if adata.isbacked:
+        raise ValueError(
+            f"adata is backed by {str(adata.filename)!r}; it has to be in memory. "
+            "Load it: adata = adata.to_memory()."
+        )
+    if 0 in adata.shape:
+        raise ValueError(f"adata has shape {adata.shape}: there is nothing to learn from.")
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names holds {len(twice)} duplicated names: {listed(twice, 5)}. "
+            "Make them unique: adata.var_names_make_unique()."
+        )
+
+
+def validate_keys(
+    adata: AnnData, keys: dict[str, Sequence[str | None]], numeric: Sequence[str] = ()
+) -> None:
+    """Check that columns of ``obs`` exist, are named once, and are numeric where they must be.
+
+    Parameters
+    ----------
+    keys
+        Argument name to the columns given for it.
+    numeric
+        Arguments whose columns must be numbers.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If a column serves two arguments, or is not numeric where it must be, or is infinite.
+    """
+    seen: dict[str, str] = {}
+    for argument, columns in keys.items():
+        for column in columns:
+            if column is None:
+                continue
+            if column not in adata.obs:
+                raise KeyError(
+                    f"{argument}: {column!r} is not a column of adata.obs."
+                    f"{nearest(column, adata.obs.columns)} Columns: {listed(adata.obs.columns)}."
+                )
+            if column in seen:
+                raise ValueError(
+                    f"adata.obs[{column!r}] is given for both {seen[column]} and {argument}; "
+                    "name it in one of them."
+                )
+            seen[column] = argument
+            if argument in numeric:
+                if not pd.api.types.is_numeric_dtype(adata.obs[column]):
+                    raise ValueError(
+                        f"{argument}: adata.obs[{column!r}] has dtype "
+                        f"{adata.obs[column].dtype}; numbers are needed. Convert it with "
+                        "pandas.to_numeric, or give it as a categorical key."
+                    )
+                if np.isinf(adata.obs[column].to_numpy(dtype=float)).any():
+                    raise ValueError(f"{argument}: adata.obs[{column!r}] holds infinite values.")
+
+
+def validate_matrix(
+    adata: AnnData, layer: str | None, is_count_data: bool, check_features: bool = True
+) -> None:
+    """Check the values that a model will learn from.
+
+    Parameters
+    ----------
+    layer
+        Key of ``adata.layers``, or ``None`` for ``adata.X``.
+    is_count_data
+        Whether values must be non-negative integers.
+    check_features
+        Whether features without any count are an error.
+
+    Raises
+    ------
+    KeyError
+        If the layer is missing.
+    ValueError
+        If a value is NaN, infinite, negative or fractional, or a cell or feature is empty.
+    """
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"layer: {layer!r} is not in adata.layers.{nearest(layer, adata.layers)} "
+            f"Layers: {listed(adata.layers)}."
+        )
+    place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        raise ValueError(f"{place} is None. Put counts there, or name a layer that holds them.")
+    values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
+    if not np.issubdtype(values.dtype, np.number):
+        raise ValueError(f"{place} has dtype {values.dtype}; numbers are needed.")
+    for start in range(0, len(values), 1 << 24):  # bounded memory on large matrices
+        _validate_values(values[start : start + (1 << 24)], place, is_count_data)
+    if not is_count_data:
+        return
+    _refuse_empty(x, 1, adata.obs_names, place, "cells", "sc.pp.filter_cells(adata, min_counts=1)")
+    if check_features:
+        _refuse_empty(
+            x, 0, adata.var_names, place, "genes", "sc.pp.filter_genes(adata, min_counts=1)"
+        )
+
+
+def _validate_values(values: np.ndarray, place: str, is_count_data: bool) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise ValueError(
+            f"{place} holds {int((~finite).sum())} NaN or infinite values (the first is "
+            f"{values[~finite][0]}). Replace them or remove their cells."
+        )
+    if not is_count_data:
+        return
+    if (values < 0).any():
+        raise ValueError(
+            f"{place} holds negative values (the lowest is {values.min():g}): these look like "
+            "scaled data. Give raw counts, in adata.X or by layer=."
+        )
+    fractional = values != np.rint(values)
+    if fractional.any():
+        raise ValueError(
+            f"{place} holds values that are not integers ({values[fractional][0]:g} is one): "
+            "these look like normalised data. Give raw counts, in adata.X or by layer=; for "
+            'log-normalised input pass is_count_data=False here and gene_likelihood="normal" '
+            "to the model."
+        )
+
+
+def _refuse_empty(
+    x: np.ndarray | sparse.spmatrix, axis: int, names: pd.Index, place: str, what: str, remedy: str
+) -> None:
+    empty = np.asarray(x.sum(axis=axis)).ravel() == 0
+    if empty.any():
+        raise ValueError(
+            f"{place} has {int(empty.sum())} {what} without any count: "
+            f"{listed(names[empty], 5)}. Remove them: {remedy}."
+        )

@@ -1,0 +1,108 @@
+"""Write generated cells to disk chunk by chunk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import sparse_dataset, write_elem
+from scipy import sparse
+
+__all__ = ["ChunkWriter"]
+
+
+class ChunkWriter:
+    """An AnnData file that grows by its cells; it appears under its name when it is complete.
+
+    Parameters
+    ----------
+    path
+        ``.h5ad`` or ``.zarr``; must not exist.
+
+    Raises
+    ------
+    ValueError
+        If the ending is neither.
+    FileExistsError, FileNotFoundError
+        If the path exists, or its folder does not.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in (".h5ad", ".zarr"):
+            raise ValueError(f"out is {str(path)!r}; its name must end in .h5ad or .zarr.")
+        if self.path.exists():
+            raise FileExistsError(f"out: {str(path)!r} exists already. Remove it or name another.")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"out: the folder {str(self.path.parent)!r} does not exist.")
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._remove_part()
+        self._root: Any = None
+        self._obs: list[pd.DataFrame] = []
+
+    def append(
+        self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
+    ) -> None:
+        """Add cells."""
+        if self._root is None:
+            self._begin(x, obsm)
+        elif sparse.issparse(x):
+            sparse_dataset(self._root["X"]).append(x)
+        else:
+            _extend(self._root["X"], x)
+        if self._obs:
+            for key, value in obsm.items():
+                _extend(self._root["obsm"][key], value)
+        self._obs.append(obs)
+
+    def _begin(self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray]) -> None:
+        if self.path.suffix == ".h5ad":
+            self._root = h5py.File(self._part, "w")
+        else:
+            self._root = zarr.open_group(str(self._part), mode="w", zarr_format=3)
+        skeleton = ad.AnnData(shape=(0, 0))
+        write_elem(self._root, "/", skeleton)
+        for key, value in [("X", x), *((f"obsm/{k}", v) for k, v in obsm.items())]:
+            if sparse.issparse(value):
+                value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
+                write_elem(self._root, key, value)
+            else:
+                self._write_dense(key, value)
+
+    def _write_dense(self, key: str, value: np.ndarray) -> None:
+        options = {"chunks": (min(len(value), 1024), value.shape[1])}
+        if isinstance(self._root, h5py.File):
+            options["maxshape"] = (None, value.shape[1])
+        write_elem(self._root, key, value, dataset_kwargs=options)
+
+    def close(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> Path:
+        """Write what is not per cell, and put the file in its place."""
+        write_elem(self._root, "obs", pd.concat(self._obs))
+        write_elem(self._root, "var", var)
+        write_elem(self._root, "uns", dict(uns))
+        if isinstance(self._root, h5py.File):
+            self._root.close()
+        else:
+            zarr.consolidate_metadata(self._root.store)
+        self._part.rename(self.path)
+        return self.path
+
+    def _remove_part(self) -> None:
+        if self._part.is_dir():
+            shutil.rmtree(self._part)
+        elif self._part.exists():
+            self._part.unlink()
+
+
+def _extend(dataset: Any, value: np.ndarray) -> None:
+    n = dataset.shape[0]
+    dataset.resize((n + len(value), dataset.shape[1]))
+    dataset[n:] = value

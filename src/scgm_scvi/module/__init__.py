@@ -1,0 +1,7 @@
+"""scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
+
+from ._constants import SCGM_KEYS
+from ._latent_diffusion import LatentDiffusionModuleMixin
+from ._scgmvae import SCGMVAE
+
+__all__ = ["SCGMVAE", "SCGM_KEYS", "LatentDiffusionModuleMixin"]

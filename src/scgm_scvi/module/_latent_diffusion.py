@@ -1,0 +1,112 @@
+"""A mixin that gives any scvi module a diffusion model of its latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module._constants import MODULE_KEYS
+from scvi.module.base import auto_move_data
+from torch.distributions import Distribution
+
+from scgm_scvi.diffusion import Denoiser
+from scgm_scvi.nn import ScoreNetwork
+
+from ._constants import SCGM_KEYS
+
+__all__ = ["LatentDiffusionModuleMixin"]
+
+Tensors = Mapping[str, torch.Tensor | None]
+
+
+class LatentDiffusionModuleMixin:
+    """Encode cells to a state, decode a state to a distribution, and hold the denoiser of states.
+
+    The state of a cell is its latent with the log library size (or log size factor) appended:
+    depth and identity are modelled jointly. Nothing here knows what the features are; a module
+    whose inference names things otherwise overrides :meth:`encode_state` and
+    :meth:`decode_state`.
+    """
+
+    denoiser: Denoiser
+
+    def init_denoiser(
+        self,
+        n_latent: int,
+        n_conditions: Sequence[int],
+        n_condition_values: int,
+        n_nuisances: Sequence[int],
+        diffusion_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Build the denoiser, frozen until stage two.
+
+        Parameters
+        ----------
+        n_latent
+            Number of latent dimensions.
+        n_conditions, n_nuisances
+            Number of categories of each condition and of each nuisance (batch, covariates).
+        n_condition_values
+            Number of continuous conditions.
+        diffusion_kwargs
+            Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
+        """
+        network = ScoreNetwork(
+            n_latent + 1,
+            [*n_conditions, *n_nuisances],
+            n_condition_values,
+            **(diffusion_kwargs or {}),
+        )
+        self.denoiser = Denoiser(network, n_latent + 1).requires_grad_(False)
+
+    def denoiser_conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``(n, n_categorical)`` and values ``(n, n_continuous)`` for the denoiser.
+
+        Nuisances count as conditions here, so that a cell generated for a batch is that batch's.
+        """
+        tokens, values = self.conditions(tensors)
+        parts = [tokens, tensors[REGISTRY_KEYS.BATCH_KEY].long() + 1]
+        covariates = tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
+        if covariates is not None:
+            parts.append(covariates.long() + 1)
+        return torch.cat(parts, dim=1), values
+
+    def conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and values of the conditions proper, empty where there are none."""
+        batch = tensors[REGISTRY_KEYS.BATCH_KEY]
+        tokens = tensors.get(SCGM_KEYS.CONDITIONS_KEY)
+        values = tensors.get(SCGM_KEYS.CONDITION_VALUES_KEY)
+        if tokens is None:
+            tokens = batch.new_zeros(len(batch), 0)
+        if values is None:
+            values = torch.zeros(len(batch), 0, device=batch.device)
+        return tokens.long(), values.float()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance, each ``(n, n_latent + 1)``, of the cells' states."""
+        outputs = self.inference(**self._get_inference_input(tensors))
+        qz = outputs[MODULE_KEYS.QZ_KEY]
+        log_size = outputs[MODULE_KEYS.LIBRARY_KEY]
+        if self.use_size_factor_key:
+            log_size = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY].log()
+        mean = torch.cat([qz.loc, log_size], dim=1)
+        variance = torch.cat([qz.scale.square(), torch.zeros_like(log_size)], dim=1)
+        return mean, variance
+
+    @torch.inference_mode()
+    @auto_move_data
+    def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
+        """Distribution of the features of cells with ``state`` ``(n, n_latent + 1)``.
+
+        ``tensors`` is a minibatch without features: batch, covariates and conditions.
+        """
+        latent, log_size = state[:, :-1], state[:, -1:]
+        inputs = self._get_generative_input(
+            {**tensors, REGISTRY_KEYS.SIZE_FACTOR_KEY: log_size.exp()},
+            {MODULE_KEYS.Z_KEY: latent, MODULE_KEYS.LIBRARY_KEY: log_size},
+        )
+        return self.generative(**inputs)[MODULE_KEYS.PX_KEY]

@@ -1,0 +1,98 @@
+"""The decoder of stage one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from scvi.nn import FCLayers
+from torch import nn
+
+__all__ = ["ExpressionDecoder"]
+
+
+class ExpressionDecoder(nn.Module):
+    """From a latent to the parameters of a count distribution.
+
+    Like :class:`scvi.nn.DecoderSCVI`, with dropout, and with only the heads that the likelihood
+    needs: an unused zero-inflation head would cost a third of every training step.
+
+    Parameters
+    ----------
+    n_input
+        Width of the latent and of what is concatenated to it.
+    n_output
+        Number of features.
+    n_cat_list
+        Categories of each nuisance (batch, covariates), given one-hot to every layer.
+    n_layers, n_hidden, dropout_rate
+        Of the hidden layers.
+    zero_inflation, cell_dispersion
+        Which heads to build besides the mean's.
+    scale_activation
+        ``"softmax"``: proportions; ``"softplus"``: for user-given size factors.
+    **kwargs
+        See :class:`scvi.nn.FCLayers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.nn import ExpressionDecoder
+    >>> decoder = ExpressionDecoder(4, 10)
+    >>> scale, _, rate, _ = decoder(torch.zeros(2, 4), torch.zeros(2, 1))
+    >>> rate.shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_output: int,
+        n_cat_list: Iterable[int] | None = None,
+        n_layers: int = 1,
+        n_hidden: int = 128,
+        dropout_rate: float = 0.0,
+        zero_inflation: bool = False,
+        cell_dispersion: bool = False,
+        scale_activation: str = "softmax",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.px_decoder = FCLayers(
+            n_in=n_input,
+            n_out=n_hidden,
+            n_cat_list=n_cat_list,
+            n_layers=n_layers,
+            n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
+            **kwargs,
+        )
+        self.scale = nn.Linear(n_hidden, n_output)
+        self.activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
+        self.zero_logits = nn.Linear(n_hidden, n_output) if zero_inflation else None
+        self.log_dispersion = nn.Linear(n_hidden, n_output) if cell_dispersion else None
+        # A tenth of the usual weights: training starts near the mean expression of the bias.
+        with torch.no_grad():
+            self.scale.weight.mul_(0.1)
+
+    def set_mean(self, mean: torch.Tensor) -> None:
+        """Start from the mean proportions ``mean`` of shape ``(n_output,)``."""
+        if isinstance(self.activation, nn.Softmax):
+            with torch.no_grad():
+                self.scale.bias.copy_(torch.log(mean / mean.sum() + 1e-8))
+
+    def forward(
+        self, z: torch.Tensor, log_size: torch.Tensor, *cat_list: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+        """Proportions, log dispersion (or ``None``), mean, zero logits (or ``None``).
+
+        ``z`` has shape ``(..., n, n_input)``, ``log_size`` (log library size or log size factor)
+        ``(..., n, 1)``.
+        """
+        h = self.px_decoder(z, *cat_list)
+        scale = self.activation(self.scale(h))
+        rate = torch.exp(log_size) * scale
+        log_dispersion = None if self.log_dispersion is None else self.log_dispersion(h)
+        zero_logits = None if self.zero_logits is None else self.zero_logits(h)
+        return scale, log_dispersion, rate, zero_logits

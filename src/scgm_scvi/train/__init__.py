@@ -1,0 +1,15 @@
+"""Training: stage one's plan, and stage two in Lightning."""
+
+from ._diffusion_plan import DiffusionTrainingPlan
+from ._diffusion_runner import DiffusionTrainRunner
+from ._keep_best import KeepBest
+from ._latent_data import LatentDataModule
+from ._vae_plan import SCGMTrainingPlan
+
+__all__ = [
+    "DiffusionTrainRunner",
+    "DiffusionTrainingPlan",
+    "KeepBest",
+    "LatentDataModule",
+    "SCGMTrainingPlan",
+]

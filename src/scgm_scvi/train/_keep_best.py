@@ -1,0 +1,58 @@
+"""Keep the weights of the epoch that did best on held-out cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["KeepBest"]
+
+
+class KeepBest(Callback):
+    """Restore, at the end of training, the weights with the lowest validation metric.
+
+    In memory, where :class:`scvi.train.SaveCheckpoint` writes whole models to disk.
+
+    Parameters
+    ----------
+    monitor
+        Name of a logged metric, lower is better.
+
+    Attributes
+    ----------
+    best, best_epoch
+        Lowest value and its epoch; ``best_epoch`` is ``None`` if nothing was validated.
+
+    Examples
+    --------
+    >>> from scgm_scvi.train import KeepBest
+    >>> KeepBest("elbo_validation").best
+    inf
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.best = float("inf")
+        self.best_epoch: int | None = None
+        self._weights: dict[str, torch.Tensor] | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a copy if this epoch is the best so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None or trainer.sanity_checking or not float(value) < self.best:
+            return
+        self.best, self.best_epoch = float(value), trainer.current_epoch
+        state = pl_module.module.state_dict()
+        if self._weights is None:
+            self._weights = {k: v.detach().clone() for k, v in state.items()}
+        else:
+            for k, v in state.items():
+                self._weights[k].copy_(v)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Put the best weights back."""
+        if self._weights is not None:
+            pl_module.module.load_state_dict(self._weights)
+            self._weights = None

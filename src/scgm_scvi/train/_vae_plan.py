@@ -1,0 +1,100 @@
+"""Stage one's training plan."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from scvi.module.base import BaseModuleClass
+from scvi.train import TrainingPlan
+
+__all__ = ["SCGMTrainingPlan"]
+
+
+class SCGMTrainingPlan(TrainingPlan):
+    """scvi's plan with AdamW, fast dispersions, a cosine schedule and the KL at full weight.
+
+    The dispersions learn ten times as fast and without weight decay: where they lag behind the
+    means, generated genes are over-dispersed, which is what a classifier sees first.
+
+    Parameters
+    ----------
+    module
+        The module to train.
+    lr
+        Peak learning rate.
+    dispersion_lr_factor
+        How much faster parameters called ``px_r...`` learn.
+    weight_decay, eps
+        Of AdamW.
+    warmup_steps
+        Steps of linear warm-up.
+    n_epochs_kl_warmup, **kwargs
+        See :class:`scvi.train.TrainingPlan`.
+
+    Examples
+    --------
+    >>> from scgm_scvi.module import SCGMVAE
+    >>> from scgm_scvi.train import SCGMTrainingPlan
+    >>> SCGMTrainingPlan(SCGMVAE(n_input=10, n_latent=4)).lr
+    0.0005
+    """
+
+    def __init__(
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 5e-4,
+        dispersion_lr_factor: float = 10.0,
+        weight_decay: float = 1e-4,
+        eps: float = 1e-8,
+        warmup_steps: int = 100,
+        n_epochs_kl_warmup: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            module,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            **kwargs,
+        )
+        self.dispersion_lr_factor = dispersion_lr_factor
+        self.warmup_steps = warmup_steps
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Two parameter groups; warm-up, then cosine decay to zero over all steps."""
+        named = [(k, p) for k, p in self.module.named_parameters() if p.requires_grad]
+        fast = [p for k, p in named if k.startswith("px_r")]
+        rest = [p for k, p in named if not k.startswith("px_r")]
+        groups = [{"params": rest}]
+        if fast:
+            groups.append(
+                {"params": fast, "lr": self.lr * self.dispersion_lr_factor, "weight_decay": 0.0}
+            )
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay
+        )
+        schedule = cosine_schedule(
+            optimizer, self.warmup_steps, int(self.trainer.estimated_stepping_batches)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, n_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then half a cosine down to zero at ``n_steps``."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / max(1, n_steps - warmup_steps))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
