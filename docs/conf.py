@@ -5,6 +5,8 @@ import shutil
 from importlib.metadata import metadata
 from pathlib import Path
 
+from sphinx.ext.napoleon.docstring import NumpyDocstring
+
 HERE = Path(__file__).parent
 
 # -- Project -----------------------------------------------------------------
@@ -59,8 +61,7 @@ autodoc_default_options = {
 }
 napoleon_google_docstring = False
 napoleon_include_init_with_doc = False
-napoleon_use_rtype = True
-napoleon_use_param = True
+napoleon_use_ivar = True  # autodoc lists the fields of tuples and dataclasses already
 
 # Links to other projects are made where the site is published; a local build needs no network.
 intersphinx_mapping = {
@@ -86,6 +87,14 @@ def skip_foreign(app, what, name, obj, skip, options):
     """Leave what a class inherits from another package to the documentation of that package."""
     module = getattr(getattr(obj, "fget", obj), "__module__", None) or project
     return skip or module.split(".")[0] != project
+
+
+def returns_as_prose(self, preprocess_types=False):
+    """Read a Returns section as a description: the type stands in the signature."""
+    return [("", "", self._dedent(self._consume_to_next_section()))]
+
+
+NumpyDocstring._consume_returns_section = returns_as_prose
 
 
 def setup(app):
