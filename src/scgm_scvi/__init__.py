@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from . import datasets, diffusion
+from . import datasets, diffusion, metrics, pl
 from .model import SCGM
 
-__all__ = ["SCGM", "datasets", "diffusion"]
+__all__ = ["SCGM", "datasets", "diffusion", "metrics", "pl"]
 __version__ = version("scgm_scvi")

@@ -12,11 +12,11 @@ __all__ = ["pbmc68k"]
 
 
 def pbmc68k() -> AnnData:
-    """Raw counts of 700 peripheral blood cells; needs no network.
+    r"""Raw counts of 700 peripheral blood cells; needs no network.
 
     scanpy's wheel carries this subset of the 68,000 PBMC of Zheng et al. 2017 as logarithms of
     depth-normalised values. Depths are kept beside them, so the counts can be computed back:
-    :math:`x = (e^{raw} - 1)\\, n_{counts} / 10^4`, integer to within 0.1.
+    :math:`x = (e^{raw} - 1)\, n_{counts} / 10^4`, integer to within 0.1.
 
     Returns
     -------

@@ -11,7 +11,12 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi.train import DiffusionTrainingPlan, DiffusionTrainRunner, LatentDataModule
+from scgm_scvi.train import (
+    DiffusionTrainingPlan,
+    DiffusionTrainRunner,
+    LatentDataModule,
+    flush_denormals,
+)
 
 from ._conditions import ConditionSpec
 
@@ -143,21 +148,23 @@ class LatentDiffusionMixin:
             decay=ema_decay, use_buffers=False, update_starting_at_step=max_steps // 4
         )
         callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
+        runner = DiffusionTrainRunner(
+            self,
+            training_plan=plan,
+            data_splitter=data,
+            max_epochs=-(-max_steps // steps_per_epoch),
+            max_steps=max_steps,
+            accelerator=accelerator,
+            devices=devices,
+            callbacks=callbacks,
+            check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 5),
+            gradient_clip_val=trainer_kwargs.pop("gradient_clip_val", 1.0),
+            **trainer_kwargs,
+        )
         denoiser.requires_grad_(True).train()
         try:
-            DiffusionTrainRunner(
-                self,
-                training_plan=plan,
-                data_splitter=data,
-                max_epochs=-(-max_steps // steps_per_epoch),
-                max_steps=max_steps,
-                accelerator=accelerator,
-                devices=devices,
-                callbacks=callbacks,
-                check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 5),
-                gradient_clip_val=trainer_kwargs.pop("gradient_clip_val", 1.0),
-                **trainer_kwargs,
-            )()
+            with flush_denormals():
+                runner()
         finally:
             denoiser.requires_grad_(False)
             self.module.eval()

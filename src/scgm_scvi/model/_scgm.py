@@ -22,7 +22,7 @@ from scvi.data.fields import (
 from scvi.model import SCVI
 
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
-from scgm_scvi.train import KeepBest, SCGMTrainingPlan
+from scgm_scvi.train import KeepBest, SCGMTrainingPlan, flush_denormals
 
 from ._diffusion import LatentDiffusionMixin
 from ._fields import ConditionsField
@@ -285,19 +285,20 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
         callbacks = [*trainer_kwargs.pop("callbacks", []), KeepBest("elbo_validation")]
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            plan_kwargs=plan_kwargs,
-            callbacks=callbacks,
-            **trainer_kwargs,
-        )
+        with flush_denormals():
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                plan_kwargs=plan_kwargs,
+                callbacks=callbacks,
+                **trainer_kwargs,
+            )
         if diffusion:
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,14 +105,14 @@ def validate_matrix(
     is_count_data
         Whether values must be non-negative integers.
     check_features
-        Whether features without any count are an error.
+        Whether to warn of features without any count.
 
     Raises
     ------
     KeyError
         If the layer is missing.
     ValueError
-        If a value is NaN, infinite, negative or fractional, or a cell or feature is empty.
+        If a value is NaN, infinite, negative or fractional, or a cell is empty.
     """
     if layer is not None and layer not in adata.layers:
         raise KeyError(
@@ -129,10 +130,16 @@ def validate_matrix(
         _validate_values(values[start : start + (1 << 24)], place, is_count_data)
     if not is_count_data:
         return
-    _refuse_empty(x, 1, adata.obs_names, place, "cells", "sc.pp.filter_cells(adata, min_counts=1)")
-    if check_features:
-        _refuse_empty(
-            x, 0, adata.var_names, place, "genes", "sc.pp.filter_genes(adata, min_counts=1)"
+    message = _empty_message(x, 1, adata.obs_names, place, "cells")
+    if message:  # a cell without depth has no log depth
+        raise ValueError(f"{message} Remove them: sc.pp.filter_cells(adata, min_counts=1).")
+    message = _empty_message(x, 0, adata.var_names, place, "features") if check_features else None
+    if message:  # harmless, and usual in a subset of cells: the model learns that they are zero
+        warnings.warn(
+            f"{message} They will be generated as zeros. To leave them out: "
+            "sc.pp.filter_genes(adata, min_counts=1).",
+            UserWarning,
+            stacklevel=3,
         )
 
 
@@ -160,12 +167,10 @@ def _validate_values(values: np.ndarray, place: str, is_count_data: bool) -> Non
         )
 
 
-def _refuse_empty(
-    x: np.ndarray | sparse.spmatrix, axis: int, names: pd.Index, place: str, what: str, remedy: str
-) -> None:
+def _empty_message(
+    x: np.ndarray | sparse.spmatrix, axis: int, names: pd.Index, place: str, what: str
+) -> str | None:
     empty = np.asarray(x.sum(axis=axis)).ravel() == 0
-    if empty.any():
-        raise ValueError(
-            f"{place} has {int(empty.sum())} {what} without any count: "
-            f"{listed(names[empty], 5)}. Remove them: {remedy}."
-        )
+    if not empty.any():
+        return None
+    return f"{place} has {int(empty.sum())} {what} without any count: {listed(names[empty], 5)}."

@@ -1,5 +1,6 @@
 """Training: stage one's plan, and stage two in Lightning."""
 
+from ._denormals import flush_denormals
 from ._diffusion_plan import DiffusionTrainingPlan
 from ._diffusion_runner import DiffusionTrainRunner
 from ._keep_best import KeepBest
@@ -12,4 +13,5 @@ __all__ = [
     "KeepBest",
     "LatentDataModule",
     "SCGMTrainingPlan",
+    "flush_denormals",
 ]

@@ -97,7 +97,11 @@ class DiffusionTrainingPlan(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, warm-up, cosine decay to zero."""
         optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=self.lr, eps=self.eps, weight_decay=self.weight_decay
+            self.module.parameters(),
+            lr=self.lr,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
         schedule = cosine_schedule(
             optimizer, self.warmup_steps, int(self.trainer.estimated_stepping_batches)

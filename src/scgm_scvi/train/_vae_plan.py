@@ -75,7 +75,7 @@ class SCGMTrainingPlan(TrainingPlan):
                 {"params": fast, "lr": self.lr * self.dispersion_lr_factor, "weight_decay": 0.0}
             )
         optimizer = torch.optim.AdamW(
-            groups, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay
+            groups, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
         schedule = cosine_schedule(
             optimizer, self.warmup_steps, int(self.trainer.estimated_stepping_batches)

@@ -1,0 +1,13 @@
+"""Numbers about generated cells, each beside what real cells score."""
+
+from ._distances import classifier_auc, mixing, mmd2, prdc, wasserstein2
+from ._generation import evaluate_generation
+
+__all__ = [
+    "classifier_auc",
+    "evaluate_generation",
+    "mixing",
+    "mmd2",
+    "prdc",
+    "wasserstein2",
+]
