@@ -78,8 +78,8 @@ class LatentDiffusionMixin:
         Parameters
         ----------
         max_steps
-            Number of optimiser steps. Default: 20 passes' worth for large data, between 6,000 and
-            100,000.
+            Number of optimiser steps. Default: 20 passes over the cells, but between 2,500 and
+            100,000 steps.
         batch_size
             Cells in a minibatch.
         lr
@@ -124,7 +124,7 @@ class LatentDiffusionMixin:
         self._standardize(mean[train], variance[train], design["values"][train])
         shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         if max_steps is None:
-            max_steps = int(np.clip(20 * len(train) / batch_size, 6_000, 100_000))
+            max_steps = int(np.clip(20 * len(train) / batch_size, 2_500, 100_000))
         steps_per_epoch = max(1, min(100, max_steps))
         data = LatentDataModule(
             (mean - shift) / scale,

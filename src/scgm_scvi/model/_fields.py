@@ -84,13 +84,12 @@ class ConditionsField(CategoricalJointObsField):
             known = np.asarray(state_registry[self.MAPPINGS_KEY][key])
             if extend_categories and key in adata_target.obs:
                 present = _categories(adata_target.obs[key])
-                new = [c for c in present if c not in set(known.tolist())]
-                known = np.concatenate([known, np.array(new, dtype=object)]) if new else known
+                new = [c for c in present.tolist() if c not in set(known.tolist())]
+                known = pd.Index([*known.tolist(), *new]).to_numpy()
             categories[key] = known
         return self._write_tokens(adata_target, categories)
 
 
 def _categories(column: pd.Series) -> np.ndarray:
     """Categories in use, in their order."""
-    used = column.astype("category").cat.remove_unused_categories().cat.categories
-    return np.asarray(used, dtype=object)
+    return column.astype("category").cat.remove_unused_categories().cat.categories.to_numpy()

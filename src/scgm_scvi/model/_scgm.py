@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import KeepBest, SCGMTrainingPlan, flush_denormals
 
+from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._fields import ConditionsField
 from ._generation import GenerationMixin
@@ -32,7 +34,7 @@ from ._validation import validate_adata, validate_keys, validate_matrix
 __all__ = ["SCGM"]
 
 
-class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
+class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count
@@ -123,6 +125,7 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
         )
         self.module.minified_data_type = self.minified_data_type
         self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
+        self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string = (
             f"SCGM: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
             f"{gene_likelihood} likelihood, {dispersion} dispersion; conditions: "
@@ -285,6 +288,7 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
         callbacks = [*trainer_kwargs.pop("callbacks", []), KeepBest("elbo_validation")]
+        self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals():
             super().train(
                 max_epochs=max_epochs,
@@ -304,6 +308,7 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, SCVI):
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
             )
         self.adata.obsm[self.latent_key] = self.get_latent_representation()
+        self._report()
 
     @torch.no_grad()
     def _start_from_mean(self) -> None:
