@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -136,30 +136,28 @@ class GenerationMixin:
             "batch_size": int(batch_size),
             "version": version("scgm_scvi"),
         }
-        writer = None if out is None else ChunkWriter(out)
         chunks = self._chunks(
             request, guidance_scale, sampler, int(n_steps), expression, seed, batch_size
         )
         bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
-        kept = []
-        with bar:
-            for chunk in chunks:
-                bar.update(len(chunk.obs))
-                if writer is None:
-                    kept.append(chunk)
-                else:
-                    writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
-        if writer is not None:
-            return writer.close(self._generated_var(), {"scgm": uns})
-        x = [c.x for c in kept]
-        cells = ad.AnnData(
+        if out is None:
+            with bar:
+                return self._collect(_counted(chunks, bar), uns)
+        with ChunkWriter(out) as writer, bar:
+            for chunk in _counted(chunks, bar):
+                writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
+            writer.finish(self.var_, {"scgm": uns})
+        return Path(out)
+
+    def _collect(self, chunks: Iterator[_Chunk], uns: dict[str, Any]) -> ad.AnnData:
+        x, latents, obs = zip(*chunks, strict=True)
+        return ad.AnnData(
             sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x),
-            obs=_concat_obs([c.obs for c in kept]),
-            var=self._generated_var(),
-            obsm={self.latent_key: np.concatenate([c.latent for c in kept])},
+            obs=pd.concat(obs),
+            var=self.var_.copy(),
+            obsm={self.latent_key: np.concatenate(latents)},
             uns={"scgm": uns},
         )
-        return cells
 
     def _check_guidance(self, scale: float | Mapping[str, float]) -> None:
         named = scale if isinstance(scale, Mapping) else {"guidance_scale": scale}
@@ -249,9 +247,6 @@ class GenerationMixin:
             x = distribution.sample().cpu().numpy()
         return sparse.csr_matrix(x)
 
-    def _generated_var(self) -> pd.DataFrame:
-        return self.var_.copy()
-
 
 def _without(
     tensors: Mapping[str, torch.Tensor],
@@ -270,5 +265,7 @@ def _without(
     return {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
 
 
-def _concat_obs(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    return frames[0] if len(frames) == 1 else pd.concat(frames)
+def _counted(chunks: Iterator[_Chunk], bar: tqdm) -> Iterator[_Chunk]:
+    for chunk in chunks:
+        yield chunk
+        bar.update(len(chunk.obs))

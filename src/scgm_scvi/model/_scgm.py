@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -237,6 +239,35 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def load(cls, dir_path: str | os.PathLike, *args: Any, **kwargs: Any) -> SCGM:
+        """Load a saved model: see :meth:`scvi.model.SCVI.load`.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        *args, **kwargs
+            ``adata`` and the others of :meth:`scvi.model.SCVI.load`; ``adata=False`` loads a
+            model that can generate, without data.
+
+        Raises
+        ------
+        RuntimeError
+            If the file was written by a version of scgm_scvi whose models differ.
+        ValueError
+            If it holds a model of another class.
+        """
+        try:
+            return super().load(str(dir_path), *args, **kwargs)
+        except (RuntimeError, TypeError, AttributeError) as e:
+            path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
+            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
+            raise RuntimeError(
+                f"{str(path)!r} was saved by scgm_scvi {saved.get('scgm_version_', 'unknown')}; "
+                f"this is {version('scgm_scvi')}, and could not load it: {e}"
+            ) from e
 
     def train(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = ["ChunkWriter"]
 
 class ChunkWriter:
     """An AnnData file that grows by its cells; it appears under its name when it is complete.
+
+    A context manager: an error inside leaves nothing behind.
 
     Parameters
     ----------
@@ -48,6 +51,17 @@ class ChunkWriter:
         self._root: Any = None
         self._obs: list[pd.DataFrame] = []
 
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if isinstance(self._root, h5py.File):
+            self._root.close()
+        if kind is None:
+            self._part.rename(self.path)
+        else:
+            self._remove_part()
+
     def append(
         self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
     ) -> None:
@@ -68,14 +82,14 @@ class ChunkWriter:
             self._root = h5py.File(self._part, "w")
         else:
             self._root = zarr.open_group(str(self._part), mode="w", zarr_format=3)
-        skeleton = ad.AnnData(shape=(0, 0))
-        write_elem(self._root, "/", skeleton)
-        for key, value in [("X", x), *((f"obsm/{k}", v) for k, v in obsm.items())]:
-            if sparse.issparse(value):
-                value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
-                write_elem(self._root, key, value)
-            else:
-                self._write_dense(key, value)
+        with _plain_chunks():
+            write_elem(self._root, "/", ad.AnnData(shape=(0, 0)))
+            for key, value in [("X", x), *((f"obsm/{k}", v) for k, v in obsm.items())]:
+                if sparse.issparse(value):
+                    value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
+                    write_elem(self._root, key, value)
+                else:
+                    self._write_dense(key, value)
 
     def _write_dense(self, key: str, value: np.ndarray) -> None:
         options = {"chunks": (min(len(value), 1024), value.shape[1])}
@@ -83,23 +97,25 @@ class ChunkWriter:
             options["maxshape"] = (None, value.shape[1])
         write_elem(self._root, key, value, dataset_kwargs=options)
 
-    def close(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> Path:
-        """Write what is not per cell, and put the file in its place."""
-        write_elem(self._root, "obs", pd.concat(self._obs))
-        write_elem(self._root, "var", var)
-        write_elem(self._root, "uns", dict(uns))
-        if isinstance(self._root, h5py.File):
-            self._root.close()
-        else:
-            zarr.consolidate_metadata(self._root.store)
-        self._part.rename(self.path)
-        return self.path
+    def finish(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+        """Write what is not per cell."""
+        with _plain_chunks():
+            write_elem(self._root, "obs", pd.concat(self._obs))
+            write_elem(self._root, "var", var)
+            write_elem(self._root, "uns", dict(uns))
 
     def _remove_part(self) -> None:
         if self._part.is_dir():
             shutil.rmtree(self._part)
         elif self._part.exists():
             self._part.unlink()
+
+
+def _plain_chunks() -> AbstractContextManager:
+    """Arrays that can grow: no shards, which newer anndata makes by default."""
+    if hasattr(ad.settings, "auto_shard_zarr_v3"):
+        return ad.settings.override(auto_shard_zarr_v3=False)
+    return nullcontext()
 
 
 def _extend(dataset: Any, value: np.ndarray) -> None:
