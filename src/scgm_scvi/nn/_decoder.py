@@ -33,7 +33,8 @@ class ExpressionDecoder(nn.Module):
     scale_activation
         ``"softmax"``: proportions; ``"softplus"``: for user-given size factors.
     **kwargs
-        See :class:`scvi.nn.FCLayers`.
+        See :class:`scvi.nn.FCLayers`; by default with layer and without batch normalisation, so
+        that a decoded cell does not depend on its neighbours.
 
     Examples
     --------
@@ -59,6 +60,7 @@ class ExpressionDecoder(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        kwargs = {"use_batch_norm": False, "use_layer_norm": True} | kwargs
         self.px_decoder = FCLayers(
             n_in=n_input,
             n_out=n_hidden,

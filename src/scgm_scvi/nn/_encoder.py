@@ -28,7 +28,7 @@ class ExpressionEncoder(Encoder):
     normalize
         ``False`` for input that is normalised already.
     n_input, n_output, n_cat_list, **kwargs
-        See :class:`scvi.nn.Encoder`.
+        See :class:`scvi.nn.Encoder`; by default with layer and without batch normalisation.
 
     Examples
     --------
@@ -50,6 +50,7 @@ class ExpressionEncoder(Encoder):
         normalize: bool = True,
         **kwargs: Any,
     ) -> None:
+        kwargs = {"use_batch_norm": False, "use_layer_norm": True} | kwargs
         super().__init__(
             n_input, n_output, n_cat_list=n_cat_list, var_activation=_bounded_variance, **kwargs
         )
