@@ -25,6 +25,7 @@ from scgm_scvi.nn import (
 )
 
 from ._latent_diffusion import LatentDiffusionModuleMixin
+from ._likelihood import nb_log_likelihood
 
 __all__ = ["SCGMVAE"]
 
@@ -237,9 +238,11 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        reconstruction = (
-            -generative_outputs[MODULE_KEYS.PX_KEY].log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(-1)
-        )
+        x, px = tensors[REGISTRY_KEYS.X_KEY], generative_outputs[MODULE_KEYS.PX_KEY]
+        if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
+            reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
+        else:
+            reconstruction = -px.log_prob(x).sum(-1)
         loss = (reconstruction + kl_weight * kl).mean()
         if self.px_r_shifts and n_obs > 1:
             # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.

@@ -44,7 +44,8 @@ class KeepBest(Callback):
         if value is None or trainer.sanity_checking or not float(value) < self.best:
             return
         self.best, self.best_epoch = float(value), trainer.current_epoch
-        state = pl_module.module.state_dict()
+        state = {k: p for k, p in pl_module.module.named_parameters() if p.requires_grad}
+        state |= dict(pl_module.module.named_buffers())
         if self._weights is None:
             self._weights = {k: v.detach().clone() for k, v in state.items()}
         else:
@@ -54,5 +55,5 @@ class KeepBest(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Put the best weights back."""
         if self._weights is not None:
-            pl_module.module.load_state_dict(self._weights)
+            pl_module.module.load_state_dict(self._weights, strict=False)  # frozen: not kept
             self._weights = None

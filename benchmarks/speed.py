@@ -1,0 +1,107 @@
+"""Speed of both stages and of generation, on one thread, each pair of figures in one run.
+
+    python benchmarks/speed.py --train FILE.h5ad [--label-key group]
+
+Quote the ratios: machines differ, and are shared.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import logging
+import time
+import warnings
+from functools import partial
+
+import anndata as ad
+import numpy as np
+import scvi
+import torch
+
+import scgm_scvi
+from scgm_scvi import SCGM
+from scgm_scvi.diffusion import SAMPLERS
+from scgm_scvi.model._conditions import Request
+
+QUIET = {"enable_progress_bar": False}
+
+
+def timed(function) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def stage_one(train: ad.AnnData, label_key: str, epochs: int = 12, rounds: int = 3) -> None:
+    """Cells a second against scvi.model.SCVI with the same layer sizes, in turn."""
+    sizes = {"n_latent": 256, "n_hidden": 256, "n_layers": 2, "gene_likelihood": "nb"}
+    ours, theirs = train.copy(), train.copy()
+    SCGM.setup_anndata(ours, labels_key=label_key)
+    scvi.model.SCVI.setup_anndata(theirs, labels_key=label_key)
+    ratios = []
+    for _ in range(rounds):
+        a, b = SCGM(ours, **sizes), scvi.model.SCVI(theirs, **sizes)
+        settings = {"max_epochs": epochs, "early_stopping": True, "batch_size": 128, **QUIET}
+        seconds_a = timed(partial(a.train, diffusion=False, **settings))
+        seconds_b = timed(partial(b.train, **settings))
+        ratios.append(seconds_b / seconds_a)
+        print(
+            f"stage one: SCGM {epochs * train.n_obs / seconds_a:.0f} cells/s, "
+            f"SCVI {epochs * train.n_obs / seconds_b:.0f} cells/s, ratio {ratios[-1]:.2f}"
+        )
+    print(f"stage one: median ratio {sorted(ratios)[len(ratios) // 2]:.2f}")
+
+
+def sampling(model: SCGM, n_cells: int, n_ancestral: int) -> None:
+    """Latents of ``n_cells`` by the default sampler against 1,000 ancestral steps."""
+
+    def latents(n: int, sampler: str, n_steps: int) -> float:
+        request = Request.parse(model.condition_spec, n, None)
+        tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+        generator = torch.Generator().manual_seed(0)
+        return timed(lambda: model._sample_state(tensors, 1.0, sampler, n_steps, generator)) / n
+
+    fast = latents(n_cells, "dpmpp_2m", SAMPLERS["dpmpp_2m"].default_steps)
+    slow = latents(n_ancestral, "ancestral", 1000)
+    print(
+        f"latents: {1 / fast:.0f} cells/s by default, {1 / slow:.1f} by 1,000 ancestral steps "
+        f"({n_cells} and {n_ancestral} cells), ratio {slow / fast:.1f}"
+    )
+
+
+def generation(model: SCGM, n_cells: int) -> None:
+    seconds = timed(lambda: model.generate(n_cells, seed=0, progress_bar=False))
+    print(
+        f"generate: {n_cells / seconds:.0f} cells/s, latents and counts of "
+        f"{model.adata.n_vars} genes"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--label-key", default="group")
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--ancestral-cells", type=int, default=10_000)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    scvi.settings.seed = 0
+    train = ad.read_h5ad(args.train)
+    stage_one(train, args.label_key)
+    SCGM.setup_anndata(train, labels_key=args.label_key)
+    model = SCGM(train)
+    model.train(max_epochs=2, diffusion_kwargs={"max_steps": 20, **QUIET}, **QUIET)
+    generation(model, args.cells)
+    sampling(model, args.cells, args.ancestral_cells)
+    print(f"scgm_scvi {scgm_scvi.__version__}, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
