@@ -262,6 +262,7 @@ def _memorization(cells: _Cells, real: _Cells, train: _Cells) -> dict[str, float
     distance = nearest.kneighbors(cells.pca)[0][:, column]
     typical = float(np.median(nearest.kneighbors(real.pca)[0][:, 0]))
     return {
-        "nn_ratio": float(np.median(distance)) / typical,
+        # real cells that are training cells set no scale
+        "nn_ratio": float(np.median(distance)) / typical if typical > 0 else float("nan"),
         "dup_frac": float((distance < 1e-3).mean()),
     }
