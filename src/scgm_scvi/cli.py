@@ -29,10 +29,12 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     """
     import numpy as np
     import scvi
+    import torch
 
     import scgm_scvi
 
     _quiet()
+    torch.set_num_threads(1)  # the matrices are small: threads would wait for each other
     started = time.monotonic()
     scvi.settings.seed = seed
     adata = scgm_scvi.datasets.pbmc68k()
@@ -86,3 +88,7 @@ def _quiet() -> None:
 def main() -> None:
     """Run the command line."""
     app()
+
+
+if __name__ == "__main__":
+    main()
