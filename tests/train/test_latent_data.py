@@ -127,12 +127,12 @@ class Scripted(lightning.LightningModule):
         return torch.optim.SGD(self.module.parameters(), lr=1.0)
 
 
-def fit(metrics, monitor="loss", max_epochs=5, **kwargs):
+def fit(metrics, monitor="loss", max_epochs=5, more=(), **kwargs):
     plan, keep = Scripted(metrics), KeepBest(monitor)
     trainer = lightning.Trainer(
         max_epochs=max_epochs,
         accelerator="cpu",
-        callbacks=[keep],
+        callbacks=[keep, *more],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -168,3 +168,13 @@ def test_keep_best_without_its_metric_leaves_the_last_weights():
     assert keep.best_epoch is None
     assert keep.best == float("inf")
     assert module.weight.item() == 5.0
+
+
+def test_keep_best_beside_weight_averaging_keeps_the_average():
+    """The metric was measured with averaged weights, so these are the ones to keep."""
+    ema = lightning.callbacks.EMAWeightAveraging(decay=0.5, use_buffers=False)
+    metrics = [3.0, 2.0, 1.0, 2.0, 5.0]
+    module, keep = fit(metrics, more=[ema])
+    assert keep.best_epoch == 2
+    # weights 1, 2, 3 after the steps; the average starts at 1
+    assert module.weight.item() == pytest.approx((0.5 * (0.5 * 1 + 0.5 * 2)) + 0.5 * 3)

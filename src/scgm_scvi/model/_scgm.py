@@ -318,7 +318,7 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
-        callbacks = [*trainer_kwargs.pop("callbacks", []), KeepBest("elbo_validation")]
+        callbacks = [KeepBest("elbo_validation"), *trainer_kwargs.pop("callbacks", [])]
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals():
             super().train(

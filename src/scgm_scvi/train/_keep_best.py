@@ -36,23 +36,32 @@ class KeepBest(Callback):
         self.monitor = monitor
         self.best = float("inf")
         self.best_epoch: int | None = None
+        self._candidate: dict[str, torch.Tensor] | None = None
         self._weights: dict[str, torch.Tensor] | None = None
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a copy of the weights that were validated.
+
+        Here, and not when the metric is known: by then weight averaging, which must come later in
+        the list of callbacks, has swapped its average out again.
+        """
+        state = {k: p for k, p in pl_module.module.named_parameters() if p.requires_grad}
+        state |= dict(pl_module.module.named_buffers())
+        if self._candidate is None:
+            self._candidate = {k: v.detach().clone() for k, v in state.items()}
+        else:
+            for k, v in state.items():
+                self._candidate[k].copy_(v.detach())
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a copy if this epoch is the best so far."""
+        """Keep the copy if this epoch is the best so far."""
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.sanity_checking or not float(value) < self.best:
             return
         self.best, self.best_epoch = float(value), trainer.current_epoch
-        state = {k: p for k, p in pl_module.module.named_parameters() if p.requires_grad}
-        state |= dict(pl_module.module.named_buffers())
-        if self._weights is None:
-            self._weights = {k: v.detach().clone() for k, v in state.items()}
-        else:
-            for k, v in state.items():
-                self._weights[k].copy_(v)
+        self._weights, self._candidate = self._candidate, self._weights
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Put the best weights back."""
         if self._weights is not None:
             pl_module.module.load_state_dict(self._weights, strict=False)  # frozen: not kept
