@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi.train import (
     DiffusionTrainingPlan,
     DiffusionTrainRunner,
     LatentDataModule,
+    ema_of_weights,
     flush_denormals,
 )
 
@@ -85,7 +85,7 @@ class LatentDiffusionMixin:
         lr
             Peak learning rate, decayed to zero by a cosine.
         ema_decay
-            Of the moving average.
+            Of the moving average; smaller in a short run.
         condition_dropout
             Probability of leaving each attribute of each cell unspecified, which is what makes
             partial conditions and guidance possible.
@@ -144,10 +144,7 @@ class LatentDiffusionMixin:
             seed=seed,
             **(plan_kwargs or {}),
         )
-        ema = EMAWeightAveraging(
-            decay=ema_decay, use_buffers=False, update_starting_at_step=max_steps // 4
-        )
-        callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
+        callbacks = [*trainer_kwargs.pop("callbacks", []), ema_of_weights(max_steps, ema_decay)]
         runner = DiffusionTrainRunner(
             self,
             training_plan=plan,

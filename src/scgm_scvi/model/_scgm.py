@@ -25,7 +25,7 @@ from scvi.data.fields import (
 from scvi.model import SCVI
 
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
-from scgm_scvi.train import KeepBest, SCGMTrainingPlan, flush_denormals
+from scgm_scvi.train import KeepBest, SCGMTrainingPlan, ema_of_weights, flush_denormals
 
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
@@ -292,7 +292,7 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
             Of stage one. Default: as many as make 12,000 steps, between 20 and 400.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
             As in :meth:`scvi.model.SCVI.train`. The held-out cells decide which epoch's weights
-            are kept.
+            (a moving average of them) are kept.
         early_stopping
             Stop stage one when held-out cells stop improving. The best weights are kept either
             way.
@@ -310,15 +310,19 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
         >>> model.train()  # doctest: +SKIP
         >>> model.train(max_epochs=50, diffusion_kwargs={"max_steps": 2000})  # doctest: +SKIP
         """
+        steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
-            steps_per_epoch = max(1, round(0.9 * self.adata.n_obs / batch_size))
             max_epochs = int(np.clip(round(12_000 / steps_per_epoch), 20, 400))
         if not self.is_trained_:
             self._start_from_mean()
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
-        callbacks = [KeepBest("elbo_validation"), *trainer_kwargs.pop("callbacks", [])]
+        callbacks = [
+            KeepBest("elbo_validation"),
+            *trainer_kwargs.pop("callbacks", []),
+            ema_of_weights(max_epochs * steps_per_epoch, decay=0.998),
+        ]
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals():
             super().train(

@@ -3,6 +3,7 @@
 from ._denormals import flush_denormals
 from ._diffusion_plan import DiffusionTrainingPlan
 from ._diffusion_runner import DiffusionTrainRunner
+from ._ema import ema_of_weights
 from ._keep_best import KeepBest
 from ._latent_data import LatentDataModule
 from ._vae_plan import SCGMTrainingPlan
@@ -13,5 +14,6 @@ __all__ = [
     "KeepBest",
     "LatentDataModule",
     "SCGMTrainingPlan",
+    "ema_of_weights",
     "flush_denormals",
 ]

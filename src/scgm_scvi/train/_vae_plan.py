@@ -13,7 +13,7 @@ __all__ = ["SCGMTrainingPlan"]
 
 
 class SCGMTrainingPlan(TrainingPlan):
-    """scvi's plan with AdamW, fast dispersions, a cosine schedule and the KL at full weight.
+    """scvi's plan with AdamW, fast dispersions and a cosine schedule.
 
     The dispersions learn ten times as fast and without weight decay: where they lag behind the
     means, generated genes are over-dispersed, which is what a classifier sees first.
@@ -30,6 +30,9 @@ class SCGMTrainingPlan(TrainingPlan):
         Of AdamW.
     warmup_steps
         Steps of linear warm-up.
+    max_kl_weight
+        Weight of the KL term. Below 1 because stage two replaces the prior by a better one; much
+        below, the latent carries each cell's own noise and the decoder adds its own again.
     n_epochs_kl_warmup, **kwargs
         See :class:`scvi.train.TrainingPlan`.
 
@@ -50,6 +53,7 @@ class SCGMTrainingPlan(TrainingPlan):
         weight_decay: float = 1e-4,
         eps: float = 1e-8,
         warmup_steps: int = 100,
+        max_kl_weight: float = 0.7,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -58,6 +62,7 @@ class SCGMTrainingPlan(TrainingPlan):
             lr=lr,
             weight_decay=weight_decay,
             eps=eps,
+            max_kl_weight=max_kl_weight,
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
