@@ -192,6 +192,7 @@ def test_nothing_is_overwritten(model, tmp_path):
         ({}, ValueError, "n_cells is missing"),
         ({"n_cells": 0}, ValueError, "n_cells is 0"),
         ({"n_cells": 2.5}, ValueError, r"n_cells is 2\.5"),
+        ({"n_cells": {"cell_type": "CD34+"}}, ValueError, "n_cells is {'cell_type'"),
         (
             {"n_cells": 5, "conditions": {"cell_type": "CD34"}},
             ValueError,

@@ -29,6 +29,19 @@ def test_history_of_both_stages(model):
     assert elbo.iloc[-1] < elbo.iloc[0]
 
 
+def test_report_follows_scvi_s_verbosity(adata, caplog):
+    import logging
+
+    logging.getLogger("scvi").propagate, before = True, logging.getLogger("scvi").propagate
+    try:
+        with caplog.at_level("INFO", logger="scvi"):
+            make_model(adata, epochs=1, steps=2)
+    finally:
+        logging.getLogger("scvi").propagate = before
+    assert "of 12 latent dimensions active" in caplog.text
+    assert "held-out cells" in caplog.text
+
+
 def test_diffusion_leaves_stage_one_as_it_was(adata):
     model = make_model(adata, epochs=2, steps=5)
     kept = model.train_indices, model.history_["elbo_train"].copy(), model.trainer
@@ -152,6 +165,29 @@ def test_load_gives_the_same_cells_in_a_fresh_process(model, tmp_path):
     assert (loaded.X != cells.X).nnz == 0
     np.testing.assert_array_equal(loaded.obsm["X_scgm"], cells.obsm["X_scgm"])
     assert loaded.uns["scgm"]["model"] == cells.uns["scgm"]["model"]
+
+
+def test_training_data_survive_disk(model, tmp_path):
+    import anndata as ad
+
+    model.adata.write_h5ad(tmp_path / "adata.h5ad")
+    back = ad.read_h5ad(tmp_path / "adata.h5ad")
+    np.testing.assert_array_equal(back.obsm["X_scgm"], model.adata.obsm["X_scgm"])
+    model.save(tmp_path / "model")
+    loaded = SCGM.load(tmp_path / "model", adata=back)
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(), model.adata.obsm["X_scgm"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_diffusion_on_other_data_uses_all_of_them(model, tmp_path):
+    """The split of stage one is of stage one's cells."""
+    model.save(tmp_path / "model")
+    other = make_adata()[:300].copy()
+    loaded = SCGM.load(tmp_path / "model", adata=other)
+    train, validation = loaded._stage_one_split(300)
+    assert len(train) == 300
+    assert len(validation) == 0
 
 
 def test_load_without_data_can_generate(model, tmp_path):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from scgm_scvi.train import KeepBest, LatentDataModule
+from scgm_scvi.train import EMAOfWeights, KeepBest, LatentDataModule
 
 N, D = 40, 3
 
@@ -127,8 +127,8 @@ class Scripted(lightning.LightningModule):
         return torch.optim.SGD(self.module.parameters(), lr=1.0)
 
 
-def fit(metrics, monitor="loss", max_epochs=5, more=(), **kwargs):
-    plan, keep = Scripted(metrics), KeepBest(monitor)
+def fit(metrics, monitor="loss", max_epochs=5, more=(), first_step=0, **kwargs):
+    plan, keep = Scripted(metrics), KeepBest(monitor, first_step)
     trainer = lightning.Trainer(
         max_epochs=max_epochs,
         accelerator="cpu",
@@ -178,3 +178,33 @@ def test_keep_best_beside_weight_averaging_keeps_the_average():
     assert keep.best_epoch == 2
     # weights 1, 2, 3 after the steps; the average starts at 1
     assert module.weight.item() == pytest.approx((0.5 * (0.5 * 1 + 0.5 * 2)) + 0.5 * 3)
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(ValueError, match="train_indices is empty"):
+        make_data(train=[])
+
+
+def test_average_starts_after_a_quarter_and_until_then_there_is_none():
+    # weights are 1, 2, … after the steps; validated before the average starts: the weights
+    module, _ = fit([5.0, 4.0, 3.0, 2.0, 1.0], more=[EMAOfWeights(1000, 0.5)])
+    assert module.weight.item() == 5.0  # never started: the last weights, not the initial ones
+    ema = EMAOfWeights(20, 0.5)
+    assert ema.update_starting_at_step == 5
+    module, keep = fit([9.0] * 7 + [1.0], more=[ema], max_epochs=8)
+    # starts with the sixth step's weight, 6; then 0.5 * 6 + 0.5 * 7, and half of each after
+    assert keep.best_epoch == 7
+    assert module.weight.item() == pytest.approx(0.5 * (0.5 * 6 + 0.5 * 7) + 0.5 * 8)
+
+
+def test_short_runs_forget_faster():
+    assert EMAOfWeights(10_000, 0.999).update_starting_at_step == 2500
+    average = EMAOfWeights(20, 0.999)._kwargs["avg_fn"]
+    assert average(torch.tensor(1.0), torch.tensor(0.0), 1).item() == pytest.approx(0.75)
+
+
+def test_keep_best_passes_over_the_first_steps():
+    plan_metrics = [1.0, 5.0, 4.0, 5.0, 5.0]
+    module, keep = fit(plan_metrics, first_step=1)
+    assert keep.best_epoch == 2
+    assert module.weight.item() == 3.0

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi._errors import listed, nearest
+from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import condition_tokens
@@ -194,10 +194,8 @@ class Request:
 
 def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:
     """One sequence of equal length per attribute, and that length."""
-    if n_cells is not None and (isinstance(n_cells, bool) or int(n_cells) != n_cells):
-        raise ValueError(f"n_cells is {n_cells!r}; it must be a whole number.")
-    if n_cells is not None and n_cells < 1:
-        raise ValueError(f"n_cells is {n_cells}; at least one cell is needed.")
+    if n_cells is not None:
+        n_cells = whole_number(n_cells, "n_cells")
     if conditions is None:
         conditions = {}
     if not isinstance(conditions, Mapping | pd.DataFrame):
@@ -221,7 +219,7 @@ def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Se
                 f"conditions: {name} has {length} values for {n} cells. Give one value for all, "
                 "or one per cell."
             )
-    return {k: [conditions[k]] * n if v is None else v for k, v in lists.items()}, int(n)
+    return {k: [conditions[k]] * n if v is None else v for k, v in lists.items()}, n
 
 
 def _is_scalar(value: Any) -> bool:

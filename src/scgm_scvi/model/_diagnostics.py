@@ -8,13 +8,16 @@ import pandas as pd
 
 __all__ = ["DiagnosticsMixin"]
 
-logger = logging.getLogger(__name__)
+# Below scvi's logger, so that scvi.settings.verbosity governs it and its handler shows it.
+logger = logging.getLogger("scvi.scgm_scvi")
 
 _ACTIVE_VARIANCE = 0.01
 
 
 class DiagnosticsMixin:
     """Say how stage one went."""
+
+    kept_epoch_: int | None = None
 
     def diagnose(self) -> pd.Series:
         """Signs of posterior collapse and of overfitting in stage one.
@@ -44,14 +47,15 @@ class DiagnosticsMixin:
             "latent_dimensions": mean.shape[1],
         }
         history = self.history_ or {}
-        if "elbo_validation" in history:
-            best = history["elbo_validation"].iloc[:, 0].astype(float).idxmin()
+        if self.kept_epoch_ is not None and "elbo_validation" in history:
             at_best = {
                 "kl": "kl_local_validation",
                 "elbo_train": "elbo_train",
                 "elbo_validation": "elbo_validation",
             }
-            out |= {k: float(history[v].iloc[:, 0].loc[best]) for k, v in at_best.items()}
+            out |= {
+                k: float(history[v].iloc[:, 0].loc[self.kept_epoch_]) for k, v in at_best.items()
+            }
             out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1
         return pd.Series(out)
 

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
+from scgm_scvi._errors import whole_number
 from scgm_scvi.train import (
     DiffusionTrainingPlan,
     DiffusionTrainRunner,
+    EMAOfWeights,
     LatentDataModule,
-    ema_of_weights,
     flush_denormals,
 )
 
@@ -125,6 +126,7 @@ class LatentDiffusionMixin:
         shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         if max_steps is None:
             max_steps = int(np.clip(20 * len(train) / batch_size, 2_500, 100_000))
+        max_steps = whole_number(max_steps, "max_steps")
         steps_per_epoch = max(1, min(100, max_steps))
         data = LatentDataModule(
             (mean - shift) / scale,
@@ -144,7 +146,7 @@ class LatentDiffusionMixin:
             seed=seed,
             **(plan_kwargs or {}),
         )
-        callbacks = [*trainer_kwargs.pop("callbacks", []), ema_of_weights(max_steps, ema_decay)]
+        callbacks = [*trainer_kwargs.pop("callbacks", []), EMAOfWeights(max_steps, ema_decay)]
         runner = DiffusionTrainRunner(
             self,
             training_plan=plan,
@@ -184,10 +186,11 @@ class LatentDiffusionMixin:
 
     def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows of stage one; all cells train where it left none."""
-        train, validation = self.train_indices, self.validation_indices
-        if train is None or not len(train) or max(train) >= n_cells:
-            return np.arange(n_cells), np.arange(0)
-        return np.asarray(train), np.asarray([] if validation is None else validation, dtype=int)
+        split = (self.train_indices, self.validation_indices, self.test_indices)
+        train, validation, test = (np.asarray([] if i is None else i, dtype=int) for i in split)
+        if not len(train) or len(train) + len(validation) + len(test) != n_cells:
+            return np.arange(n_cells), np.arange(0)  # other data than stage one's, or no split
+        return train, validation
 
     def _standardize(self, mean: torch.Tensor, variance: torch.Tensor, values: np.ndarray) -> None:
         """Set the denoiser's units: zero mean and unit variance of posterior samples."""

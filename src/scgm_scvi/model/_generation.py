@@ -18,7 +18,7 @@ from scvi import REGISTRY_KEYS
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
-from scgm_scvi._errors import listed, nearest
+from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.diffusion import SAMPLERS, classifier_free, guidance_variants, karras_sigmas
 from scgm_scvi.module import SCGM_KEYS
 
@@ -113,13 +113,14 @@ class GenerationMixin:
                 f"sampler {sampler!r} is unknown.{nearest(sampler, SAMPLERS)} "
                 f"Known: {listed(SAMPLERS)}."
             )
-        n_steps = SAMPLERS[sampler].default_steps if n_steps is None else n_steps
-        if isinstance(n_steps, bool) or int(n_steps) != n_steps or n_steps < 1:
-            raise ValueError(f"n_steps is {n_steps!r}; it must be a whole number of at least 1.")
+        if n_steps is None:
+            n_steps = SAMPLERS[sampler].default_steps
+        n_steps, batch_size = (
+            whole_number(n_steps, "n_steps"),
+            whole_number(batch_size, "batch_size"),
+        )
         if expression not in ("counts", "normalized"):
             raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least one cell at a time.")
         self._check_guidance(guidance_scale)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -127,17 +128,17 @@ class GenerationMixin:
             "model": _fingerprint(self.module.state_dict()),
             "class": type(self).__name__,
             "sampler": sampler,
-            "n_steps": int(n_steps),
+            "n_steps": n_steps,
             "guidance_scale": dict(guidance_scale)
             if isinstance(guidance_scale, Mapping)
             else float(guidance_scale),
             "expression": expression,
             "seed": int(seed),
-            "batch_size": int(batch_size),
+            "batch_size": batch_size,
             "version": version("scgm_scvi"),
         }
         chunks = self._chunks(
-            request, guidance_scale, sampler, int(n_steps), expression, seed, batch_size
+            request, guidance_scale, sampler, n_steps, expression, seed, batch_size
         )
         bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
         if out is None:

@@ -25,7 +25,7 @@ from scvi.data.fields import (
 from scvi.model import SCVI
 
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
-from scgm_scvi.train import KeepBest, SCGMTrainingPlan, ema_of_weights, flush_denormals
+from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
@@ -294,8 +294,8 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
             As in :meth:`scvi.model.SCVI.train`. The held-out cells decide which epoch's weights
             (a moving average of them) are kept.
         early_stopping
-            Stop stage one when held-out cells stop improving. The best weights are kept either
-            way.
+            Stop stage one when held-out cells stop improving. The best weights after the first
+            quarter of the schedule are kept either way.
         plan_kwargs
             Passed to :class:`scgm_scvi.train.SCGMTrainingPlan`.
         diffusion
@@ -318,11 +318,18 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
+        n_steps = max_epochs * steps_per_epoch
+        ema = EMAOfWeights(n_steps, decay=0.998)
+        keep = KeepBest("elbo_validation", first_step=ema.update_starting_at_step)
         callbacks = [
-            KeepBest("elbo_validation"),
+            keep,
             *trainer_kwargs.pop("callbacks", []),
-            ema_of_weights(max_epochs * steps_per_epoch, decay=0.998),
+            ema,
         ]
+        # an epoch may have one step more than estimated: in no case begin later than the average
+        trainer_kwargs.setdefault(
+            "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
+        )
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals():
             super().train(
@@ -338,6 +345,8 @@ class SCGM(GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
+        n_before = len(self.history_["elbo_train"]) - self.trainer.current_epoch
+        self.kept_epoch_ = None if keep.best_epoch is None else n_before + keep.best_epoch
         if diffusion:
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}

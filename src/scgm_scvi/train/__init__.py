@@ -3,7 +3,7 @@
 from ._denormals import flush_denormals
 from ._diffusion_plan import DiffusionTrainingPlan
 from ._diffusion_runner import DiffusionTrainRunner
-from ._ema import ema_of_weights
+from ._ema import EMAOfWeights
 from ._keep_best import KeepBest
 from ._latent_data import LatentDataModule
 from ._vae_plan import SCGMTrainingPlan
@@ -11,9 +11,9 @@ from ._vae_plan import SCGMTrainingPlan
 __all__ = [
     "DiffusionTrainRunner",
     "DiffusionTrainingPlan",
+    "EMAOfWeights",
     "KeepBest",
     "LatentDataModule",
     "SCGMTrainingPlan",
-    "ema_of_weights",
     "flush_denormals",
 ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-__all__ = ["ema_of_weights"]
+__all__ = ["EMAOfWeights"]
 
 
-def ema_of_weights(n_steps: int, decay: float) -> EMAWeightAveraging:
+class EMAOfWeights(EMAWeightAveraging):
     """Exponential moving average of the weights over a run of ``n_steps``.
 
-    It starts after a quarter of the run, and in a short run forgets faster than ``decay`` says:
-    an average that still remembers the first steps is worse than none. Buffers are left out.
+    Lightning's, with two additions. It starts after a quarter of the run, and until then the
+    weights themselves are validated and kept, where Lightning would take the initial ones. And in
+    a short run it forgets faster than ``decay`` says: an average that still remembers the first
+    steps is worse than none. Buffers are left out.
 
     Parameters
     ----------
@@ -22,12 +27,32 @@ def ema_of_weights(n_steps: int, decay: float) -> EMAWeightAveraging:
 
     Examples
     --------
-    >>> from scgm_scvi.train import ema_of_weights
-    >>> ema_of_weights(100, 0.999).update_starting_at_step
+    >>> from scgm_scvi.train import EMAOfWeights
+    >>> EMAOfWeights(100, 0.999).update_starting_at_step
     25
     """
-    return EMAWeightAveraging(
-        decay=min(decay, max(0.0, 1 - 5 / n_steps)),
-        use_buffers=False,
-        update_starting_at_step=n_steps // 4,
-    )
+
+    def __init__(self, n_steps: int, decay: float) -> None:
+        super().__init__(
+            decay=min(decay, max(0.0, 1 - 5 / n_steps)),
+            use_buffers=False,
+            update_starting_at_step=n_steps // 4,
+        )
+
+    def _started(self, trainer: Trainer) -> bool:
+        return trainer.global_step > self.update_starting_at_step
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the average in, once there is one."""
+        if self._started(trainer):
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the average out again."""
+        if self._started(trainer):
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Leave the average in the model, if there is one."""
+        if self._started(trainer):
+            super().on_train_end(trainer, pl_module)

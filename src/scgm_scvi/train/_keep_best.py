@@ -19,6 +19,8 @@ class KeepBest(Callback):
     ----------
     monitor
         Name of a logged metric, lower is better.
+    first_step
+        Epochs that end at or before this step are passed over.
 
     Attributes
     ----------
@@ -32,8 +34,9 @@ class KeepBest(Callback):
     inf
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str, first_step: int = 0) -> None:
         self.monitor = monitor
+        self.first_step = first_step
         self.best = float("inf")
         self.best_epoch: int | None = None
         self._candidate: dict[str, torch.Tensor] | None = None
@@ -56,7 +59,9 @@ class KeepBest(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the copy if this epoch is the best so far."""
         value = trainer.callback_metrics.get(self.monitor)
-        if value is None or trainer.sanity_checking or not float(value) < self.best:
+        if value is None or trainer.sanity_checking or trainer.global_step <= self.first_step:
+            return
+        if not float(value) < self.best:
             return
         self.best, self.best_epoch = float(value), trainer.current_epoch
         self._weights, self._candidate = self._candidate, self._weights

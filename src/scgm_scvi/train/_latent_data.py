@@ -66,6 +66,11 @@ class LatentDataModule(LightningDataModule):
     seed
         Of shuffling and posterior samples.
 
+    Raises
+    ------
+    ValueError
+        If there is nothing to train on.
+
     Examples
     --------
     >>> import torch
@@ -89,6 +94,8 @@ class LatentDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not len(train_indices):
+            raise ValueError("train_indices is empty: there are no latents to train on.")
         self.mean, self.std = mean, variance.sqrt()
         self.tokens, self.values = tokens, values
         self.train_indices = np.asarray(train_indices, dtype=np.int64)
