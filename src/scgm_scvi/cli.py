@@ -31,13 +31,14 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     import scvi
     import torch
 
-    import scgm_scvi
+    from scgm_scvi import datasets, metrics, pl
+    from scgm_scvi.model import SCGM
 
     _quiet()
     torch.set_num_threads(1)  # the matrices are small: threads would wait for each other
     started = time.monotonic()
     scvi.settings.seed = seed
-    adata = scgm_scvi.datasets.pbmc68k()
+    adata = datasets.pbmc68k()
     held_out = np.zeros(adata.n_obs, dtype=bool)
     rng = np.random.default_rng(seed)
     for rows in adata.obs.groupby("cell_type", observed=True).indices.values():
@@ -45,8 +46,8 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     train, test = adata[~held_out].copy(), adata[held_out].copy()
 
     print(f"Training SCGM on {train.n_obs} cells x {train.n_vars} genes.")
-    scgm_scvi.SCGM.setup_anndata(train, labels_key="cell_type")
-    model = scgm_scvi.SCGM(train)
+    SCGM.setup_anndata(train, labels_key="cell_type")
+    model = SCGM(train)
     model.train(
         max_epochs=10 if quick else None,
         diffusion_kwargs={"seed": seed, "max_steps": 100 if quick else 1500},
@@ -54,10 +55,10 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     cells = model.generate(conditions=adata.obs[["cell_type"]], seed=seed)
 
     print(f"Comparing with {test.n_obs} real cells that were held out of training.")
-    table = scgm_scvi.metrics.evaluate_generation(
+    table = metrics.evaluate_generation(
         cells, test, train=train, condition_key="cell_type", seed=seed
     )
-    figure = scgm_scvi.pl.real_and_generated(adata, cells, "cell_type", seed=seed)
+    figure = pl.real_and_generated(adata, cells, "cell_type", seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     cells.write_h5ad(out / "generated.h5ad")
     figure.savefig(out / "umap.png", dpi=120)
