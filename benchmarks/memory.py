@@ -21,6 +21,7 @@ def run(n_cells: int, n_genes: int) -> None:
     import warnings
 
     import anndata as ad
+    import h5py
     import numpy as np
     from scipy import sparse
 
@@ -42,8 +43,9 @@ def run(n_cells: int, n_genes: int) -> None:
         path = model.generate(
             n_cells, conditions, seed=0, out=Path(folder) / "cells.h5ad", progress_bar=False
         )
-        assert ad.read_h5ad(path, backed="r").shape == (n_cells, n_genes)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        with h5py.File(path) as file:  # reading it as AnnData would load all latents
+            assert tuple(file["X"].attrs["shape"]) == (n_cells, n_genes)
     print(f"PEAK {peak:.0f} MB for {n_cells} cells, {time.process_time() - start:.0f} CPU-seconds")
 
 

@@ -49,7 +49,6 @@ class ChunkWriter:
         self._part = self.path.with_name(self.path.name + ".part")
         self._remove_part()
         self._root: Any = None
-        self._obs: list[pd.DataFrame] = []
 
     def __enter__(self) -> ChunkWriter:
         return self
@@ -67,17 +66,25 @@ class ChunkWriter:
     ) -> None:
         """Add cells."""
         if self._root is None:
-            self._begin(x, obsm)
-        elif sparse.issparse(x):
+            self._begin(x, obsm, obs)
+            return
+        if sparse.issparse(x):
             sparse_dataset(self._root["X"]).append(x)
         else:
             _extend(self._root["X"], x)
-        if self._obs:
-            for key, value in obsm.items():
-                _extend(self._root["obsm"][key], value)
-        self._obs.append(obs)
+        for key, value in obsm.items():
+            _extend(self._root["obsm"][key], value)
+        group = self._root["obs"]
+        _extend(group[group.attrs["_index"]], obs.index.to_numpy(dtype=object))
+        for name, column in obs.items():
+            if isinstance(column.dtype, pd.CategoricalDtype):
+                _extend(group[name]["codes"], column.cat.codes.to_numpy())
+            else:
+                _extend(group[name], column.to_numpy())
 
-    def _begin(self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray]) -> None:
+    def _begin(
+        self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
+    ) -> None:
         if self.path.suffix == ".h5ad":
             self._root = h5py.File(self._part, "w")
         else:
@@ -89,18 +96,19 @@ class ChunkWriter:
                     value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
                     write_elem(self._root, key, value)
                 else:
-                    self._write_dense(key, value)
+                    self._write_growing(key, value, (value.shape[1],))
+            self._write_growing("obs", obs, ())
 
-    def _write_dense(self, key: str, value: np.ndarray) -> None:
-        options = {"chunks": (min(len(value), 1024), value.shape[1])}
+    def _write_growing(self, key: str, value: Any, width: tuple[int, ...]) -> None:
+        """Write arrays, or a table of columns, that can grow along their first axis."""
+        options = {"chunks": (1024, *width)}
         if isinstance(self._root, h5py.File):
-            options["maxshape"] = (None, value.shape[1])
+            options["maxshape"] = (None, *width)
         write_elem(self._root, key, value, dataset_kwargs=options)
 
     def finish(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
         """Write what is not per cell."""
         with _plain_chunks():
-            write_elem(self._root, "obs", pd.concat(self._obs))
             write_elem(self._root, "var", var)
             write_elem(self._root, "uns", dict(uns))
 
@@ -120,5 +128,5 @@ def _plain_chunks() -> AbstractContextManager:
 
 def _extend(dataset: Any, value: np.ndarray) -> None:
     n = dataset.shape[0]
-    dataset.resize((n + len(value), dataset.shape[1]))
+    dataset.resize((n + len(value), *dataset.shape[1:]))
     dataset[n:] = value
