@@ -64,6 +64,16 @@ def test_best_epoch_is_kept(adata):
     assert abs(again + best) < 0.02 * abs(best)
 
 
+def test_training_on_all_cells(adata):
+    SCGM.setup_anndata(adata, labels_key="cell_type")
+    model = SCGM(adata, **SMALL)
+    settings = {"max_steps": 5, **QUIET}
+    model.train(max_epochs=2, train_size=1.0, diffusion_kwargs=settings, **QUIET)
+    assert len(model.train_indices) == 700
+    assert "gap" not in model.diagnose()
+    assert model.generate(3, progress_bar=False).n_obs == 3
+
+
 def test_diagnosis(model):
     d = model.diagnose()
     assert 2 <= d["active_dimensions"] <= d["latent_dimensions"] == 12

@@ -211,7 +211,10 @@ class SCGM(SetupMixin, GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, 
             max_epochs = int(np.clip(round(12_000 / steps_per_epoch), 20, 400))
         if not self.is_trained_:
             self._start_from_mean()
-        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        if train_size == 1 or validation_size == 0:  # nothing to stop by, or to choose by
+            early_stopping = False
+        else:
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
         n_steps = max_epochs * steps_per_epoch
