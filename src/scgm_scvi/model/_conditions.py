@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import condition_tokens
 
-__all__ = ["ConditionSpec", "Conditions", "Request"]
+__all__ = ["ConditionSpec", "Conditions", "Request", "require_known"]
 
 Conditions = Mapping[str, Any] | pd.DataFrame | None
 
@@ -37,11 +37,11 @@ class ConditionSpec:
         Names of continuous covariates.
     """
 
-    categorical: dict[str, np.ndarray] = field(default_factory=dict)
-    continuous: list[str] = field(default_factory=list)
-    batch: dict[str, np.ndarray] = field(default_factory=dict)
-    covariates: dict[str, np.ndarray] = field(default_factory=dict)
-    numeric_covariates: list[str] = field(default_factory=list)
+    categorical: dict[str, np.ndarray]
+    continuous: list[str]
+    batch: dict[str, np.ndarray]
+    covariates: dict[str, np.ndarray]
+    numeric_covariates: list[str]
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -109,11 +109,7 @@ class Request:
         """
         table, n = _as_table(n_cells, conditions)
         for name in table:
-            if name not in spec.names:
-                raise KeyError(
-                    f"conditions: the model knows no attribute {name!r}."
-                    f"{nearest(name, spec.names)} Known: {listed(spec.names)}."
-                )
+            require_known(name, spec.names, "conditions")
         names = conditions.index if isinstance(conditions, pd.DataFrame) else None
         if names is not None and not names.is_unique:
             names = None
@@ -190,6 +186,15 @@ class Request:
         """The cells from ``start`` to ``stop``."""
         part = slice(start, stop)
         return Request(self.spec, self.tokens[part], self.values[part], self.nuisances[part])
+
+
+def require_known(name: str, known: Sequence[str], argument: str) -> None:
+    """Raise ``KeyError`` unless the attribute is one of those that the argument takes."""
+    if name not in known:
+        raise KeyError(
+            f"{argument}: the model knows no attribute {name!r}."
+            f"{nearest(name, known)} Known: {listed(known)}."
+        )
 
 
 def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["DiagnosticsMixin"]
@@ -41,7 +42,10 @@ class DiagnosticsMixin:
         """
         if not self.is_trained_:
             raise RuntimeError("The model is not trained; call model.train() first.")
-        mean = self.get_latent_representation()
+        return self._diagnosis(self.get_latent_representation())
+
+    def _diagnosis(self, mean: np.ndarray) -> pd.Series:
+        """:meth:`diagnose` with the latent means at hand."""
         out = {
             "active_dimensions": int((mean.var(axis=0) > _ACTIVE_VARIANCE).sum()),
             "latent_dimensions": mean.shape[1],
@@ -59,8 +63,8 @@ class DiagnosticsMixin:
             out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1
         return pd.Series(out)
 
-    def _report(self) -> None:
-        d = self.diagnose()
+    def _report(self, mean: np.ndarray) -> None:
+        d = self._diagnosis(mean)
         message = (
             f"Stage one: {d['active_dimensions']:.0f} of {d['latent_dimensions']:.0f} latent "
             "dimensions active"

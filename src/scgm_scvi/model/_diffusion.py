@@ -119,15 +119,14 @@ class LatentDiffusionMixin:
                 "Call model.train(), which trains both stages."
             )
         mean, variance, design = self._encode_cells()
-        n = len(mean)
-        train, validation = self._stage_one_split(n)
+        train, validation = self._stage_one_split(len(mean))
         denoiser = self.module.denoiser
         self._standardize(mean[train], variance[train], design["values"][train])
         shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         if max_steps is None:
             max_steps = int(np.clip(20 * len(train) / batch_size, 2_500, 100_000))
         max_steps = whole_number(max_steps, "max_steps")
-        steps_per_epoch = max(1, min(100, max_steps))
+        steps_per_epoch = min(100, max_steps)
         data = LatentDataModule(
             (mean - shift) / scale,
             variance / scale**2,

@@ -22,7 +22,7 @@ from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.diffusion import SAMPLERS, classifier_free, guidance_variants, karras_sigmas
 from scgm_scvi.module import SCGM_KEYS
 
-from ._conditions import Conditions, Request
+from ._conditions import Conditions, ConditionSpec, Request, require_known
 from ._diffusion import _fingerprint
 from ._writing import ChunkWriter
 
@@ -115,10 +115,8 @@ class GenerationMixin:
             )
         if n_steps is None:
             n_steps = SAMPLERS[sampler].default_steps
-        n_steps, batch_size = (
-            whole_number(n_steps, "n_steps"),
-            whole_number(batch_size, "batch_size"),
-        )
+        n_steps = whole_number(n_steps, "n_steps")
+        batch_size = whole_number(batch_size, "batch_size")
         if expression not in ("counts", "normalized"):
             raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
         self._check_guidance(guidance_scale)
@@ -163,12 +161,8 @@ class GenerationMixin:
     def _check_guidance(self, scale: float | Mapping[str, float]) -> None:
         named = scale if isinstance(scale, Mapping) else {"guidance_scale": scale}
         for name, value in named.items():
-            if isinstance(scale, Mapping) and name not in self.condition_spec.names:
-                raise KeyError(
-                    f"guidance_scale: the model knows no attribute {name!r}."
-                    f"{nearest(name, self.condition_spec.names)} "
-                    f"Known: {listed(self.condition_spec.names)}."
-                )
+            if isinstance(scale, Mapping):
+                require_known(name, self.condition_spec.names, "guidance_scale")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value}; a guidance scale is 0 or more.")
 
@@ -185,15 +179,13 @@ class GenerationMixin:
         """Generate ``batch_size`` cells at a time, each chunk from its own seed."""
         for i, start in enumerate(range(0, len(request), batch_size)):
             part = request.rows(start, start + batch_size)
-            numpy_seed, torch_seed = np.random.SeedSequence([seed, i]).generate_state(2, np.uint64)
-            tensors = part.draw_nuisances(
-                self.diffusion_design_, np.random.default_rng(int(numpy_seed))
-            )
-            generator = torch.Generator(device=self.device)
-            generator.manual_seed(int(torch_seed) >> 1)
+            seeds = np.random.SeedSequence([seed, i]).generate_state(2, np.uint64)
+            numpy_seed, torch_seed = int(seeds[0]), int(seeds[1]) >> 1  # torch's has a sign bit
+            tensors = part.draw_nuisances(self.diffusion_design_, np.random.default_rng(numpy_seed))
+            generator = torch.Generator(device=self.device).manual_seed(torch_seed)
             state = self._sample_state(tensors, guidance_scale, sampler, n_steps, generator)
             distribution = self.module.decode_state(state, tensors)
-            x = self._express(distribution, expression, int(torch_seed) >> 1)
+            x = self._express(distribution, expression, torch_seed)
             yield _Chunk(x, state[:, :-1].cpu().numpy(), request.obs(tensors, start))
 
     @torch.inference_mode()
@@ -206,12 +198,11 @@ class GenerationMixin:
         generator: torch.Generator,
     ) -> torch.Tensor:
         """Sample states ``(n, n_latent + 1)``, float32, in the units of the latent."""
-        denoiser, device = self.module.denoiser, self.device
-        spec = self.condition_spec
+        denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
         variants = []
         for dropped, weight in guidance_variants(guidance_scale, self._specified(tensors)):
             tokens, values = self.module.denoiser_conditions(
-                {**tensors, **_without(tensors, dropped, [*spec.categorical], spec.continuous)}
+                {**tensors, **_without(tensors, dropped, spec)}
             )
             variants.append((weight, (tokens.to(device), values.to(device))))
         sigmas = karras_sigmas(n_steps).to(device)
@@ -250,19 +241,13 @@ class GenerationMixin:
 
 
 def _without(
-    tensors: Mapping[str, torch.Tensor],
-    dropped: frozenset[str],
-    categorical: list[str],
-    continuous: list[str],
+    tensors: Mapping[str, torch.Tensor], dropped: frozenset[str], spec: ConditionSpec
 ) -> dict[str, torch.Tensor]:
     """The conditions of ``tensors`` with some attributes unspecified."""
     tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].clone()
     values = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].clone()
-    for name in dropped:
-        if name in categorical:
-            tokens[:, categorical.index(name)] = 0
-        elif name in continuous:
-            values[:, continuous.index(name)] = float("nan")
+    tokens[:, [j for j, name in enumerate(spec.categorical) if name in dropped]] = 0
+    values[:, [j for j, name in enumerate(spec.continuous) if name in dropped]] = float("nan")
     return {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
 
 

@@ -220,11 +220,7 @@ class SCGM(SetupMixin, GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, 
         n_steps = max_epochs * steps_per_epoch
         ema = EMAOfWeights(n_steps, decay=0.998)
         keep = KeepBest("elbo_validation", first_step=ema.update_starting_at_step)
-        callbacks = [
-            keep,
-            *trainer_kwargs.pop("callbacks", []),
-            ema,
-        ]
+        callbacks = [keep, *trainer_kwargs.pop("callbacks", []), ema]
         # an epoch may have one step more than estimated: in no case begin later than the average
         trainer_kwargs.setdefault(
             "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
@@ -250,8 +246,9 @@ class SCGM(SetupMixin, GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, 
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
             )
-        self.adata.obsm[self.latent_key] = self.get_latent_representation()
-        self._report()
+        latent = self.get_latent_representation()
+        self.adata.obsm[self.latent_key] = latent
+        self._report(latent)
 
     @torch.no_grad()
     def _start_from_mean(self) -> None:

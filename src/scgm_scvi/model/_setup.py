@@ -84,21 +84,19 @@ class SetupMixin:
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
         validate_adata(adata)
-        categorical = [*([labels_key] if labels_key else []), *(condition_keys or [])]
+        lists = {
+            "condition_keys": condition_keys,
+            "continuous_condition_keys": continuous_condition_keys,
+            "categorical_covariate_keys": categorical_covariate_keys,
+            "continuous_covariate_keys": continuous_covariate_keys,
+        }
+        lists = {argument: _as_list(value, argument) for argument, value in lists.items()}
+        labels = [labels_key] if labels_key else []
         keys = {
             "batch_key": [batch_key],
-            "labels_key": [labels_key],
-            "condition_keys": _as_list(condition_keys, "condition_keys"),
-            "continuous_condition_keys": _as_list(
-                continuous_condition_keys, "continuous_condition_keys"
-            ),
+            "labels_key": labels,
             "size_factor_key": [size_factor_key],
-            "categorical_covariate_keys": _as_list(
-                categorical_covariate_keys, "categorical_covariate_keys"
-            ),
-            "continuous_covariate_keys": _as_list(
-                continuous_covariate_keys, "continuous_covariate_keys"
-            ),
+            **lists,
         }
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
@@ -112,7 +110,7 @@ class SetupMixin:
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-            ConditionsField(SCGM_KEYS.CONDITIONS_KEY, categorical),
+            ConditionsField(SCGM_KEYS.CONDITIONS_KEY, [*labels, *lists["condition_keys"]]),
             NumericalJointObsField(SCGM_KEYS.CONDITION_VALUES_KEY, continuous_condition_keys),
         ]
         if minify_type is not None:

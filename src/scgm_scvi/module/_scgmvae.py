@@ -33,8 +33,8 @@ __all__ = ["SCGMVAE"]
 class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     """Variational autoencoder of counts whose latent a diffusion model can learn.
 
-    Differences from :class:`scvi.module.VAE`: a mixture prior, so that the KL term can keep its
-    full weight at 256 latent dimensions; conditions reach the decoder and the dispersions, with a
+    Differences from :class:`scvi.module.VAE`: a mixture prior, so that the KL term can keep a
+    weight near 1 at 256 latent dimensions; conditions reach the decoder and the dispersions, with a
     null token for "unspecified"; layer normalisation only; the observed library size always.
 
     Parameters

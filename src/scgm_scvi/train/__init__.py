@@ -6,6 +6,7 @@ from ._diffusion_runner import DiffusionTrainRunner
 from ._ema import EMAOfWeights
 from ._keep_best import KeepBest
 from ._latent_data import LatentDataModule
+from ._optimizer import adamw_with_cosine
 from ._vae_plan import SCGMTrainingPlan
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "KeepBest",
     "LatentDataModule",
     "SCGMTrainingPlan",
+    "adamw_with_cosine",
     "flush_denormals",
 ]

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from scgm_scvi.diffusion import Denoiser
 from scgm_scvi.nn import drop_conditions
 
-from ._vae_plan import cosine_schedule
+from ._optimizer import adamw_with_cosine
 
 __all__ = ["DiffusionTrainingPlan"]
 
@@ -96,17 +96,11 @@ class DiffusionTrainingPlan(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, warm-up, cosine decay to zero."""
-        optimizer = torch.optim.AdamW(
+        return adamw_with_cosine(
             self.module.parameters(),
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=True,
+            warmup_steps=self.warmup_steps,
+            n_steps=int(self.trainer.estimated_stepping_batches),
         )
-        schedule = cosine_schedule(
-            optimizer, self.warmup_steps, int(self.trainer.estimated_stepping_batches)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }

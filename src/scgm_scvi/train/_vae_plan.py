@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
+
+from ._optimizer import adamw_with_cosine
 
 __all__ = ["SCGMTrainingPlan"]
 
@@ -79,27 +79,11 @@ class SCGMTrainingPlan(TrainingPlan):
             groups.append(
                 {"params": fast, "lr": self.lr * self.dispersion_lr_factor, "weight_decay": 0.0}
             )
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        return adamw_with_cosine(
+            groups,
+            lr=self.lr,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            n_steps=int(self.trainer.estimated_stepping_batches),
         )
-        schedule = cosine_schedule(
-            optimizer, self.warmup_steps, int(self.trainer.estimated_stepping_batches)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-
-def cosine_schedule(
-    optimizer: torch.optim.Optimizer, warmup_steps: int, n_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then half a cosine down to zero at ``n_steps``."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = min(1.0, (step - warmup_steps) / max(1, n_steps - warmup_steps))
-        return 0.5 * (1 + math.cos(math.pi * done))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
