@@ -216,6 +216,8 @@ def test_nothing_is_overwritten(model, tmp_path):
         ({"n_cells": 5, "n_steps": 0}, ValueError, "n_steps is 0"),
         ({"n_cells": 5, "guidance_scale": -1}, ValueError, "guidance_scale is -1"),
         ({"n_cells": 5, "guidance_scale": {"dos": 2}}, KeyError, "Did you mean 'dose'"),
+        # a batch is drawn, not guided: a scale for it must not be ignored in silence
+        ({"n_cells": 5, "guidance_scale": {"donor": 2}}, KeyError, "no attribute 'donor'"),
         ({"n_cells": 5, "expression": "tpm"}, ValueError, "expression is 'tpm'"),
         ({"n_cells": 5, "batch_size": 0}, ValueError, "batch_size is 0"),
     ],

@@ -66,9 +66,14 @@ class ConditionSpec:
         return {**self.batch, **self.covariates}
 
     @property
+    def steered(self) -> list[str]:
+        """What guidance can strengthen: the conditions proper."""
+        return [*self.categorical, *self.continuous]
+
+    @property
     def names(self) -> list[str]:
         """Everything that may be named in a request."""
-        names = [*self.categorical, *self.continuous, *self.nuisances]
+        names = [*self.steered, *self.nuisances]
         return [name for name in names if not name.startswith("_scvi_")]
 
 

@@ -70,7 +70,8 @@ class GenerationMixin:
             drawn as it occurs among training cells with these conditions.
         guidance_scale
             1: the conditional model itself. Above 1: classifier-free guidance, cells more typical
-            of their conditions and less diverse. A dict sets one scale per attribute.
+            of their conditions and less diverse. A dict sets one scale per condition (batch and
+            covariates have none).
         sampler
             A name in :data:`scgm_scvi.diffusion.SAMPLERS`.
         n_steps
@@ -162,7 +163,7 @@ class GenerationMixin:
         named = scale if isinstance(scale, Mapping) else {"guidance_scale": scale}
         for name, value in named.items():
             if isinstance(scale, Mapping):
-                require_known(name, self.condition_spec.names, "guidance_scale")
+                require_known(name, self.condition_spec.steered, "guidance_scale")
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value}; a guidance scale is 0 or more.")
 
