@@ -58,7 +58,7 @@ def run(files: dict[str, Path], label_key: str, seed: int) -> pd.DataFrame:
         table = scgm_scvi.metrics.evaluate_generation(
             candidate, test, train=real_train, pca_reference=ref, condition_key=label_key
         )
-        rows.append(table.reset_index().assign(method=name))
+        rows.append(table.assign(method=name))
     seconds = np.diff(cpu)
     diagnosis = model.diagnose()
     return pd.concat(rows).assign(

@@ -62,9 +62,9 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     out.mkdir(parents=True, exist_ok=True)
     cells.write_h5ad(out / "generated.h5ad")
     figure.savefig(out / "umap.png", dpi=120)
-    table.to_csv(out / "metrics.csv")
+    table.to_csv(out / "metrics.csv", index=False)
 
-    forest = table.loc["rf_auc_pca"]
+    forest = table.set_index("metric").loc["rf_auc_pca"]
     print(
         f"\n{cells.n_obs} cells of {cells.obs['cell_type'].nunique()} types in {out}/generated.h5ad, "
         f"drawn beside real ones in {out}/umap.png ({time.monotonic() - started:.0f} s in all)."

@@ -34,9 +34,13 @@ def make_cells(seed, n=120, types=("a", "b", "c"), shift=1.0):
 REAL, TRAIN, REFERENCE = make_cells(1), make_cells(2), make_cells(3)
 
 
-def evaluate(generated, real=REAL, **kwargs):
+def evaluate_rows(generated, real=REAL, **kwargs):
     arguments = {"train": TRAIN, "pca_reference": REFERENCE, "condition_key": KEY, "n_pcs": 10}
     return evaluate_generation(generated, real, **{**arguments, **kwargs})
+
+
+def evaluate(generated, real=REAL, **kwargs):
+    return evaluate_rows(generated, real, **kwargs).set_index("metric")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +51,15 @@ def perfect():
 @pytest.fixture
 def no_forest(monkeypatch):
     """Leave out the slow metric where a test asks about others."""
-    monkeypatch.setattr("scgm_scvi.metrics._generation.classifier_auc", lambda x, y, seed: 0.5)
+    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", lambda x, y, seed: 0.5)
 
 
 def test_perfect_generator_scores_the_floor(perfect):
-    assert list(perfect.columns) == ["value", "floor", "train_floor", "n"]
-    assert not perfect.isna().any(axis=None)
+    assert list(perfect.columns) == ["condition", "value", "floor", "train_floor", "ratio", "n"]
+    assert (perfect["condition"] == "all").all()
+    assert not perfect.drop(columns="ratio").isna().any(axis=None)
+    expected = (perfect["value"] / perfect["floor"]).drop(["mmd2", "dup_frac"])
+    assert perfect["ratio"].dropna().to_dict() == expected.to_dict()
     assert (perfect["n"] == 60).all()
     for column in ("value", "floor", "train_floor"):
         score = perfect[column]
@@ -142,8 +149,8 @@ def test_generator_that_ignores_the_condition_is_found_out():
 @pytest.mark.usefixtures("no_forest")
 def test_without_training_cells_and_condition_there_are_fewer_metrics():
     table = evaluate(make_cells(4), train=None, condition_key=None)
-    assert list(table.columns) == ["value", "floor", "n"]
-    assert table.index.name == "metric"
+    assert table["train_floor"].isna().all()
+    assert table[["value", "floor"]].notna().all(axis=None)
     assert not {"nn_ratio", "dup_frac", "cond_acc", "label_w2", "tstr_f1"} & set(table.index)
     # without training cells there is no floor of a classifier trained on them
     table = evaluate(make_cells(4), train=None)
@@ -170,6 +177,171 @@ def test_sides_are_at_most_n_max_cells():
     table = evaluate(make_cells(4), n_max=40)
     assert (table["n"] == 40).all()
     assert (evaluate(make_cells(4, n=90))["n"] == 45).all()
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_conditions_follow_the_overall_rows():
+    generated = make_cells(4)
+    whole = evaluate_rows(generated)
+    table = evaluate_rows(generated, per_condition=True)
+    assert list(table.index) == list(range(len(table)))
+    pd.testing.assert_frame_equal(table[: len(whole)], whole)
+    assert list(table["condition"].unique()) == ["all", "a", "b", "c"]
+    for name in ("a", "b", "c"):
+        part = table[table["condition"] == name].set_index("metric")
+        assert set(part.index) == set(whole["metric"]) - {"label_w2", "tstr_f1"}
+        assert (part["n"] == 20).all()
+        for column in ("value", "floor", "train_floor"):
+            score = part[column]
+            assert score[["rf_auc_gene", "rf_auc_pca"]].isna().all()  # few cells for a forest
+            assert score.drop(["rf_auc_gene", "rf_auc_pca"]).notna().all()
+            assert score["w2"] == pytest.approx(part.loc["w2", "floor"], rel=0.15)
+            assert score[["lisi", "recall", "coverage", "precision"]].min() > 0.7
+            assert score["nn_ratio"] == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_a_condition_is_measured_by_its_own_cells():
+    """One type is spoilt, another is called by a third's name; the rest are as they were."""
+    good = make_cells(4)
+    bad = good.copy()
+    label = bad.obs[KEY].astype(str).to_numpy()
+    bad.X = bad.X.toarray()
+    bad.X[label == "a"] = make_cells(5, shift=3.0).X[label == "a"].toarray()
+    bad.X[label == "b"] = make_cells(6, types=("c",)).X[label == "b"].toarray()
+    good, bad = (evaluate_rows(g, per_condition=True) for g in (good, bad))
+    columns = ["floor", "train_floor", "n"]
+    pd.testing.assert_frame_equal(good[columns], bad[columns])
+    good, bad = (t.set_index(["condition", "metric"])["value"] for t in (good, bad))
+    pd.testing.assert_series_equal(good["c"], bad["c"])
+    assert bad["a"]["w2"] > 1.3 * good["a"]["w2"]
+    assert bad["a"]["precision"] < good["a"]["precision"] - 0.3
+    assert bad["b"]["cond_acc"] == 0
+    assert good["b"]["cond_acc"] > 0.9
+    assert bad["b"]["recall"] == 0
+
+
+def test_the_only_condition_is_the_whole(monkeypatch):
+    quick = "scgm_scvi.metrics._yardstick.classifier_auc"
+    monkeypatch.setattr(quick, lambda x, y, seed: float(x.sum() / y.sum()) + seed)
+    objects = {"real": make_cells(1, types=("b",)), "train": make_cells(2, types=("b",))}
+    table = evaluate_rows(make_cells(4, types=("b",)), per_condition=True, **objects)
+    whole, part = (table[table["condition"] == name].iloc[:, 1:] for name in ("all", "b"))
+    assert (whole["n"] == 60).all()
+    pd.testing.assert_frame_equal(whole, part.set_axis(whole.index))
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_value_and_floor_of_a_condition_are_of_as_many_cells():
+    generated, few = make_cells(4, n=180), make_cells(4, n=180)
+    few = few[(few.obs[KEY] != "a") | (np.arange(180) < 75)]  # 25 of type a
+    many, few = (evaluate_rows(g, per_condition=True) for g in (generated, few))
+    many, few = (t.set_index(["condition", "metric"]) for t in (many, few))
+    assert (many.loc["a", "n"] == 20).all()
+    assert (few.loc["a", "n"] == 12).all()
+    assert few.loc[("a", "w2"), "floor"] > 1.03 * many.loc[("a", "w2"), "floor"]
+    pd.testing.assert_frame_equal(
+        few.loc["b", ["floor", "train_floor"]], many.loc["b", ["floor", "train_floor"]]
+    )
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_small_conditions_are_listed_without_numbers():
+    generated = make_cells(4, types=("a", "a", "a", "a", "a", "b"))
+    generated.obs[KEY] = generated.obs[KEY].cat.add_categories(["new", "never"])
+    generated.obs.iloc[:30, 0] = "new"
+    generated.obs.iloc[30:32, 0] = np.nan
+    table = evaluate_rows(generated, per_condition=True)
+    small = table[table["condition"].isin(["b", "c", "new"])]
+    assert list(small["condition"].unique()) == ["b", "c", "new"]
+    assert list(small.groupby("condition")["n"].first()) == [7, 0, 0]
+    assert small[["value", "floor", "train_floor", "ratio"]].isna().all(axis=None)
+    assert list(table["condition"].unique()) == ["all", "a", "b", "c", "new"]
+    assert table.loc[table["condition"] == "a", "value"].notna().sum() == 14 - 2  # no forests
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_a_condition_that_was_not_trained_on_has_no_accuracy():
+    train = TRAIN[TRAIN.obs[KEY] != "c"].copy()
+    table = evaluate_rows(make_cells(4), train=train, per_condition=True)
+    table = table.set_index(["condition", "metric"])
+    columns = ["value", "floor", "train_floor"]
+    assert table.loc[("c", "cond_acc"), columns].isna().all()
+    assert table.loc[("b", "cond_acc"), columns].min() > 0.9
+    # its cells are far from what was trained on, held-out ones alike
+    assert table.loc[("c", "nn_ratio"), "value"] == pytest.approx(1, abs=0.25)
+    assert table.loc["c", "train_floor"].isna().all()
+
+
+def test_several_methods_share_their_floors(monkeypatch):
+    calls = []
+
+    def count(x, y, seed):
+        calls.append(len(x))
+        return 0.5
+
+    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", count)
+    methods = {"good": make_cells(4), "bad": make_cells(5, shift=3.0), 3: make_cells(6)}
+    table = evaluate_rows(methods, per_condition=True)
+    # two forests, two halves: the floor, the train floor and each method
+    assert len(calls) == 2 * 2 * (2 + len(methods))
+    assert list(table.columns)[:3] == ["method", "condition", "metric"]
+    assert list(table.index) == list(range(len(table)))
+    assert list(table["method"].unique()) == ["good", "bad", "3"]
+    for name, generated in methods.items():
+        part = table[table["method"] == str(name)].drop(columns="method").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, evaluate_rows(generated, per_condition=True))
+
+
+@pytest.mark.usefixtures("no_forest")
+def test_what_is_fitted_is_fitted_once(monkeypatch):
+    from scgm_scvi.metrics import _yardstick
+
+    fits = {"LogisticRegression": 0, "NearestNeighbors": 0}
+    for name in fits:
+        kind = getattr(_yardstick, name)
+
+        class Counted(kind):
+            def fit(self, *args, _name=name, **kwargs):
+                fits[_name] += 1
+                return super().fit(*args, **kwargs)
+
+        Counted.__name__ = name
+        monkeypatch.setattr(_yardstick, name, Counted)
+    evaluate_rows({"x": make_cells(4), "y": make_cells(5)}, per_condition=True)
+    # on the training cells, and on each method for tstr_f1
+    assert fits == {"LogisticRegression": 3, "NearestNeighbors": 1}
+
+
+def test_refused_conditions_and_methods():
+    named_all = make_cells(4)
+    named_all.obs[KEY] = named_all.obs[KEY].cat.rename_categories({"a": "all"})
+    with pytest.raises(ValueError, match="holds a condition named 'all'.*rename it"):
+        evaluate(named_all, per_condition=True)
+    with pytest.raises(ValueError, match="per_condition needs a condition_key"):
+        evaluate(make_cells(4), per_condition=True, condition_key=None)
+    with pytest.raises(ValueError, match="holds no methods"):
+        evaluate({})
+    missing = make_cells(4)
+    del missing.obs[KEY]
+    with pytest.raises(KeyError, match=r"is not a column of generated\['scVI'\].obs"):
+        evaluate({"SCGM": make_cells(4), "scVI": missing})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_values_that_are_no_counts(value):
+    generated = make_cells(4)
+    generated.X = generated.X.toarray()
+    generated.X[3, 4] = value
+    with pytest.raises(ValueError, match=r"generated.X holds negative, infinite or NaN values"):
+        evaluate(generated)
+
+
+def test_feature_names_more_than_once():
+    train = TRAIN.copy()
+    train.var_names = [*GENES[:-1], GENES[0]]
+    with pytest.raises(ValueError, match=r"train.var_names holds 'gene0' more than once"):
+        evaluate(make_cells(4), train=train)
 
 
 @pytest.mark.parametrize("missing", ["generated", "real", "train"])
@@ -263,7 +435,7 @@ def test_agrees_with_the_independent_evaluator(tmp_path):
         condition_key="group",
         n_pcs=10,
         seed=7,
-    )
+    ).set_index("metric")
     columns = ["value", "floor", "train_floor"]
     assert set(ours.index) <= set(theirs.index)
     expected = theirs.loc[ours.index, columns].astype(float)

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse, stats
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.neighbors import NearestNeighbors
 
-from ._distances import classifier_auc, mixing, mmd2, prdc, wasserstein2
+from ._space import counts_of, fit_pca, halves, log_normalize, prepare, shared_features
+from ._yardstick import LEAST_PER_CONDITION, Measured, Yardstick
 
 __all__ = ["evaluate_generation"]
 
-_LEAST_PER_CONDITION = 10
-_MOST_PER_CONDITION = 500
-
-
-@dataclass
-class _Cells:
-    """Cells as the metrics want them; ``label`` is a constant where there is no condition."""
-
-    depth: np.ndarray
-    log: np.ndarray
-    pca: np.ndarray
-    label: np.ndarray
-
-    def __getitem__(self, rows: np.ndarray) -> _Cells:
-        return _Cells(self.depth[rows], self.log[rows], self.pca[rows], self.label[rows])
-
-    def __len__(self) -> int:
-        return len(self.depth)
+_ALL = "all"
+_TWO_SAMPLE = (
+    *("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "lisi", "gcorr_pearson", "depth_ks"),
+    *("precision", "recall", "density", "coverage"),
+)
+_CENTRED_ON_ZERO = ("mmd2", "dup_frac")
+_COLUMNS = ["condition", "metric", "value", "floor", "train_floor", "ratio", "n"]
 
 
 def evaluate_generation(
-    generated: AnnData,
+    generated: AnnData | Mapping[str, AnnData],
     real: AnnData,
     *,
     train: AnnData | None = None,
     pca_reference: AnnData | None = None,
     condition_key: str | None = None,
+    per_condition: bool = False,
     n_pcs: int = 30,
     n_max: int = 2000,
     seed: int = 0,
@@ -58,10 +43,13 @@ def evaluate_generation(
 
     Parameters
     ----------
-    generated, real
-        Raw counts in ``X``; compared on the features they share, as log1p of counts per 10,000.
-        ``real`` should be cells the model was not trained on, and ``generated`` should have its
-        composition.
+    generated
+        Raw counts in ``X``, with the composition of ``real`` and at least as many cells: with
+        fewer the floor is that of more cells, which is lower. Or several methods by name, all
+        against the same floors, which are computed once.
+    real
+        Raw counts in ``X`` of cells the model was not trained on. All objects are compared on the
+        features they share, as log1p of counts per 10,000.
     train
         The training cells. With them come ``nn_ratio`` (median distance to the nearest training
         cell over that of real cells: below the train floor is memorising), ``dup_frac``, and,
@@ -74,6 +62,13 @@ def evaluate_generation(
     condition_key
         Column of ``obs`` with the condition that cells were generated for; adds ``label_w2``,
         ``cond_acc`` and ``tstr_f1`` (train on generated, test on real).
+    per_condition
+        Add the rows of each condition that is held out or generated: the metrics above within it,
+        but for ``label_w2`` and ``tstr_f1``; ``cond_acc`` is the share of its cells that the
+        classifier finds there. Value and floor are of the same number of cells, also where fewer
+        were generated; the train floor is of fewer where fewer were trained on. Metrics of few
+        cells are noisy: read ``n``. They are NaN below 10 cells a side, those of forests below
+        50, and ``cond_acc`` of a condition not trained on.
     n_pcs
         Number of principal components.
     n_max
@@ -83,13 +78,22 @@ def evaluate_generation(
 
     Returns
     -------
-    DataFrame indexed by metric with columns ``value``, ``floor``, ``train_floor`` (with
-    ``train``) and ``n``, the number of cells on each side.
+    DataFrame of one row a condition and metric, the overall ones first, with the columns
+
+    - ``method``, of several
+    - ``condition``: ``"all"``, or the name of one
+    - ``metric``
+    - ``value``, ``floor``, and ``train_floor``, NaN without ``train``
+    - ``ratio``: value over floor; NaN where the floor is 0, and for ``mmd2`` and ``dup_frac``,
+      which are 0 at best
+    - ``n``: the number of cells on each side
 
     Raises
     ------
     ValueError
-        If the objects share no features, or are too small to be halved.
+        If the objects share no features, hold values that are no counts, or are too small to be
+        halved; if conditions are to be listed without a ``condition_key``, or one is named
+        ``"all"``.
     KeyError
         If ``condition_key`` is missing from one of them.
 
@@ -100,169 +104,110 @@ def evaluate_generation(
     >>> table = scgm_scvi.metrics.evaluate_generation(
     ...     adata[::3], adata[1::3], pca_reference=adata[2::3], n_pcs=10
     ... )
-    >>> bool(abs(table.loc["rf_auc_pca", "value"] - 0.5) < 0.1)
+    >>> value = table.set_index("metric")["value"]
+    >>> bool(abs(value["rf_auc_pca"] - 0.5) < 0.1)
     True
     """
-    objects = {"generated": generated, "real": real, "train": train}
-    objects = {name: a for name, a in objects.items() if a is not None}
+    several = isinstance(generated, Mapping)
+    methods = {str(k): a for k, a in generated.items()} if several else {"": generated}
+    if not methods:
+        raise ValueError("generated holds no methods: give at least one, as {name: AnnData}.")
+    named = {f"generated[{k!r}]" if several else "generated": a for k, a in methods.items()}
+    objects = {**named, "real": real, **({} if train is None else {"train": train})}
+    conditions = _conditions(objects, condition_key, per_condition)
+    features = shared_features(
+        {**objects, **({} if pca_reference is None else {"pca_reference": pca_reference})},
+        first="real" if train is None else "train",
+    )
+    for name, a in named.items():
+        if min(a.n_obs, real.n_obs) < 4 * LEAST_PER_CONDITION:
+            raise ValueError(
+                f"{a.n_obs} {name} and {real.n_obs} real cells: at least "
+                f"{4 * LEAST_PER_CONDITION} of each are needed."
+            )
+    name = "pca_reference" if pca_reference is not None else "real" if train is None else "train"
+    reference = {"pca_reference": pca_reference, **objects}[name]
+    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs)
+    held_out = prepare(real, features, pca, condition_key, "real")
+    yardstick = Yardstick(
+        real=held_out,
+        train=None if train is None else prepare(train, features, pca, condition_key, "train"),
+        half=halves(held_out.label, np.random.default_rng(seed)),
+        seed=seed,
+        n_max=n_max,
+    )
+    floors: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    tables = []
+    for method, (name, a) in zip(methods, named.items(), strict=True):
+        cells = yardstick.measure(prepare(a, features, pca, condition_key, name))
+        table = _table(cells, yardstick, conditions, floors)
+        if several:
+            table.insert(0, "method", method)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _conditions(objects: dict[str, AnnData], key: str | None, per_condition: bool) -> list[str]:
+    """Names of the conditions to be listed; those of training cells alone are not."""
+    if key is None:
+        if per_condition:
+            raise ValueError("per_condition needs a condition_key: name the column of obs.")
+        return []
     for name, a in objects.items():
-        if condition_key is not None and condition_key not in a.obs:
-            raise KeyError(f"condition_key: {condition_key!r} is not a column of {name}.obs.")
-    genes = [
-        g
-        for g in (real if train is None else train).var_names
-        if all(g in a.var_names for a in objects.values())
-    ]
-    if not genes:
-        raise ValueError("generated and real share no var_names.")
-    if min(generated.n_obs, real.n_obs) < 4 * _LEAST_PER_CONDITION:
+        if key not in a.obs:
+            raise KeyError(f"condition_key: {key!r} is not a column of {name}.obs.")
+    if not per_condition:
+        return []
+    names: set[str] = set()
+    for name, a in objects.items():
+        if name != "train":
+            names.update(a.obs[key].dropna().astype(str))
+    if not names:
+        raise ValueError(f"per_condition: {key!r} is missing for every cell.")
+    if _ALL in names:
         raise ValueError(
-            f"{generated.n_obs} generated and {real.n_obs} real cells: at least "
-            f"{4 * _LEAST_PER_CONDITION} of each are needed."
+            f"{key!r} holds a condition named {_ALL!r}, as the rows of all cells are: rename it."
         )
-    reference = next(a for a in (pca_reference, train, real) if a is not None)
-    reference_log = _log_normalize(_dense(reference, genes))
-    n_pcs = min(n_pcs, len(genes) - 1, len(reference_log) - 1)
-    pca = PCA(n_pcs, svd_solver="full").fit(reference_log)
-    cells = {name: _prepare(a, genes, pca, condition_key) for name, a in objects.items()}
-
-    halves = _halves(cells["real"].label, np.random.default_rng(seed))
-    rows = {
-        "value": _evaluate(cells["generated"], cells, halves, seed, n_max),
-        "floor": _evaluate(None, cells, halves, seed, n_max),
-    }
-    if train is not None:
-        rows["train_floor"] = _evaluate(cells["train"], cells, halves, seed, n_max)
-    table = pd.DataFrame(rows)
-    table["n"] = min(n_max, generated.n_obs // 2, int(min(np.bincount(halves))))
-    return table.rename_axis("metric")
+    return sorted(names)
 
 
-def _dense(adata: AnnData, genes: list[str]) -> np.ndarray:
-    x = adata[:, genes].X
-    return (x.toarray() if sparse.issparse(x) else np.asarray(x)).astype(np.float64)
+def _table(
+    candidate: Measured,
+    yardstick: Yardstick,
+    conditions: list[str],
+    floors: dict[tuple[str, int], dict[str, dict[str, float]]],
+) -> pd.DataFrame:
+    """Rows of one method; ``floors`` keeps what real cells score, by condition and size."""
+    train = yardstick.measured_train
+    n_all = min(yardstick.n_max, len(candidate.cells) // 2, int(np.bincount(yardstick.half).min()))
+    memorization = [] if train is None else ["nn_ratio", "dup_frac"]
+    accuracy = [] if train is None or not yardstick.has_conditions else ["cond_acc"]
+    supervised = ["label_w2", *accuracy, "tstr_f1"] if yardstick.has_conditions else []
+    if (_ALL, 0) not in floors:
+        floors[_ALL, 0] = {
+            "floor": yardstick.overall(None),
+            "train_floor": {} if train is None else yardstick.overall(train),
+        }
+    scores = {"value": yardstick.overall(candidate), **floors[_ALL, 0]}
+    tables = [_rows(_ALL, [*_TWO_SAMPLE, *supervised, *memorization], scores, n_all)]
+    for condition in conditions:
+        n = yardstick.n_within(candidate.cells, condition)
+        if (condition, n) not in floors:
+            floors[condition, n] = {
+                "floor": yardstick.within(None, condition, n),
+                "train_floor": {} if train is None else yardstick.within(train, condition, n),
+            }
+        scores = {"value": yardstick.within(candidate, condition, n), **floors[condition, n]}
+        tables.append(_rows(condition, [*_TWO_SAMPLE, *accuracy, *memorization], scores, n))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _log_normalize(counts: np.ndarray) -> np.ndarray:
-    depth = counts.sum(axis=1, keepdims=True)
-    return np.log1p(counts / np.where(depth == 0, 1, depth) * 1e4)
-
-
-def _prepare(adata: AnnData, genes: list[str], pca: PCA, key: str | None) -> _Cells:
-    counts = _dense(adata, genes)
-    log = _log_normalize(counts)
-    label = np.full(adata.n_obs, "") if key is None else adata.obs[key].astype(str).to_numpy()
-    return _Cells(counts.sum(axis=1), log, pca.transform(log), label)
-
-
-def _halves(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """0 or 1 for every cell, as even as can be within each condition."""
-    half = np.zeros(len(label), dtype=int)
-    for name in np.unique(label):
-        rows = rng.permutation(np.flatnonzero(label == name))
-        half[rows[: len(rows) // 2]] = 1
-    return half
-
-
-def _subsample(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    return rows if n >= len(rows) else np.sort(rng.permutation(rows)[:n])
-
-
-def _evaluate(
-    candidate: _Cells | None, cells: dict[str, _Cells], half: np.ndarray, seed: int, n_max: int
-) -> dict[str, float]:
-    """All metrics of a candidate; ``None`` stands for the other half of the real cells."""
-    real, train = cells["real"], cells.get("train")
-    rng = np.random.default_rng(seed + 1)
-    other = real if candidate is None else candidate
-    order = rng.permutation(len(other))
-    ends = [real.pca[half == r][:1000] for r in (0, 1)]
-    bandwidth2 = float(np.median(euclidean_distances(*ends, squared=True))) / 2
-    top = np.argsort(-(real if train is None else train).log.var(axis=0))[:200]
-    runs = []
-    for r in (0, 1):
-        a = np.flatnonzero(half == r)
-        if candidate is None:
-            b = np.flatnonzero(half == 1 - r)
-        else:
-            n = min(len(a), len(other) // 2)
-            b = np.sort(order[r * n : (r + 1) * n])
-        n = min(len(a), len(b), n_max)
-        x = real[_subsample(a, n, np.random.default_rng(seed + r))]
-        y = other[_subsample(b, n, np.random.default_rng(seed + r))]
-        runs.append(_two_sample(x, y, bandwidth2, top, seed, rng))
-    out = {k: float(np.mean([run[k] for run in runs])) for k in runs[0]}
-    out.update(_supervised(other, real, train, is_floor=candidate is None))
-    if train is not None:
-        out.update(_memorization(other, real, train))
-    return out
-
-
-def _two_sample(
-    x: _Cells, y: _Cells, bandwidth2: float, top: np.ndarray, seed: int, rng: np.random.Generator
-) -> dict[str, float]:
-    out = {
-        "rf_auc_gene": classifier_auc(x.log, y.log, seed=seed),
-        "rf_auc_pca": classifier_auc(x.pca, y.pca, seed=seed),
-        "w2": wasserstein2(x.pca, y.pca),
-        "mmd2": mmd2(x.pca, y.pca, bandwidth2),
-        "lisi": mixing(x.pca, y.pca),
-        "gcorr_pearson": _correlation_agreement(x.log[:, top], y.log[:, top]),
-        "depth_ks": float(stats.ks_2samp(x.depth, y.depth).statistic),
-        **prdc(x.pca, y.pca),
-    }
-    distances = []
-    for name in np.unique(x.label):
-        a, b = x.pca[x.label == name], y.pca[y.label == name]
-        k = min(len(a), len(b), _MOST_PER_CONDITION)
-        if k >= _LEAST_PER_CONDITION:
-            distances.append(wasserstein2(a[:k], rng.permutation(b)[:k]))
-    if len(np.unique(x.label)) > 1 and distances:
-        out["label_w2"] = float(np.mean(distances))
-    return out
-
-
-def _correlation_agreement(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson correlation of the two samples' gene-gene correlations."""
-
-    def pairs(z: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            c = np.corrcoef(z.T)
-        return np.nan_to_num(c[np.triu_indices_from(c, 1)])
-
-    return float(stats.pearsonr(pairs(x), pairs(y)).statistic)
-
-
-def _classifier(x: np.ndarray, label: np.ndarray) -> LogisticRegression:
-    return LogisticRegression(max_iter=2000, C=0.1).fit(x, label)
-
-
-def _supervised(
-    cells: _Cells, real: _Cells, train: _Cells | None, is_floor: bool
-) -> dict[str, float]:
-    """Is the condition that was asked for the one a classifier finds, and the other way round?"""
-    if len(np.unique(real.label)) < 2:
-        return {}
-    scale = (real if train is None else train).pca.std(axis=0)
-    out = {}
-    if train is not None and len(np.unique(train.label)) > 1:
-        found = _classifier(train.pca / scale, train.label).predict(cells.pca / scale)
-        out["cond_acc"] = float(accuracy_score(cells.label, found))
-    source = train if is_floor else cells
-    if source is not None and len(np.unique(source.label)) > 1:
-        found = _classifier(source.pca / scale, source.label).predict(real.pca / scale)
-        out["tstr_f1"] = float(f1_score(real.label, found, average="macro"))
-    return out
-
-
-def _memorization(cells: _Cells, real: _Cells, train: _Cells) -> dict[str, float]:
-    """Distance to the nearest training cell, over that of real cells."""
-    nearest = NearestNeighbors(n_neighbors=2).fit(train.pca)
-    column = 1 if cells is train else 0  # a training cell is its own nearest
-    distance = nearest.kneighbors(cells.pca)[0][:, column]
-    typical = float(np.median(nearest.kneighbors(real.pca)[0][:, 0]))
-    return {
-        # real cells that are training cells set no scale
-        "nn_ratio": float(np.median(distance)) / typical if typical > 0 else float("nan"),
-        "dup_frac": float((distance < 1e-3).mean()),
-    }
+def _rows(
+    condition: str, metrics: list[str], scores: dict[str, dict[str, float]], n: int
+) -> pd.DataFrame:
+    table = pd.DataFrame({"condition": condition, "metric": metrics, "n": n})
+    for column, found in scores.items():
+        table[column] = [found.get(m, float("nan")) for m in metrics]
+    no_ratio = (table["floor"] == 0) | table["metric"].isin(_CENTRED_ON_ZERO)
+    table["ratio"] = table["value"] / table["floor"].mask(no_ratio)
+    return table[_COLUMNS]

@@ -1,0 +1,104 @@
+"""The space that cells are compared in: log1p of counts per 10,000, and its components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+from scgm_scvi._errors import listed
+
+__all__ = [
+    "Cells",
+    "counts_of",
+    "fit_pca",
+    "halves",
+    "log_normalize",
+    "prepare",
+    "shared_features",
+    "subsample",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells as the metrics want them; ``label`` is a constant where there is no condition."""
+
+    depth: np.ndarray
+    log: np.ndarray
+    pca: np.ndarray
+    label: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Cells:
+        return Cells(self.depth[rows], self.log[rows], self.pca[rows], self.label[rows])
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+
+def shared_features(objects: Mapping[str, AnnData], first: str) -> list[str]:
+    """Names of the features that all have, in the order of the object named ``first``."""
+    for name, a in objects.items():
+        if not a.var_names.is_unique:
+            twice = a.var_names[a.var_names.duplicated()].unique()
+            raise ValueError(
+                f"{name}.var_names holds {listed(twice, 3)} more than once: make the names unique "
+                "(adata.var_names_make_unique()) in all objects alike."
+            )
+    names = objects[first].var_names
+    for a in objects.values():
+        names = names[names.isin(a.var_names)]
+    if len(names) < 2:
+        raise ValueError(
+            f"{', '.join(objects)} share {len(names) or 'no'} var_names: name their features alike."
+        )
+    return list(names)
+
+
+def counts_of(adata: AnnData, features: list[str], name: str) -> np.ndarray:
+    """``X`` of the features, dense, in double precision."""
+    x = adata[:, features].X
+    x = (x.toarray() if sparse.issparse(x) else np.asarray(x)).astype(np.float64)
+    if not np.isfinite(x).all() or x.min(initial=0) < 0:
+        raise ValueError(
+            f"{name}.X holds negative, infinite or NaN values; it must hold counts: put them in X "
+            "(adata.X = adata.layers[...]), or leave those cells out."
+        )
+    return x
+
+
+def log_normalize(counts: np.ndarray) -> np.ndarray:
+    """log1p of counts per 10,000; cells without counts stay zero."""
+    depth = counts.sum(axis=1, keepdims=True)
+    return np.log1p(counts / np.where(depth == 0, 1, depth) * 1e4)
+
+
+def fit_pca(log: np.ndarray, n_pcs: int) -> PCA:
+    """Principal components of cells in log space, at most as many as there can be."""
+    return PCA(min(n_pcs, log.shape[1] - 1, len(log) - 1), svd_solver="full").fit(log)
+
+
+def prepare(adata: AnnData, features: list[str], pca: PCA, key: str | None, name: str) -> Cells:
+    """Cells of an AnnData of counts in the space of the metrics."""
+    counts = counts_of(adata, features, name)
+    log = log_normalize(counts)
+    label = np.full(adata.n_obs, "") if key is None else adata.obs[key].astype(str).to_numpy()
+    return Cells(counts.sum(axis=1), log, pca.transform(log), label)
+
+
+def halves(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """0 or 1 for every cell, as even as can be within each condition."""
+    half = np.zeros(len(label), dtype=int)
+    for name in np.unique(label):
+        rows = rng.permutation(np.flatnonzero(label == name))
+        half[rows[: len(rows) // 2]] = 1
+    return half
+
+
+def subsample(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``n`` of the rows, in their order."""
+    return rows if n >= len(rows) else np.sort(rng.permutation(rows)[:n])
