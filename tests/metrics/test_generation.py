@@ -316,7 +316,7 @@ def test_what_is_fitted_is_fitted_once(monkeypatch):
 def test_refused_conditions_and_methods():
     named_all = make_cells(4)
     named_all.obs[KEY] = named_all.obs[KEY].cat.rename_categories({"a": "all"})
-    with pytest.raises(ValueError, match="holds a condition named 'all'.*rename it"):
+    with pytest.raises(ValueError, match="'cell_type' holds the value 'all'.*rename it"):
         evaluate(named_all, per_condition=True)
     with pytest.raises(ValueError, match="per_condition needs a condition_key"):
         evaluate(make_cells(4), per_condition=True, condition_key=None)

@@ -8,12 +8,22 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._space import counts_of, fit_pca, halves, log_normalize, prepare, shared_features
-from ._yardstick import LEAST_PER_CONDITION, Measured, Yardstick
+from ._space import (
+    ALL,
+    LEAST_CELLS,
+    counts_of,
+    fit_pca,
+    groups_of,
+    halves,
+    log_normalize,
+    prepare,
+    require_key,
+    shared_features,
+)
+from ._yardstick import Measured, Yardstick
 
 __all__ = ["evaluate_generation"]
 
-_ALL = "all"
 _TWO_SAMPLE = (
     *("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "lisi", "gcorr_pearson", "depth_ks"),
     *("precision", "recall", "density", "coverage"),
@@ -120,10 +130,10 @@ def evaluate_generation(
         first="real" if train is None else "train",
     )
     for name, a in named.items():
-        if min(a.n_obs, real.n_obs) < 4 * LEAST_PER_CONDITION:
+        if min(a.n_obs, real.n_obs) < 4 * LEAST_CELLS:
             raise ValueError(
                 f"{a.n_obs} {name} and {real.n_obs} real cells: at least "
-                f"{4 * LEAST_PER_CONDITION} of each are needed."
+                f"{4 * LEAST_CELLS} of each are needed."
             )
     name = "pca_reference" if pca_reference is not None else "real" if train is None else "train"
     reference = {"pca_reference": pca_reference, **objects}[name]
@@ -153,22 +163,11 @@ def _conditions(objects: dict[str, AnnData], key: str | None, per_condition: boo
         if per_condition:
             raise ValueError("per_condition needs a condition_key: name the column of obs.")
         return []
-    for name, a in objects.items():
-        if key not in a.obs:
-            raise KeyError(f"condition_key: {key!r} is not a column of {name}.obs.")
+    require_key(objects, key, "condition_key")
     if not per_condition:
         return []
-    names: set[str] = set()
-    for name, a in objects.items():
-        if name != "train":
-            names.update(a.obs[key].dropna().astype(str))
-    if not names:
-        raise ValueError(f"per_condition: {key!r} is missing for every cell.")
-    if _ALL in names:
-        raise ValueError(
-            f"{key!r} holds a condition named {_ALL!r}, as the rows of all cells are: rename it."
-        )
-    return sorted(names)
+    listed = {name: a for name, a in objects.items() if name != "train"}
+    return groups_of(listed, key, "condition_key")
 
 
 def _table(
@@ -183,13 +182,13 @@ def _table(
     memorization = [] if train is None else ["nn_ratio", "dup_frac"]
     accuracy = [] if train is None or not yardstick.has_conditions else ["cond_acc"]
     supervised = ["label_w2", *accuracy, "tstr_f1"] if yardstick.has_conditions else []
-    if (_ALL, 0) not in floors:
-        floors[_ALL, 0] = {
+    if (ALL, 0) not in floors:
+        floors[ALL, 0] = {
             "floor": yardstick.overall(None),
             "train_floor": {} if train is None else yardstick.overall(train),
         }
-    scores = {"value": yardstick.overall(candidate), **floors[_ALL, 0]}
-    tables = [_rows(_ALL, [*_TWO_SAMPLE, *supervised, *memorization], scores, n_all)]
+    scores = {"value": yardstick.overall(candidate), **floors[ALL, 0]}
+    tables = [_rows(ALL, [*_TWO_SAMPLE, *supervised, *memorization], scores, n_all)]
     for condition in conditions:
         n = yardstick.n_within(candidate.cells, condition)
         if (condition, n) not in floors:

@@ -10,18 +10,27 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, nearest
 
 __all__ = [
+    "ALL",
+    "LEAST_CELLS",
+    "SAME_PLACE",
     "Cells",
     "counts_of",
     "fit_pca",
+    "groups_of",
     "halves",
     "log_normalize",
     "prepare",
+    "require_key",
     "shared_features",
     "subsample",
 ]
+
+ALL = "all"  # what the rows of all cells are called
+LEAST_CELLS = 10  # on a side; fewer get no numbers
+SAME_PLACE = 1e-3  # a distance below which two cells are duplicates
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +66,28 @@ def shared_features(objects: Mapping[str, AnnData], first: str) -> list[str]:
             f"{', '.join(objects)} share {len(names) or 'no'} var_names: name their features alike."
         )
     return list(names)
+
+
+def require_key(objects: Mapping[str, AnnData], key: str, argument: str) -> None:
+    """Refuse objects without a column of ``obs``."""
+    for name, a in objects.items():
+        if key not in a.obs:
+            hint = nearest(key, a.obs.columns)
+            raise KeyError(f"{argument}: {key!r} is not a column of {name}.obs.{hint}")
+
+
+def groups_of(objects: Mapping[str, AnnData], key: str, argument: str) -> list[str]:
+    """Sorted values of a column of ``obs`` in all objects; missing ones are not among them."""
+    require_key(objects, key, argument)
+    found = {g for a in objects.values() for g in a.obs[key].dropna().astype(str)}
+    if not found:
+        raise ValueError(f"{argument}: {key!r} is missing for every cell.")
+    if ALL in found:
+        raise ValueError(
+            f"{argument}: {key!r} holds the value {ALL!r}, as the rows of all cells are called: "
+            "rename it."
+        )
+    return sorted(found)
 
 
 def counts_of(adata: AnnData, features: list[str], name: str) -> np.ndarray:

@@ -13,11 +13,10 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
 from ._distances import classifier_auc, mixing, mmd2, prdc, wasserstein2
-from ._space import Cells, subsample
+from ._space import LEAST_CELLS, SAME_PLACE, Cells, subsample
 
-__all__ = ["LEAST_PER_CONDITION", "Measured", "Yardstick"]
+__all__ = ["Measured", "Yardstick"]
 
-LEAST_PER_CONDITION = 10
 _MOST_PER_CONDITION = 500
 _LEAST_FOR_FOREST = 50  # within a condition
 _N_NEIGHBORS = 30
@@ -114,7 +113,7 @@ class Yardstick:
         """Metrics of one condition, at most ``n`` cells a side; nothing where that is too few."""
         asked = self.measured_real if candidate is None else candidate
         n = min(n, self.n_within(asked.cells, condition))
-        if n < LEAST_PER_CONDITION:
+        if n < LEAST_CELLS:
             return {}
         rows, real_rows = asked.cells.label == condition, self.real.label == condition
         other = None if candidate is None else candidate.cells[rows]
@@ -199,7 +198,7 @@ class Yardstick:
         return {
             # real cells that are training cells set no scale
             "nn_ratio": float(np.median(distance)) / typical if typical > 0 else float("nan"),
-            "dup_frac": float((distance < 1e-3).mean()),
+            "dup_frac": float((distance < SAME_PLACE).mean()),
         }
 
 
@@ -215,7 +214,7 @@ def _distance_by_label(x: Cells, y: Cells, rng: np.random.Generator) -> float:
     for name in np.unique(x.label):
         a, b = x.pca[x.label == name], y.pca[y.label == name]
         k = min(len(a), len(b), _MOST_PER_CONDITION)
-        if k >= LEAST_PER_CONDITION:
+        if k >= LEAST_CELLS:
             distances.append(wasserstein2(a[:k], rng.permutation(b)[:k]))
     return _mean(distances)
 
