@@ -76,6 +76,12 @@ def test_loss_is_the_squared_error_of_the_networks_target(sigma):
     torch.testing.assert_close(loss, (output - target).square().mean(dim=1))
 
 
+def test_noise_may_be_given_and_shared():
+    x0, noise = unit_variance_data(50), torch.tensor([3.0, -1.0], dtype=torch.float64)
+    loss = Denoiser(Zero(), 2).loss(x0, sigma=levels(2.0, 50), noise=noise)
+    torch.testing.assert_close(loss, (2 * x0 - noise).square().mean(dim=1) / 5)
+
+
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 5.0])
 def test_loss_of_the_exact_denoiser_is_the_posterior_variance(gaussian, sigma):
     v, s2 = gaussian.variances, sigma**2

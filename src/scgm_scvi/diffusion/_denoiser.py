@@ -81,6 +81,7 @@ class Denoiser(nn.Module):
         x0: torch.Tensor,
         *conditions: Any,
         sigma: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         r"""Denoising score-matching loss of each cell, in units of the network's target.
@@ -96,6 +97,9 @@ class Denoiser(nn.Module):
             Passed to the network.
         sigma
             Noise levels of shape ``(n,)``; drawn from :func:`lognormal_sigmas` if not given.
+        noise
+            Standard normal, of the shape of ``x0`` or one that broadcasts to it; drawn if not
+            given.
         generator
             Source of randomness for the levels and the noise.
 
@@ -105,7 +109,8 @@ class Denoiser(nn.Module):
         """
         if sigma is None:
             sigma = lognormal_sigmas(len(x0), generator=generator, device=x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        if noise is None:
+            noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
         denoised = self(x0 + sigma[:, None] * noise, sigma, *conditions)
         weight = (1 + sigma**2) / sigma**2
         return weight * (denoised - x0).square().mean(dim=1)

@@ -17,15 +17,25 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
+from ._augmentation import AugmentationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._generation import GenerationMixin
+from ._scoring import ScoringMixin
 from ._setup import SetupMixin
 
 __all__ = ["SCGM"]
 
 
-class SCGM(SetupMixin, GenerationMixin, LatentDiffusionMixin, DiagnosticsMixin, SCVI):
+class SCGM(
+    SetupMixin,
+    GenerationMixin,
+    AugmentationMixin,
+    ScoringMixin,
+    LatentDiffusionMixin,
+    DiagnosticsMixin,
+    SCVI,
+):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count

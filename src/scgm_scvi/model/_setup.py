@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -20,7 +24,7 @@ from scvi.data.fields import (
 from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import ConditionsField
-from ._validation import validate_adata, validate_keys, validate_matrix
+from ._validation import match_features, validate_adata, validate_keys, validate_matrix
 
 __all__ = ["SetupMixin"]
 
@@ -118,6 +122,47 @@ class SetupMixin:
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @contextmanager
+    def _registered(self, adata: AnnData | None) -> Iterator[AnnData]:
+        """``adata`` registered as the model's own data are, and forgotten afterwards.
+
+        A stand-in that shares its matrix: nothing is written to ``adata``, which may be a view and
+        may have more features than the model, in any order. ``None`` is the model's own data.
+        """
+        if adata is None:
+            if self.adata is None:
+                raise ValueError("The model was loaded without data, so adata has to be given.")
+            yield self._validate_anndata()
+            return
+        if self.minified_data_type is not None:
+            raise ValueError(
+                "The model's data are minified, so it can't encode counts. Load it with the data "
+                "that it was trained on, or without any: SCGM.load(path, adata=False)."
+            )
+        validate_adata(adata, may_be_view=True)
+        setup = self.registry_["setup_args"]
+        x_state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+        adata = match_features(adata, pd.Index(x_state[LayerField.COLUMN_NAMES_KEY]))
+        layer = setup.get("layer")
+        x = adata.X if layer is None else adata.layers.get(layer)
+        if isinstance(x, np.ndarray):
+            x = np.asarray(x)  # that of a view is of a class that torch does not read
+        stand_in = AnnData(
+            x if layer is None else None,
+            obs=adata.obs.copy(),
+            var=adata.var[[]].copy(),
+            layers=None if layer is None or x is None else {layer: x},
+        )
+        with warnings.catch_warnings():  # a few cells are enough: nothing is trained
+            warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
+            type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
+        manager = self._get_most_recent_anndata_manager(stand_in, required=True)
+        self._register_manager_for_instance(manager)
+        try:
+            yield stand_in
+        finally:
+            self.deregister_manager(stand_in)
 
 
 def _as_list(keys: Sequence[str] | None, argument: str) -> list[str]:

@@ -12,11 +12,16 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["validate_adata", "validate_keys", "validate_matrix"]
+__all__ = ["match_features", "validate_adata", "validate_keys", "validate_matrix"]
 
 
-def validate_adata(adata: AnnData) -> None:
+def validate_adata(adata: AnnData, *, may_be_view: bool = False) -> None:
     """Refuse views, backed objects and ambiguous names.
+
+    Parameters
+    ----------
+    may_be_view
+        Whether a view will do, because nothing is written to it.
 
     Raises
     ------
@@ -27,7 +32,7 @@ def validate_adata(adata: AnnData) -> None:
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"adata is a {type(adata).__name__}; an AnnData is needed.")
-    if adata.is_view:
+    if adata.is_view and not may_be_view:
         raise ValueError(
             "adata is a view of another AnnData, which can't be written to. "
             "Pass a copy: adata = adata.copy()."
@@ -45,6 +50,25 @@ def validate_adata(adata: AnnData) -> None:
             f"adata.var_names holds {len(twice)} duplicated names: {listed(twice, 5)}. "
             "Make them unique: adata.var_names_make_unique()."
         )
+
+
+def match_features(adata: AnnData, names: pd.Index) -> AnnData:
+    """``adata`` with the features ``names`` in that order: itself, or a view of it.
+
+    Raises
+    ------
+    ValueError
+        If it lacks any of them.
+    """
+    if adata.var_names.equals(names):
+        return adata
+    missing = names.difference(adata.var_names, sort=False)
+    if len(missing):
+        raise ValueError(
+            f"adata.var_names lacks {len(missing)} of the {len(names)} features that the model "
+            f"was trained on: {listed(missing, 5)}. Pass data with all of them."
+        )
+    return adata[:, names]
 
 
 def validate_keys(
