@@ -1,6 +1,8 @@
 """Pictures of models and of generated cells."""
 
 from ._embedding import real_and_generated
+from ._genes import gene_statistics
 from ._history import history
+from ._metrics import metrics
 
-__all__ = ["history", "real_and_generated"]
+__all__ = ["gene_statistics", "history", "metrics", "real_and_generated"]

@@ -8,6 +8,8 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.figure import Figure
 
+from ._colors import GENERATED, REAL
+
 __all__ = ["real_and_generated"]
 
 
@@ -79,9 +81,9 @@ def real_and_generated(
             ax.scatter(*xy[rows].T, s=size, color=colors(i % 20), label=value, linewidths=0)
         ax.set_title(f"{name} ({int((source == name).sum()):,} cells)")
     order = np.random.default_rng(seed).permutation(both.n_obs)
-    shade = np.where(source == "real", "#b0b0b0", "#d1495b")
+    shade = np.where(source == "real", REAL, GENERATED)
     axes[2].scatter(*xy[order].T, s=size, c=shade[order], linewidths=0)
-    for label, tint in (("real", "#b0b0b0"), ("generated", "#d1495b")):
+    for label, tint in (("real", REAL), ("generated", GENERATED)):
         axes[2].scatter([], [], color=tint, label=label)
     axes[2].set_title("both")
     axes[2].legend(frameon=False, loc="best", fontsize=8)
