@@ -52,13 +52,14 @@ class DiagnosticsMixin:
         }
         history = self.history_ or {}
         if self.kept_epoch_ is not None and "elbo_validation" in history:
-            at_best = {
+            at_kept = {
                 "kl": "kl_local_validation",
                 "elbo_train": "elbo_train",
                 "elbo_validation": "elbo_validation",
             }
-            out |= {
-                k: float(history[v].iloc[:, 0].loc[self.kept_epoch_]) for k, v in at_best.items()
+            out |= {  # the last epoch until then that was validated
+                k: float(history[v].iloc[:, 0].loc[: self.kept_epoch_].iloc[-1])
+                for k, v in at_kept.items()
             }
             out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1
         return pd.Series(out)

@@ -55,7 +55,8 @@ class SCGM(
     n_layers
         Number of hidden layers.
     dropout_rate
-        Dropout in encoder and decoder.
+        Dropout in encoder and decoder. None by default: the dispersions would make up for the
+        noise that dropout adds in training, and cells are generated without that noise.
     dispersion
         ``"gene-label"``: one per gene, shifted by each condition; ``"gene"``, ``"gene-batch"``,
         ``"gene-cell"`` as in :class:`scvi.model.SCVI`.
@@ -91,7 +92,7 @@ class SCGM(
         n_hidden: int = 256,
         n_latent: int = 256,
         n_layers: int = 2,
-        dropout_rate: float = 0.1,
+        dropout_rate: float = 0.0,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-label",
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         n_components: int = 64,
@@ -184,7 +185,7 @@ class SCGM(
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         batch_size: int = 128,
-        early_stopping: bool = True,
+        early_stopping: bool = False,
         plan_kwargs: dict[str, Any] | None = None,
         diffusion: bool = True,
         diffusion_kwargs: dict[str, Any] | None = None,
@@ -197,11 +198,13 @@ class SCGM(
         max_epochs
             Of stage one. Default: as many as make 12,000 steps, between 20 and 400.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
-            As in :meth:`scvi.model.SCVI.train`. The held-out cells decide which epoch's weights
-            (a moving average of them) are kept.
+            As in :meth:`scvi.model.SCVI.train`.
         early_stopping
-            Stop stage one when held-out cells stop improving. The best weights after the first
-            quarter of the schedule are kept either way.
+            Stop stage one when held-out cells stop improving, and keep the (moving average of
+            the) weights that were best for them after the first quarter of the schedule. Off by
+            default: the likelihood of held-out cells is best long before the decoder has learnt
+            the spread of cells within a type, and cells generated from the end of the schedule
+            are harder to tell from real ones.
         plan_kwargs
             Passed to :class:`scgm_scvi.train.SCGMTrainingPlan`.
         diffusion
@@ -221,20 +224,22 @@ class SCGM(
             max_epochs = int(np.clip(round(12_000 / steps_per_epoch), 20, 400))
         if not self.is_trained_:
             self._start_from_mean()
-        if train_size == 1 or validation_size == 0:  # nothing to stop by, or to choose by
-            early_stopping = False
-        else:
+        has_validation = train_size != 1 and validation_size != 0
+        early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
+        if has_validation:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
         n_steps = max_epochs * steps_per_epoch
         ema = EMAOfWeights(n_steps, decay=0.998)
+        callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
         keep = KeepBest("elbo_validation", first_step=ema.update_starting_at_step)
-        callbacks = [keep, *trainer_kwargs.pop("callbacks", []), ema]
-        # an epoch may have one step more than estimated: in no case begin later than the average
-        trainer_kwargs.setdefault(
-            "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
-        )
+        if early_stopping:
+            callbacks.insert(0, keep)
+            trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
+            # an epoch may have a step more than estimated: in no case begin after the average
+            trainer_kwargs.setdefault(
+                "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
+            )
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals():
             super().train(
@@ -250,8 +255,10 @@ class SCGM(
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
-        n_before = len(self.history_["elbo_train"]) - self.trainer.current_epoch
-        self.kept_epoch_ = None if keep.best_epoch is None else n_before + keep.best_epoch
+        n_epochs = self.trainer.current_epoch
+        n_before = len(self.history_["elbo_train"]) - n_epochs
+        kept = n_epochs - 1 if keep.best_epoch is None else keep.best_epoch
+        self.kept_epoch_ = n_before + kept if has_validation else None
         if diffusion:
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}

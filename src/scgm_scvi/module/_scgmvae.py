@@ -76,7 +76,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         n_layers: int = 2,
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
-        dropout_rate: float = 0.1,
+        dropout_rate: float = 0.0,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-label",
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         encode_covariates: bool = False,
