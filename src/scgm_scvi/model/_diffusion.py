@@ -79,7 +79,7 @@ class LatentDiffusionMixin:
         Parameters
         ----------
         max_steps
-            Number of optimiser steps. Default: 20 passes over the cells, but between 2,500 and
+            Number of optimiser steps. Default: 20 passes over the cells, but between 5,000 and
             100,000 steps.
         batch_size
             Cells in a minibatch.
@@ -124,7 +124,7 @@ class LatentDiffusionMixin:
         self._standardize(mean[train], variance[train], design["values"][train])
         shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         if max_steps is None:
-            max_steps = int(np.clip(20 * len(train) / batch_size, 2_500, 100_000))
+            max_steps = int(np.clip(20 * len(train) / batch_size, 5_000, 100_000))
         max_steps = whole_number(max_steps, "max_steps")
         steps_per_epoch = min(100, max_steps)
         data = LatentDataModule(
