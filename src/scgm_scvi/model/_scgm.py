@@ -58,8 +58,10 @@ class SCGM(
         Dropout in encoder and decoder. None by default: the dispersions would make up for the
         noise that dropout adds in training, and cells are generated without that noise.
     dispersion
-        ``"gene-label"``: one per gene, shifted by each condition; ``"gene"``, ``"gene-batch"``,
-        ``"gene-cell"`` as in :class:`scvi.model.SCVI`.
+        ``"gene-cell"``: decoded from the cell's latent, as the mean is; ``"gene"``,
+        ``"gene-batch"``: one per gene (and batch), as in :class:`scvi.model.SCVI`;
+        ``"gene-label"``: one per gene, shifted by each condition. How a gene varies between cells
+        of one state differs between states and assays, and a classifier sees it.
     gene_likelihood
         ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` for log-normalised input.
     n_components
@@ -93,7 +95,7 @@ class SCGM(
         n_latent: int = 256,
         n_layers: int = 2,
         dropout_rate: float = 0.0,
-        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-label",
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-cell",
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         n_components: int = 64,
         condition_dropout: float = 0.1,

@@ -43,7 +43,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     dropout_rate, gene_likelihood, encode_covariates, use_size_factor_key
         As in :class:`scvi.module.VAE`.
     dispersion
-        ``"gene"``, ``"gene-batch"``, ``"gene-cell"``, or ``"gene-label"``: one per gene, shifted
+        ``"gene-cell"``, ``"gene"``, ``"gene-batch"``, or ``"gene-label"``: one per gene, shifted
         by each condition of the cell, the shifts drawn towards zero for rare conditions.
     n_conditions
         Number of categories of each categorical condition.
@@ -77,7 +77,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
         dropout_rate: float = 0.0,
-        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-label",
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-cell",
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         encode_covariates: bool = False,
         use_size_factor_key: bool = False,
