@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scgm_scvi.metrics import classifier_auc, mixing, mmd2, prdc, wasserstein2
+from scgm_scvi.metrics import (
+    classifier_auc,
+    energy_distance,
+    mixing,
+    mmd2,
+    prdc,
+    wasserstein2,
+)
 
 
 @pytest.fixture
@@ -57,6 +64,41 @@ def test_mmd2_is_unbiased(rng):
         # with its diagonal the estimate would be off by about 0.07
         assert error < 0.01
         assert np.mean(repeats) == pytest.approx(expected, abs=4 * error)
+
+
+def test_energy_distance_is_unbiased(rng):
+    """Its mean is that of the populations, 0 where the distributions are one."""
+
+    def mean_distance(m):
+        """E|u| for u ~ N(m, 2), the difference of two unit Gaussians."""
+        folded = np.sqrt(4 / np.pi) * np.exp(-(m**2) / 4)
+        return folded + m * (1 - 2 * stats.norm.cdf(-m / np.sqrt(2)))
+
+    for shift in (0.0, 1.0):
+        repeats = [energy_distance(*samples(rng, n=15, shift=shift, d=1)) for _ in range(600)]
+        expected = 2 * mean_distance(shift) - 2 * mean_distance(0)
+        error = np.std(repeats) / np.sqrt(len(repeats))
+        # with pairs of a point with itself the estimate would be off by about 0.15
+        assert error < 0.02
+        assert np.mean(repeats) == pytest.approx(expected, abs=4 * error)
+
+
+def test_energy_distance_is_that_of_pairs_one_by_one(rng):
+    x, y = rng.normal(size=(12, 3)), rng.exponential(size=(9, 3))
+
+    def mean(pairs):
+        return np.mean([np.linalg.norm(a - b) for a, b in pairs])
+
+    between = mean([(a, b) for a in x for b in y])
+    within = [mean([(a, b) for i, a in enumerate(z) for b in z[:i]]) for z in (x, y)]
+    assert energy_distance(x, y) == pytest.approx(2 * between - within[0] - within[1])
+    assert energy_distance(y, x) == pytest.approx(energy_distance(x, y))
+
+
+def test_energy_distance_sees_more_than_means(rng):
+    """Squared distances would not: they are twice the squared distance of the means."""
+    x = rng.normal(size=(500, 2))
+    assert energy_distance(x, rng.permutation(x, axis=0) * 3) > 0.5
 
 
 def test_mixing_is_near_one_for_one_distribution_and_zero_apart(rng):

@@ -273,18 +273,19 @@ def test_a_condition_that_was_not_trained_on_has_no_accuracy():
     assert table.loc["c", "train_floor"].isna().all()
 
 
+@pytest.mark.usefixtures("no_forest")
 def test_several_methods_share_their_floors(monkeypatch):
     calls = []
 
-    def count(x, y, seed):
+    def count(x, y, k):
         calls.append(len(x))
         return 0.5
 
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", count)
+    monkeypatch.setattr("scgm_scvi.metrics._yardstick.mixing", count)
     methods = {"good": make_cells(4), "bad": make_cells(5, shift=3.0), 3: make_cells(6)}
     table = evaluate_rows(methods, per_condition=True)
-    # two forests, two halves: the floor, the train floor and each method
-    assert len(calls) == 2 * 2 * (2 + len(methods))
+    # two halves of all cells and of three conditions: the floor, the train floor, each method
+    assert len(calls) == 2 * 4 * (2 + len(methods))
     assert list(table.columns)[:3] == ["method", "condition", "metric"]
     assert list(table.index) == list(range(len(table)))
     assert list(table["method"].unique()) == ["good", "bad", "3"]

@@ -18,7 +18,9 @@ def make_cells(seed, n=100, donors=("d1", "d2"), mean=MEAN):
         {"donor": pd.Categorical(np.resize(donors, n))}, index=[f"{seed}-{i}" for i in range(n)]
     )
     return AnnData(
-        sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=GENES)
+        sparse.csr_matrix(counts.astype(np.float32)),
+        obs=obs,
+        var=pd.DataFrame(index=[f"gene{i}" for i in range(len(mean))]),
     )
 
 
@@ -71,22 +73,25 @@ def test_distances_are_those_of_brute_force():
     assert table.loc["closer_to_train", "value"] == pytest.approx(share)
 
 
-@pytest.mark.parametrize("reference", [None, REFERENCE])
-def test_cells_of_the_same_law_leak_nothing(reference):
-    """Also where the PCA has seen the training cells: means over draws are the ideals."""
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_cells_of_the_same_law_leak_nothing(with_reference):
+    """Also where a PCA of many genes and few cells fits their noise: means are the ideals."""
     draws = []
-    for seed in range(0, 60, 3):
-        train, holdout, generated = (make_cells(100 + seed + i) for i in range(3))
-        table = report(generated, train, holdout, pca_reference=reference, seed=seed)
+    mean = np.ones(200)
+    for seed in range(0, 60, 4):
+        cells = [make_cells(100 + seed + i, n=60, mean=mean) for i in range(4)]
+        reference = cells[3] if with_reference else None
+        table = report(cells[2], *cells[:2], pca_reference=reference, seed=seed)
         draws.append(table.set_index("metric")[["value", "floor"]])
-    mean = sum(draws) / len(draws)
-    error = pd.concat(draws, keys=range(len(draws))).groupby("metric").std() / len(draws) ** 0.5
+    draws = pd.concat(draws, keys=range(len(draws))).groupby("metric")
+    mean, error = draws.mean(), draws.std() / 15**0.5
     for column in ("value", "floor"):
-        ideal = pytest.approx(0.5, abs=4 * error.loc["closer_to_train", column])
-        assert mean.loc["closer_to_train", column] == ideal
-    assert error.loc["closer_to_train"].max() < 0.02
+        assert error.loc["closer_to_train", column] < 0.04
+        # in a PCA of the training cells alone it would be 0.03
+        assert mean.loc["closer_to_train", column] == pytest.approx(0.5, abs=0.12)
     for name in ("distance_ratio_median", "distance_ratio_p5", "nndr_median", "nndr_p5"):
-        assert mean.loc[name, "value"] == pytest.approx(mean.loc[name, "floor"], abs=0.04)
+        tolerance = 4 * error.loc[name].max() + 0.01
+        assert mean.loc[name, "value"] == pytest.approx(mean.loc[name, "floor"], abs=tolerance)
     assert (mean.loc[["dup_frac", "identical_frac"]] == 0).all(axis=None)
 
 

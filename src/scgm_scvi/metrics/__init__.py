@@ -1,12 +1,15 @@
 """Numbers about generated cells, each beside what real cells score."""
 
-from ._distances import classifier_auc, mixing, mmd2, prdc, wasserstein2
+from ._distances import classifier_auc, energy_distance, mixing, mmd2, prdc, wasserstein2
 from ._generation import evaluate_generation
 from ._memorization import memorization_report
+from ._perturbation import evaluate_perturbation
 
 __all__ = [
     "classifier_auc",
+    "energy_distance",
     "evaluate_generation",
+    "evaluate_perturbation",
     "memorization_report",
     "mixing",
     "mmd2",

@@ -137,7 +137,7 @@ def evaluate_generation(
             )
     name = "pca_reference" if pca_reference is not None else "real" if train is None else "train"
     reference = {"pca_reference": pca_reference, **objects}[name]
-    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs)
+    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs, "full")
     held_out = prepare(real, features, pca, condition_key, "real")
     yardstick = Yardstick(
         real=held_out,

@@ -56,7 +56,7 @@ def memorization_report(
 
     Every number stands beside its *floor*: what real cells score that no model has seen. Distances
     are Euclidean in principal components of log1p counts per 10,000, as in
-    :func:`evaluate_generation`.
+    :func:`~scgm_scvi.metrics.evaluate_generation`.
 
     - ``distance_ratio_median``, ``distance_ratio_p5``: distance to the nearest training cell,
       median or 5th percentile, over that of held-out cells; a leak is below 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from anndata import AnnData
@@ -26,6 +27,7 @@ __all__ = [
     "require_key",
     "shared_features",
     "subsample",
+    "values_of",
 ]
 
 ALL = "all"  # what the rows of all cells are called
@@ -90,10 +92,15 @@ def groups_of(objects: Mapping[str, AnnData], key: str, argument: str) -> list[s
     return sorted(found)
 
 
-def counts_of(adata: AnnData, features: list[str], name: str) -> np.ndarray:
+def values_of(adata: AnnData, features: list[str]) -> np.ndarray:
     """``X`` of the features, dense, in double precision."""
     x = adata[:, features].X
-    x = (x.toarray() if sparse.issparse(x) else np.asarray(x)).astype(np.float64)
+    return (x.toarray() if sparse.issparse(x) else np.asarray(x)).astype(np.float64)
+
+
+def counts_of(adata: AnnData, features: list[str], name: str) -> np.ndarray:
+    """The same, after a look whether they can be counts."""
+    x = values_of(adata, features)
     if not np.isfinite(x).all() or x.min(initial=0) < 0:
         raise ValueError(
             f"{name}.X holds negative, infinite or NaN values; it must hold counts: put them in X "
@@ -108,9 +115,13 @@ def log_normalize(counts: np.ndarray) -> np.ndarray:
     return np.log1p(counts / np.where(depth == 0, 1, depth) * 1e4)
 
 
-def fit_pca(log: np.ndarray, n_pcs: int) -> PCA:
-    """Principal components of cells in log space, at most as many as there can be."""
-    return PCA(min(n_pcs, log.shape[1] - 1, len(log) - 1), svd_solver="full").fit(log)
+def fit_pca(log: np.ndarray, n_pcs: int, svd_solver: Literal["full", "arpack"] = "arpack") -> PCA:
+    """Principal components of cells in log space, at most as many as there can be.
+
+    Both solvers are exact; ``"arpack"`` finds only the components asked for, many times faster.
+    """
+    n_pcs = min(n_pcs, log.shape[1] - 1, len(log) - 1)
+    return PCA(n_pcs, svd_solver=svd_solver, random_state=0).fit(log)
 
 
 def prepare(adata: AnnData, features: list[str], pca: PCA, key: str | None, name: str) -> Cells:

@@ -9,10 +9,16 @@ import numpy as np
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
 
-from ._distances import classifier_auc, mixing, mmd2, prdc, wasserstein2
+from ._distances import (
+    classifier_auc,
+    median_bandwidth2,
+    mixing,
+    mmd2,
+    prdc,
+    wasserstein2,
+)
 from ._space import LEAST_CELLS, SAME_PLACE, Cells, subsample
 
 __all__ = ["Measured", "Yardstick"]
@@ -138,7 +144,7 @@ class Yardstick:
         other = real if is_floor else other
         order = rng.permutation(len(other))
         ends = [real.pca[half == r][:1000] for r in (0, 1)]
-        bandwidth2 = float(np.median(euclidean_distances(*ends, squared=True))) / 2
+        bandwidth2 = median_bandwidth2(*ends)
         runs: list[dict[str, float]] = []
         for r in (0, 1):
             a = np.flatnonzero(half == r)
