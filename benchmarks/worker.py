@@ -1,0 +1,128 @@
+"""What the processes of the generation benchmark do: ``python worker.py generate|evaluate TASK``.
+
+A task is JSON: ``generation.py`` writes it. One process trains one family of methods and generates
+its cells, so that its CPU time and its peak of memory are the family's own; another measures the
+cells of all methods of a split and seed, so that floors are computed once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from baselines import BASELINES, Method, posterior_predictive
+
+__all__ = ["FAMILIES"]
+
+
+def scgm(train: ad.AnnData, label_key: str, seed: int, quick: bool) -> dict[str, Method]:
+    """SCGM, and the posterior predictive of the training cells, which is its decoder's ceiling."""
+    import scvi
+
+    from scgm_scvi import SCGM
+
+    scvi.settings.seed = seed
+    own = train.copy()
+    SCGM.setup_anndata(own, labels_key=label_key)
+    model = SCGM(own)
+    cpu = [time.process_time()]
+    model.train(max_epochs=50 if quick else None, diffusion=False, enable_progress_bar=False)
+    cpu.append(time.process_time())
+    steps = 500 if quick else None
+    model.train_diffusion(max_steps=steps, seed=seed, enable_progress_bar=False)
+    cpu.append(time.process_time())
+    diagnosis = model.diagnose()
+
+    def generate(conditions: pd.DataFrame, seed: int) -> ad.AnnData:
+        cells = model.generate(conditions=conditions, seed=seed, progress_bar=False)
+        stages = dict(zip(("stage_one_seconds", "stage_two_seconds"), np.diff(cpu), strict=True))
+        signs = diagnosis[["kl", "active_dimensions", "gap"]].to_dict()
+        cells.uns["benchmark"] = {"train_seconds": cpu[2] - cpu[0], **stages, **signs}
+        return cells
+
+    def ceiling(conditions: pd.DataFrame, seed: int) -> ad.AnnData:
+        cells = posterior_predictive(model, train)(conditions, seed)
+        cells.uns["benchmark"] = {"train_seconds": cpu[1] - cpu[0]}
+        return cells
+
+    return {"SCGM": generate, "SCGM posterior predictive": ceiling}
+
+
+FAMILIES = {"scgm": scgm, **BASELINES}
+HEAVY = {"scgm": ("scgm_scvi",), "scvi": ("scvi",)}
+
+
+def peak_memory_mb() -> float:
+    """Peak of this very process: on Linux ``ru_maxrss`` is at least that of its parent."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes, as on macOS
+    line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def generate(task: dict) -> None:
+    """Train one family and write the cells of its methods, with what they cost in ``uns``."""
+    for module in HEAVY.get(task["family"], ()):
+        importlib.import_module(module)  # takes seconds, which are not the method's
+    train = ad.read_h5ad(task["files"]["train"])
+    key, seed = task["label_key"], task["seed"]
+    conditions = ad.read_h5ad(task["files"]["test"], backed="r").obs[[key]]
+    start = time.process_time()
+    methods = FAMILIES[task["family"]](train, key, seed, task["quick"])
+    train_seconds = time.process_time() - start
+    folder = Path(task["out"])
+    part = folder.with_suffix(".part")  # renamed at last: a folder that is there is complete
+    part.mkdir(parents=True, exist_ok=True)
+    for name, method in methods.items():
+        start = time.process_time()
+        cells = method(conditions, seed)
+        seconds = time.process_time() - start
+        cells.uns["benchmark"] = {
+            "train_seconds": train_seconds,
+            "cells_per_second": cells.n_obs / seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            **cells.uns.get("benchmark", {}),
+        }
+        cells.write_h5ad(part / f"{name}.h5ad", compression="gzip")
+    part.rename(folder)
+
+
+def evaluate(task: dict) -> None:
+    """Write all metrics and costs of the methods of one split and seed, in tidy rows."""
+    from scgm_scvi.metrics import evaluate_generation
+
+    parts = {part: ad.read_h5ad(path) for part, path in task["files"].items()}
+    cells = {name: ad.read_h5ad(path) for name, path in task["cells"].items()}
+    table = evaluate_generation(
+        cells,
+        parts["test"],
+        train=parts["train"],
+        pca_reference=parts.get("ref"),
+        condition_key=task["label_key"],
+        per_condition=task["per_condition"],
+    )
+    costs = pd.DataFrame(
+        {"method": name, "condition": "all", "metric": key, "value": float(value)}
+        for name, a in cells.items()
+        for key, value in a.uns["benchmark"].items()
+    )
+    table = pd.concat([table, costs])
+    table.insert(0, "split", task["split"])
+    table.insert(1, "seed", task["seed"])
+    table.to_csv(task["out"], index=False)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    {"generate": generate, "evaluate": evaluate}[sys.argv[1]](json.loads(sys.argv[2]))
