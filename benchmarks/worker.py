@@ -54,6 +54,7 @@ def scgm(train: ad.AnnData, label_key: str, seed: int, quick: bool) -> dict[str,
         cells.uns["benchmark"] = {"train_seconds": cpu[1] - cpu[0]}
         return cells
 
+    generate.model = model  # kept beside the cells: it may give training cells away
     return {"SCGM": generate, "SCGM posterior predictive": ceiling}
 
 
@@ -94,7 +95,30 @@ def generate(task: dict) -> None:
             **cells.uns.get("benchmark", {}),
         }
         cells.write_h5ad(part / f"{name}.h5ad", compression="gzip")
+        if hasattr(method, "model"):
+            method.model.save(part / "model")
     part.rename(folder)
+
+
+def memorization(parts: dict[str, ad.AnnData], cells: dict[str, str]) -> list[pd.DataFrame]:
+    """Do models that were kept give their training cells away?"""
+    from scgm_scvi import SCGM
+    from scgm_scvi.metrics import memorization_report
+
+    tables = []
+    for name, path in cells.items():
+        folder = Path(path).parent / "model"
+        if name == "SCGM" and folder.exists():
+            report = memorization_report(
+                ad.read_h5ad(path),
+                parts["train"],
+                parts["test"],
+                model=SCGM.load(folder, adata=False),
+                pca_reference=parts.get("ref"),
+            )
+            report = report[report["metric"] != "dup_frac"].drop(columns="donor")
+            tables.append(report.assign(method=name, condition="all"))
+    return tables
 
 
 def evaluate(task: dict) -> None:
@@ -116,7 +140,7 @@ def evaluate(task: dict) -> None:
         for name, a in cells.items()
         for key, value in a.uns["benchmark"].items()
     )
-    table = pd.concat([table, costs])
+    table = pd.concat([table, costs, *memorization(parts, task["cells"])])
     table.insert(0, "split", task["split"])
     table.insert(1, "seed", task["seed"])
     table.to_csv(task["out"], index=False)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from helpers import QUIET, SMALL, make_adata, make_model
 
@@ -56,12 +57,33 @@ def test_diffusion_leaves_stage_one_as_it_was(adata):
     assert not any(p.requires_grad for p in model.module.denoiser.parameters())
 
 
-def test_best_epoch_is_kept(adata):
+def elbo_of_validation_cells(model, seed=0):
+    torch.manual_seed(seed)
+    return -float(model.get_elbo(indices=model.validation_indices))
+
+
+def test_last_epoch_is_kept(adata):
     model = make_model(adata, epochs=3, steps=5)
-    best = model.history_["elbo_validation"].iloc[:, 0].astype(float).min()
-    again = float(model.get_elbo(indices=model.validation_indices))
+    curve = model.history_["elbo_validation"].iloc[:, 0].astype(float)
+    assert len(curve) == 3
+    assert model.kept_epoch_ == 2
     # one posterior sample a cell: noisy, but of the same size
-    assert abs(again + best) < 0.02 * abs(best)
+    assert elbo_of_validation_cells(model) == pytest.approx(curve.iloc[-1], rel=0.02)
+    assert model.diagnose()["elbo_validation"] == curve.iloc[-1]
+
+
+def test_early_stopping_keeps_the_best_epoch(adata):
+    SCGM.setup_anndata(adata, labels_key="cell_type")
+    scvi.settings.seed = 0
+    model = SCGM(adata, **SMALL)
+    worsening = {"plan_kwargs": {"lr": 0.3, "warmup_steps": 40}}  # soon too fast
+    stopping = {"early_stopping": True, "early_stopping_patience": 3}
+    model.train(max_epochs=40, diffusion=False, **worsening, **stopping, **QUIET)
+    curve = model.history_["elbo_validation"].iloc[:, 0].astype(float)
+    allowed = curve[curve.index >= 40 // 4]
+    assert len(curve) < 40
+    assert model.kept_epoch_ == allowed.idxmin() < curve.index[-1]
+    assert elbo_of_validation_cells(model) == pytest.approx(allowed.min(), rel=0.02)
 
 
 def test_training_on_all_cells(adata):

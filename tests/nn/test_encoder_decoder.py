@@ -66,12 +66,12 @@ def test_encoder_survives_an_empty_cell_and_bounds_its_variance():
 def test_decoder_gives_proportions_and_scales_them_to_the_library(shape):
     net = ExpressionDecoder(5, 20).eval()
     log_size = torch.rand(*shape[:-1], 1) * 5 + 3
-    scale, log_dispersion, rate, zero_logits = net(torch.randn(shape), log_size)
+    scale, dispersion_shift, rate, zero_logits = net(torch.randn(shape), log_size)
     assert scale.shape == (*shape[:-1], 20)
     assert (scale > 0).all()
     torch.testing.assert_close(scale.sum(-1), torch.ones(shape[:-1]))
     torch.testing.assert_close(rate.sum(-1, keepdim=True), log_size.exp())
-    assert log_dispersion is None
+    assert dispersion_shift is None
     assert zero_logits is None
 
 
@@ -92,9 +92,14 @@ def test_decoder_starts_at_the_mean_composition():
 
 
 def test_decoder_heads_are_built_where_they_are_asked_for():
-    net = ExpressionDecoder(5, 20, zero_inflation=True, cell_dispersion=True).eval()
-    _, log_dispersion, _, zero_logits = net(torch.randn(6, 5), torch.zeros(6, 1))
-    assert log_dispersion.shape == zero_logits.shape == (6, 20)
+    net = ExpressionDecoder(5, 20, zero_inflation=True, n_dispersion_factors=2).eval()
+    _, shift, _, zero_logits = net(torch.randn(6, 5), torch.zeros(6, 1))
+    assert shift.shape == zero_logits.shape == (6, 20)
+    assert not shift.any()  # training starts from one dispersion per gene
+    nn.init.normal_(net.dispersion_loadings.weight)
+    shift = net(torch.randn(50, 5), torch.zeros(50, 1))[1]
+    centred = shift - shift.mean(dim=0)
+    assert torch.linalg.matrix_rank(centred, rtol=1e-4) == 2
 
 
 def test_decoder_for_size_factors_is_positive_and_not_normalized():

@@ -58,10 +58,10 @@ class SCGM(
         Dropout in encoder and decoder. None by default: the dispersions would make up for the
         noise that dropout adds in training, and cells are generated without that noise.
     dispersion
-        ``"gene-cell"``: decoded from the cell's latent, as the mean is; ``"gene"``,
-        ``"gene-batch"``: one per gene (and batch), as in :class:`scvi.model.SCVI`;
-        ``"gene-label"``: one per gene, shifted by each condition. How a gene varies between cells
-        of one state differs between states and assays, and a classifier sees it.
+        ``"gene"``, ``"gene-batch"``: one per gene (and batch), as in :class:`scvi.model.SCVI`;
+        ``"gene-label"``: one per gene, shifted by each condition; ``"gene-cell"``: shifted further
+        by a few factors decoded from the latent. How a gene varies between cells of one state
+        differs between states and assays, and a classifier sees it.
     gene_likelihood
         ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` for log-normalised input.
     n_components

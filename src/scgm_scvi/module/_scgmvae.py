@@ -29,6 +29,8 @@ from ._likelihood import nb_log_likelihood
 
 __all__ = ["SCGMVAE"]
 
+_DISPERSION_FACTORS = 8
+
 
 class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     """Variational autoencoder of counts whose latent a diffusion model can learn.
@@ -43,8 +45,9 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     dropout_rate, gene_likelihood, encode_covariates, use_size_factor_key
         As in :class:`scvi.module.VAE`.
     dispersion
-        ``"gene-cell"``, ``"gene"``, ``"gene-batch"``, or ``"gene-label"``: one per gene, shifted
-        by each condition of the cell, the shifts drawn towards zero for rare conditions.
+        ``"gene"``, ``"gene-batch"``; ``"gene-label"``: one per gene, shifted by each condition of
+        the cell, the shifts drawn towards zero for rare conditions; ``"gene-cell"``: shifted
+        further by a few factors decoded from the latent.
     n_conditions
         Number of categories of each categorical condition.
     n_condition_values
@@ -97,7 +100,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_continuous_cov=n_continuous_cov,
             n_cats_per_cov=n_cats_per_cov,
             dropout_rate=dropout_rate,
-            dispersion="gene" if dispersion == "gene-label" else dispersion,
+            dispersion=dispersion if dispersion == "gene-batch" else "gene",
             gene_likelihood=gene_likelihood,
             encode_covariates=encode_covariates,
             use_size_factor_key=use_size_factor_key,
@@ -132,14 +135,13 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_input,
             n_cat_list=categories,
             zero_inflation=gene_likelihood == "zinb",
-            cell_dispersion=dispersion == "gene-cell",
+            n_dispersion_factors=_DISPERSION_FACTORS if dispersion == "gene-cell" else 0,
             scale_activation="softplus" if use_size_factor_key else "softmax",
             **shared,
         )
-        if dispersion != "gene-cell":
-            nn.init.ones_(self.px_r)
+        nn.init.ones_(self.px_r)
         self.px_r_shifts = nn.ModuleList()
-        if dispersion == "gene-label":
+        if dispersion in ("gene-label", "gene-cell"):
             # Row 0, "unspecified", has no shift and learns none.
             self.px_r_shifts.extend(
                 nn.Embedding(n + 1, n_input, padding_idx=0) for n in n_conditions
@@ -200,18 +202,19 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             extra.append(cont_covs)
         decoder_input = torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1)
         covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
-        scale, log_dispersion, rate, zero_logits = self.decoder(
+        scale, cell_shift, rate, zero_logits = self.decoder(
             decoder_input,
             size_factor if self.use_size_factor_key else library,
             batch_index,
             *covariates,
         )
-        if log_dispersion is None:
-            log_dispersion = self.px_r
-            if self.dispersion == "gene-batch":
-                log_dispersion = self.px_r.T[batch_index.squeeze(-1).long()]
-            for j, shift in enumerate(self.px_r_shifts):
-                log_dispersion = log_dispersion + shift(tokens[:, j])
+        log_dispersion = self.px_r
+        if self.dispersion == "gene-batch":
+            log_dispersion = self.px_r.T[batch_index.squeeze(-1).long()]
+        for j, shift in enumerate(self.px_r_shifts):
+            log_dispersion = log_dispersion + shift(tokens[:, j])
+        if cell_shift is not None:
+            log_dispersion = log_dispersion + cell_shift
         theta = log_dispersion.exp()
         if self.gene_likelihood == "nb":
             px = NegativeBinomial(mu=rate, theta=theta, scale=scale)

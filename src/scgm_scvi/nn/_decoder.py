@@ -28,8 +28,11 @@ class ExpressionDecoder(nn.Module):
         Categories of each nuisance (batch, covariates), given one-hot to every layer.
     n_layers, n_hidden, dropout_rate
         Of the hidden layers.
-    zero_inflation, cell_dispersion
-        Which heads to build besides the mean's.
+    zero_inflation
+        Whether to build a head for it.
+    n_dispersion_factors
+        Factors by which log dispersions differ between cells; 0: no head for them. A full head
+        would learn the noise of each training cell, and cost a third of every training step.
     scale_activation
         ``"softmax"``: proportions; ``"softplus"``: for user-given size factors.
     **kwargs
@@ -55,7 +58,7 @@ class ExpressionDecoder(nn.Module):
         n_hidden: int = 128,
         dropout_rate: float = 0.0,
         zero_inflation: bool = False,
-        cell_dispersion: bool = False,
+        n_dispersion_factors: int = 0,
         scale_activation: str = "softmax",
         **kwargs: Any,
     ) -> None:
@@ -73,7 +76,11 @@ class ExpressionDecoder(nn.Module):
         self.scale = nn.Linear(n_hidden, n_output)
         self.activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
         self.zero_logits = nn.Linear(n_hidden, n_output) if zero_inflation else None
-        self.log_dispersion = nn.Linear(n_hidden, n_output) if cell_dispersion else None
+        self.dispersion_factors = self.dispersion_loadings = None
+        if n_dispersion_factors:
+            self.dispersion_factors = nn.Linear(n_hidden, n_dispersion_factors)
+            self.dispersion_loadings = nn.Linear(n_dispersion_factors, n_output, bias=False)
+            nn.init.zeros_(self.dispersion_loadings.weight)
         # A tenth of the usual weights: training starts near the mean expression of the bias.
         with torch.no_grad():
             self.scale.weight.mul_(0.1)
@@ -87,7 +94,7 @@ class ExpressionDecoder(nn.Module):
     def forward(
         self, z: torch.Tensor, log_size: torch.Tensor, *cat_list: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-        """Proportions, log dispersion (or ``None``), mean, zero logits (or ``None``).
+        """Proportions, shift of the log dispersion (or ``None``), mean, zero logits (or ``None``).
 
         ``z`` has shape ``(..., n, n_input)``, ``log_size`` (log library size or log size factor)
         ``(..., n, 1)``.
@@ -95,6 +102,8 @@ class ExpressionDecoder(nn.Module):
         h = self.px_decoder(z, *cat_list)
         scale = self.activation(self.scale(h))
         rate = torch.exp(log_size) * scale
-        log_dispersion = None if self.log_dispersion is None else self.log_dispersion(h)
+        shift = None
+        if self.dispersion_factors is not None:
+            shift = self.dispersion_loadings(self.dispersion_factors(h))
         zero_logits = None if self.zero_logits is None else self.zero_logits(h)
-        return scale, log_dispersion, rate, zero_logits
+        return scale, shift, rate, zero_logits
