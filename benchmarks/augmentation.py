@@ -47,12 +47,15 @@ METHODS = ["real", "weighted", "oversampled", "augmented", "refilled", "nothing 
 LEAST_LEFT, MOST_REMOVED = 10, 100
 
 
-def targets(train: ad.AnnData, key: str) -> dict[str, list[str]]:
-    """Types to remove cells of, and which of the two rules chose them."""
+RULES = {"rarest": 2 * LEAST_LEFT, "rarest above 110": LEAST_LEFT + MOST_REMOVED + 1}
+
+
+def targets(train: ad.AnnData, key: str, rules: list[str]) -> dict[str, list[str]]:
+    """Types to remove cells of, and which of the rules chose them."""
     size = train.obs[key].value_counts()
     out: dict[str, list[str]] = {}
-    for rule, least in (("rarest", 2 * LEAST_LEFT), ("rarest above 110", 111)):
-        large_enough = size[size >= least]
+    for rule in rules:
+        large_enough = size[size >= RULES[rule]]
         if len(large_enough):
             out.setdefault(large_enough.index[-1], []).append(rule)
     return out
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="*")
     parser.add_argument("--label-key", default="group")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="barely train: does it run?")
     args = parser.parse_args()
@@ -167,7 +171,7 @@ def main() -> None:
     results = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
     for name in args.names or found:
         files = {part: args.splits / f"{name}_{part}.h5ad" for part in ("train", "test")}
-        chosen = targets(ad.read_h5ad(files["train"], backed="r"), args.label_key)
+        chosen = targets(ad.read_h5ad(files["train"], backed="r"), args.label_key, args.rules)
         for target, rules in chosen.items():
             for seed in args.seeds[:1] if args.quick else args.seeds:
                 if (
