@@ -74,7 +74,7 @@ def test_seed(model, loss):
     other = model.denoising_loss(seed=1)
     assert np.abs(other - loss).max() > 1e-3
     # another draw of the noise, the same cells: typical ones stay typical
-    assert np.corrcoef(other, loss)[0, 1] > 0.7
+    assert np.corrcoef(other, loss)[0, 1] > 0.5
 
 
 def test_more_levels_agree_better(model):
