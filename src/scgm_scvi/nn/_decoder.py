@@ -32,7 +32,7 @@ class ExpressionDecoder(nn.Module):
         Whether to build a head for it.
     n_dispersion_factors
         Factors by which log dispersions differ between cells; 0: no head for them. A full head
-        would learn the noise of each training cell, and cost a third of every training step.
+        would learn more of the noise of training cells, and lengthen a training step by a fifth.
     scale_activation
         ``"softmax"``: proportions; ``"softplus"``: for user-given size factors.
     **kwargs
