@@ -71,10 +71,10 @@ def test_a_cell_scores_the_same_whatever_is_scored_with_it(model, loss):
 
 def test_seed(model, loss):
     np.testing.assert_array_equal(model.denoising_loss(), loss)
-    other = model.denoising_loss(seed=1)
-    assert np.abs(other - loss).max() > 1e-3
-    # another draw of the noise, the same cells: typical ones stay typical
-    assert np.corrcoef(other, loss)[0, 1] > 0.5
+    assert np.abs(model.denoising_loss(seed=1) - loss).max() > 1e-3
+    # other draws of the noise, the same cells: typical ones stay typical
+    first, second = (model.denoising_loss(n_levels=64, seed=s) for s in (0, 1))
+    assert np.corrcoef(first, second)[0, 1] > 0.7
 
 
 def test_more_levels_agree_better(model):
