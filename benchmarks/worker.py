@@ -96,29 +96,26 @@ def generate(task: dict) -> None:
         }
         cells.write_h5ad(part / f"{name}.h5ad", compression="gzip")
         if hasattr(method, "model"):
-            method.model.save(part / "model")
+            method.model.save(part / f"{name}.model")
     part.rename(folder)
 
 
-def memorization(parts: dict[str, ad.AnnData], cells: dict[str, str]) -> list[pd.DataFrame]:
-    """Do models that were kept give their training cells away?"""
+def memorization(
+    cells: ad.AnnData, model_folder: Path, parts: dict[str, ad.AnnData]
+) -> pd.DataFrame:
+    """Does a model that was kept give its training cells away?"""
     from scgm_scvi import SCGM
     from scgm_scvi.metrics import memorization_report
 
-    tables = []
-    for name, path in cells.items():
-        folder = Path(path).parent / "model"
-        if name == "SCGM" and folder.exists():
-            report = memorization_report(
-                ad.read_h5ad(path),
-                parts["train"],
-                parts["test"],
-                model=SCGM.load(folder, adata=False),
-                pca_reference=parts.get("ref"),
-            )
-            report = report[report["metric"] != "dup_frac"].drop(columns="donor")
-            tables.append(report.assign(method=name, condition="all"))
-    return tables
+    report = memorization_report(
+        cells,
+        parts["train"],
+        parts["test"],
+        model=SCGM.load(model_folder, adata=False),
+        pca_reference=parts.get("ref"),
+    )
+    # dup_frac is in the other table
+    return report[report["metric"] != "dup_frac"].drop(columns="donor").assign(condition="all")
 
 
 def evaluate(task: dict) -> None:
@@ -140,7 +137,12 @@ def evaluate(task: dict) -> None:
         for name, a in cells.items()
         for key, value in a.uns["benchmark"].items()
     )
-    table = pd.concat([table, costs, *memorization(parts, task["cells"])])
+    tables = [table, costs]
+    for name, path in task["cells"].items():
+        model_folder = Path(path).with_suffix(".model")
+        if model_folder.exists():
+            tables.append(memorization(cells[name], model_folder, parts).assign(method=name))
+    table = pd.concat(tables)
     table.insert(0, "split", task["split"])
     table.insert(1, "seed", task["seed"])
     table.to_csv(task["out"], index=False)

@@ -7,11 +7,10 @@ from functools import cached_property
 
 import numpy as np
 from anndata import AnnData
-from scipy import stats
 from sklearn.metrics import r2_score
 
 from ._distances import energy_distance, mmd2, wasserstein2
-from ._space import Cells
+from ._space import Cells, pearson
 
 __all__ = ["RESPONSE_METRICS", "Response", "differential_scores"]
 
@@ -84,7 +83,7 @@ class Response:
         spread = real.log.var(axis=0, ddof=1).sum()
         out = {
             "r2_mean": float(r2_score(expected, mean)),
-            "pearson_delta": _pearson(self._delta, delta),
+            "pearson_delta": pearson(self._delta, delta),
             "e_distance": energy_distance(real.pca, cells.pca),
             "mmd2": mmd2(real.pca, cells.pca, self.bandwidth2),
             "w2": wasserstein2(real.pca, cells.pca),
@@ -97,11 +96,5 @@ class Response:
             out["r2_mean_top"] = float(r2_score(expected[top], mean[top]))
             out["de_overlap"] = len(overlap) / self.n_top
             out["de_direction"] = float(right.mean())
-            out["de_logfc_pearson"] = _pearson(self._delta[top], delta[top])
+            out["de_logfc_pearson"] = pearson(self._delta[top], delta[top])
         return {m: out.get(m, float("nan")) for m in RESPONSE_METRICS}
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    if min(np.ptp(x), np.ptp(y)) == 0:  # no change at all has no correlation
-        return float("nan")
-    return float(stats.pearsonr(x, y).statistic)

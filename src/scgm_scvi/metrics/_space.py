@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
 from scgm_scvi._errors import listed, nearest
@@ -23,7 +23,9 @@ __all__ = [
     "groups_of",
     "halves",
     "log_normalize",
+    "pearson",
     "prepare",
+    "require_counts",
     "require_key",
     "shared_features",
     "subsample",
@@ -101,12 +103,24 @@ def values_of(adata: AnnData, features: list[str]) -> np.ndarray:
 def counts_of(adata: AnnData, features: list[str], name: str) -> np.ndarray:
     """The same, after a look whether they can be counts."""
     x = values_of(adata, features)
-    if not np.isfinite(x).all() or x.min(initial=0) < 0:
+    require_counts(x, name)
+    return x
+
+
+def require_counts(values: np.ndarray, name: str) -> None:
+    """Refuse values of ``X`` that no count can have."""
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
         raise ValueError(
             f"{name}.X holds negative, infinite or NaN values; it must hold counts: put them in X "
             "(adata.X = adata.layers[...]), or leave those cells out."
         )
-    return x
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson correlation; NaN where one of the two is constant, as no change has none."""
+    if min(np.ptp(x), np.ptp(y)) == 0:
+        return float("nan")
+    return float(stats.pearsonr(x, y).statistic)
 
 
 def log_normalize(counts: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from ._distances import (
     prdc,
     wasserstein2,
 )
-from ._space import LEAST_CELLS, SAME_PLACE, Cells, subsample
+from ._space import LEAST_CELLS, SAME_PLACE, Cells, pearson, subsample
 
 __all__ = ["Measured", "Yardstick"]
 
@@ -226,14 +226,14 @@ def _distance_by_label(x: Cells, y: Cells, rng: np.random.Generator) -> float:
 
 
 def _correlation_agreement(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson correlation of the two samples' gene-gene correlations."""
+    """Pearson correlation of the two samples' gene-gene correlations.
+
+    One kind of cell over and over has none.
+    """
 
     def pairs(z: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             c = np.corrcoef(z.T)
         return np.nan_to_num(c[np.triu_indices_from(c, 1)])
 
-    a, b = pairs(x), pairs(y)
-    if min(np.ptp(a), np.ptp(b)) == 0:  # one kind of cell over and over has no correlations
-        return float("nan")
-    return float(stats.pearsonr(a, b).statistic)
+    return pearson(pairs(x), pairs(y))

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from scgm_scvi.metrics._space import shared_features
+from scgm_scvi.metrics._space import pearson, require_counts, shared_features
 
 from ._colors import GENERATED, REAL
 
@@ -84,11 +84,7 @@ def gene_statistics(real: AnnData, generated: AnnData) -> Figure:
 
 def _statistics(adata: AnnData, genes: list[str], name: str) -> _Statistics:
     counts = sparse.csr_matrix(adata[:, genes].X, dtype=np.float64)
-    if not np.isfinite(counts.data).all() or counts.data.min(initial=0) < 0:
-        raise ValueError(
-            f"{name}.X holds negative, infinite or NaN values; it must hold counts: put them in X "
-            "(adata.X = adata.layers[...])."
-        )
+    require_counts(counts.data, name)
     counts.eliminate_zeros()
     mean, variance = mean_variance_axis(normalize(counts, norm="l1") * 1e4, axis=0)
     return _Statistics(mean, variance, 1 - counts.getnnz(axis=0) / adata.n_obs)
@@ -116,8 +112,8 @@ def _agreement(ax: Axes, real: np.ndarray, generated: np.ndarray, *, log: bool) 
     if log:
         ax.set(xscale="log", yscale="log")
         real, generated = np.log(real), np.log(generated)
-    if min(np.ptp(real), np.ptp(generated)) > 0:
-        r = np.corrcoef(real, generated)[0, 1]
+    r = pearson(real, generated)
+    if np.isfinite(r):
         ax.text(0.04, 0.95, f"r = {r:.3f}", transform=ax.transAxes, va="top")
     ends = min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])
     ax.set(xlim=ends, ylim=ends, xlabel="real", ylabel="generated")

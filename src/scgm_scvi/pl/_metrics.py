@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scgm_scvi._errors import listed
+from scgm_scvi.metrics._space import ALL
 
 from ._colors import GENERATED, METHODS
 
@@ -63,7 +64,7 @@ def metrics(table: pd.DataFrame) -> Figure:
     table = _complete(table)
     names, methods = table["metric"].unique(), list(table["method"].unique())
     colors = {m: METHODS[i % len(METHODS)] for i, m in enumerate(methods)}
-    has_conditions = bool((table["condition"] != "all").any())
+    has_conditions = bool((table["condition"] != ALL).any())
     lane = 0.3 if has_conditions else 0.18
     height = (0.32 + lane * len(methods)) * len(names) + 0.8
     figure, axes = plt.subplots(
@@ -93,7 +94,7 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
             f"table lacks the columns {listed(missing)}: give what "
             "scgm_scvi.metrics.evaluate_generation returns."
         )
-    defaults = {"method": "generated", "condition": "all", "train_floor": np.nan}
+    defaults = {"method": "generated", "condition": ALL, "train_floor": np.nan}
     table = table.assign(**{k: v for k, v in defaults.items() if k not in table.columns})
     table = table[np.isfinite(table["value"].astype(float))]
     if table.empty:
@@ -105,8 +106,8 @@ def _draw_row(ax: Axes, rows: pd.DataFrame, colors: dict[str, str], has_conditio
     """One metric: a lane a method, conditions in the lower half of each lane."""
     for i, (method, color) in enumerate(colors.items()):
         of_method = rows[rows["method"] == method]
-        whole = of_method[of_method["condition"] == "all"]
-        parts = of_method[of_method["condition"] != "all"]
+        whole = of_method[of_method["condition"] == ALL]
+        parts = of_method[of_method["condition"] != ALL]
         y = -i + (0.2 if has_conditions else 0.0)
         half = 0.24 if has_conditions else 0.42
         ax.vlines(whole["floor"], y - half, y + half, color=_FLOOR, lw=1.4)
