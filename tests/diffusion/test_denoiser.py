@@ -1,7 +1,10 @@
+import copy
+import pickle
+
 import pytest
 import torch
 
-from scgm_scvi.diffusion import Denoiser
+from scgm_scvi.diffusion import NOISE_PROCESSES, Denoiser, lognormal_sigmas
 
 N = 100_000
 
@@ -140,3 +143,76 @@ def test_standardize_is_undone_and_its_units_are_saved():
     fresh = Denoiser(Zero(), 3)
     fresh.load_state_dict(denoiser.state_dict())
     assert torch.equal(fresh.standardize(z), x)
+
+
+def test_unknown_noise_process():
+    with pytest.raises(ValueError, match="noise process 'cosine' is unknown. Known: 'edm', 've'"):
+        Denoiser(Zero(), 2, noise="cosine")
+
+
+def test_default_training_levels_are_lognormal_and_weigh_the_same():
+    x0, g = unit_variance_data(64).float(), torch.Generator()
+    network = torch.nn.Bilinear(2, 2, 2)
+    network.forward = lambda x, noise: torch.tanh(x.flip(1) + noise[:, None])
+    denoiser = Denoiser(network, 2)
+    loss = denoiser.loss(x0, generator=g.manual_seed(1))
+    sigma = lognormal_sigmas(64, generator=g.manual_seed(1))
+    assert torch.equal(denoiser.loss(x0, sigma=sigma, generator=g), loss)  # to the last bit
+
+
+@pytest.mark.parametrize("name", NOISE_PROCESSES)
+def test_training_draws_and_weighs_levels_as_its_process_does(name):
+    x0, process, g = unit_variance_data(64), NOISE_PROCESSES[name], torch.Generator()
+    denoiser = Denoiser(Zero(), 2, noise=name)
+    assert denoiser.noise is process
+    loss = denoiser.loss(x0, generator=g.manual_seed(1))
+    sigma = process.draw(64, generator=g.manual_seed(1))
+    # levels that are given are scored in units of the network's target, whatever the process
+    given = denoiser.loss(x0, sigma=sigma, generator=g)
+    assert torch.equal(loss, process.weight(sigma) * given)
+
+
+@pytest.mark.parametrize("name", ["ve", "vp", "sub_vp"])
+def test_training_weights_make_the_loss_that_of_predicting_the_noise(name, gaussian):
+    """The exact denoiser's error of the noise, averaged over even times, in closed form."""
+    process = NOISE_PROCESSES[name]
+    t = torch.linspace(1e-3, 1, 2001, dtype=torch.float64)
+    s2 = process.sigma(t)[:, None] ** 2
+    expected = (gaussian.variances / (gaussian.variances + s2)).mean().item()
+    denoiser = Denoiser(Exact(gaussian), 2, noise=name)
+    loss = denoiser.loss(gaussian.sample(N), generator=torch.Generator().manual_seed(0))
+    assert loss.mean().item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("name", NOISE_PROCESSES)
+def test_training_with_each_process_improves_its_loss(name):
+    g = torch.Generator().manual_seed(0)
+
+    class Network(torch.nn.Sequential):
+        def forward(self, x, noise):
+            return super().forward(torch.cat([x, noise[:, None]], dim=1))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = torch.nn.Linear(3, 32), torch.nn.SiLU(), torch.nn.Linear(32, 2)
+    torch.nn.init.zeros_(layers[2].weight)
+    torch.nn.init.zeros_(layers[2].bias)
+    denoiser = Denoiser(Network(*layers), 2, noise=name)
+    x0 = (torch.randint(2, (256, 1), generator=g).float() * 2 - 1).expand(-1, 2)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-2)
+    losses = []
+    for _ in range(150):
+        loss = denoiser.loss(x0, generator=g).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.85 * sum(losses[:5]) * 4
+
+
+@pytest.mark.parametrize("name", NOISE_PROCESSES)
+def test_noise_process_is_no_part_of_the_weights(name):
+    denoiser = Denoiser(Zero(), 3, noise=name)
+    assert set(denoiser.state_dict()) == {"shift", "scale"}
+    for twin in (copy.deepcopy(denoiser), pickle.loads(pickle.dumps(denoiser))):
+        assert twin.noise == denoiser.noise

@@ -1,13 +1,17 @@
 """Score-based diffusion: noise, denoiser, samplers, guidance. Torch and the standard library only."""
 
 from ._denoiser import Denoiser
+from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
-from ._noise import karras_sigmas, lognormal_sigmas
+from ._noise import NOISE_PROCESSES, NoiseProcess, lognormal_sigmas
 from ._samplers import SAMPLERS, Sampler, SamplerOutput, ancestral, dpmpp_2m, euler, heun
 
 __all__ = [
+    "GRIDS",
+    "NOISE_PROCESSES",
     "SAMPLERS",
     "Denoiser",
+    "NoiseProcess",
     "Sampler",
     "SamplerOutput",
     "Variant",
@@ -15,9 +19,12 @@ __all__ = [
     "classifier_free",
     "dpmpp_2m",
     "euler",
+    "exponential_sigmas",
     "guidance_interval",
     "guidance_variants",
     "heun",
     "karras_sigmas",
+    "linear_sigmas",
     "lognormal_sigmas",
+    "sigmas_for",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._noise import lognormal_sigmas
+from ._noise import NOISE_PROCESSES, NoiseProcess
 
 __all__ = ["Denoiser"]
 
@@ -32,6 +32,14 @@ class Denoiser(nn.Module):
         ``(n, n_dims)`` and ``noise`` of shape ``(n,)``; returns ``(n, n_dims)``.
     n_dims
         Number of diffused coordinates.
+    noise
+        A name in :data:`NOISE_PROCESSES`: which levels :meth:`loss` draws, and what each weighs.
+        The network and its wrapper are the same for all.
+
+    Raises
+    ------
+    ValueError
+        If there is no noise process of that name.
 
     Examples
     --------
@@ -46,11 +54,16 @@ class Denoiser(nn.Module):
 
     shift: torch.Tensor
     scale: torch.Tensor
+    noise: NoiseProcess
 
-    def __init__(self, network: nn.Module, n_dims: int) -> None:
+    def __init__(self, network: nn.Module, n_dims: int, *, noise: str = "edm") -> None:
         super().__init__()
+        if noise not in NOISE_PROCESSES:
+            known = ", ".join(map(repr, NOISE_PROCESSES))
+            raise ValueError(f"noise process {noise!r} is unknown. Known: {known}.")
         self.network = network
         self.n_dims = n_dims
+        self.noise = NOISE_PROCESSES[noise]
         self.register_buffer("shift", torch.zeros(n_dims))
         self.register_buffer("scale", torch.ones(n_dims))
 
@@ -87,7 +100,8 @@ class Denoiser(nn.Module):
         r"""Denoising score-matching loss of each cell, in units of the network's target.
 
         :math:`\lambda(\sigma)\,\|D(x_0+\sigma n;\sigma) - x_0\|^2 / d` with
-        :math:`\lambda = (1+\sigma^2)/\sigma^2`: 1 for a network that has learnt nothing.
+        :math:`\lambda = (1+\sigma^2)/\sigma^2`: 1 for a network that has learnt nothing. Levels
+        that are drawn here, in training, weigh what the noise process has them weigh.
 
         Parameters
         ----------
@@ -96,7 +110,8 @@ class Denoiser(nn.Module):
         *conditions
             Passed to the network.
         sigma
-            Noise levels of shape ``(n,)``; drawn from :func:`lognormal_sigmas` if not given.
+            Noise levels of shape ``(n,)``. If not given, drawn by the noise process, whose
+            weights the loss is then multiplied by.
         noise
             Standard normal, of the shape of ``x0`` or one that broadcasts to it; drawn if not
             given.
@@ -107,10 +122,12 @@ class Denoiser(nn.Module):
         -------
         Tensor of shape ``(n,)``.
         """
+        weight = 1.0
         if sigma is None:
-            sigma = lognormal_sigmas(len(x0), generator=generator, device=x0.device)
+            sigma = self.noise.draw(len(x0), generator=generator, device=x0.device)
+            weight = self.noise.weight(sigma)
         if noise is None:
             noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
         denoised = self(x0 + sigma[:, None] * noise, sigma, *conditions)
-        weight = (1 + sigma**2) / sigma**2
-        return weight * (denoised - x0).square().mean(dim=1)
+        unit = (1 + sigma**2) / sigma**2
+        return weight * (unit * (denoised - x0).square().mean(dim=1))
