@@ -1,6 +1,7 @@
 """Score-based diffusion: noise, denoiser, samplers, guidance. Torch and the standard library only."""
 
 from ._denoiser import Denoiser
+from ._energy import energy_guidance
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
 from ._noise import NOISE_PROCESSES, NoiseProcess, lognormal_sigmas
@@ -18,6 +19,7 @@ __all__ = [
     "ancestral",
     "classifier_free",
     "dpmpp_2m",
+    "energy_guidance",
     "euler",
     "exponential_sigmas",
     "guidance_interval",
