@@ -4,6 +4,7 @@ from ._denoiser import Denoiser
 from ._energy import energy_guidance
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
+from ._likelihood import LikelihoodOutput, log_likelihood
 from ._noise import NOISE_PROCESSES, NoiseProcess, lognormal_sigmas
 from ._samplers import SAMPLERS, Sampler, SamplerOutput, ancestral, dpmpp_2m, euler, heun
 
@@ -12,6 +13,7 @@ __all__ = [
     "NOISE_PROCESSES",
     "SAMPLERS",
     "Denoiser",
+    "LikelihoodOutput",
     "NoiseProcess",
     "Sampler",
     "SamplerOutput",
@@ -27,6 +29,7 @@ __all__ = [
     "heun",
     "karras_sigmas",
     "linear_sigmas",
+    "log_likelihood",
     "lognormal_sigmas",
     "sigmas_for",
 ]
