@@ -33,7 +33,43 @@ class Gaussian:
         return self.mean + noise * self.variances.sqrt() @ self.axes.T
 
 
+class Mixture:
+    """Gaussians of one covariance around several means, and the exact denoiser of these.
+
+    Cells may hold several independent points side by side, as one point of more dimensions.
+    """
+
+    def __init__(self, weights, means, covariance):
+        self.weights, self.means, self.within = (
+            torch.as_tensor(a, dtype=torch.float64) for a in (weights, means, covariance)
+        )
+        self.mean = self.weights @ self.means
+        centred = self.means - self.mean
+        self.covariance = self.within + (centred.T * self.weights) @ centred
+
+    def denoise(self, x, sigma):
+        points = x.reshape(-1, self.means.shape[1])
+        precision = torch.linalg.inv(self.within + sigma**2 * torch.eye(len(self.within)).double())
+        directions = self.means @ precision
+        offsets = self.weights.log() - (directions * self.means).sum(1) / 2
+        posterior = torch.addmm(offsets, points, directions.T).softmax(1)
+        shrink = self.within @ precision  # E[x0 | x, component] = mean + shrink (x - mean)
+        means = self.means - self.means @ shrink.T
+        return torch.addmm(posterior @ means, points, shrink.T).reshape(x.shape)
+
+    def sample(self, n, generator=None):
+        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, len(self.within), dtype=torch.float64, generator=generator)
+        return self.means[component] + noise @ torch.linalg.cholesky(self.within).T
+
+
 @pytest.fixture
 def gaussian():
     """Correlated, off-centre, with one narrow and one wide axis."""
     return Gaussian([1.0, -2.0], [[2.0, 0.9], [0.9, 0.7]])
+
+
+@pytest.fixture
+def mixture():
+    """Two groups of unequal size, narrow against their distance, correlated within and between."""
+    return Mixture([0.3, 0.7], [[-1.5, 1.0], [0.8, -0.6]], [[0.2, 0.08], [0.08, 0.1]])

@@ -50,7 +50,7 @@ def test_marginals_are_those_of_the_forward_sde(name):
 
 @NAMES
 def test_simulated_paths_have_the_marginals(name):
-    (f, g2), process, n, paths = SDE[name], NOISE_PROCESSES[name], 500, 50_000
+    (f, g2), process, n, paths = SDE[name], NOISE_PROCESSES[name], 400, 20_000
     g = torch.Generator().manual_seed(0)
     x = torch.full((paths,), 3.0, dtype=torch.float64)
     for i in range(n):
@@ -61,7 +61,7 @@ def test_simulated_paths_have_the_marginals(name):
             now = time((i + 1) / n)
             alpha, std = process.alpha(now).item(), (process.alpha(now) * process.sigma(now)).item()
             assert x.mean().item() == pytest.approx(3 * alpha, abs=0.02 * std + 0.01)
-            assert x.std().item() == pytest.approx(std, rel=0.02)
+            assert x.std().item() == pytest.approx(std, rel=0.03)
 
 
 @NAMES

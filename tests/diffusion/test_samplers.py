@@ -1,12 +1,28 @@
+import itertools
 import math
 import warnings
 
 import pytest
 import torch
 
-from scgm_scvi.diffusion import SAMPLERS, Denoiser, ancestral, dpmpp_2m, euler, heun, karras_sigmas
+from scgm_scvi.diffusion import (
+    NOISE_PROCESSES,
+    SAMPLERS,
+    Denoiser,
+    ancestral,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    exponential_sigmas,
+    heun,
+    karras_sigmas,
+    pc,
+    sigmas_for,
+)
 
-DETERMINISTIC = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+DETERMINISTIC = ["euler", "heun", "dpmpp_2m"]
+STOCHASTIC = ["ancestral", "euler_maruyama", "dpmpp_2m_sde", "pc"]
+# of which Langevin steps are short enough to be off by less than 1%, and many enough
+OPTIONS = {"pc": {"n_corrections": 40, "snr": 0.05}}
 
 
 def positive_grid(n_steps, low=0.1, high=10.0):
@@ -14,20 +30,153 @@ def positive_grid(n_steps, low=0.1, high=10.0):
     return karras_sigmas(n_steps + 1, low, high)[:-1]
 
 
-def noise(gaussian, sigma, n=50):
-    return gaussian.sample(n) + sigma * torch.randn(n, 2, dtype=torch.float64)
+def noise(distribution, sigma, n=50):
+    return distribution.sample(n) + sigma * torch.randn(n, 2, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
-def test_order_of_convergence_to_the_exact_flow(gaussian, name, order):
+def sde_without_noise(*arguments):
+    return dpmpp_2m_sde(*arguments, eta=0.0)
+
+
+ORDERS = pytest.mark.parametrize(
+    ("function", "order"),
+    [*((SAMPLERS[n].function, o) for n, o in zip(DETERMINISTIC, (1, 2, 2), strict=True))]
+    + [(sde_without_noise, 2)],
+)
+
+
+@ORDERS
+def test_order_of_convergence_to_the_exact_flow(gaussian, function, order):
     x = noise(gaussian, 10.0)
     exact = gaussian.flow(x, 10.0, 0.1)
     errors = [
-        (SAMPLERS[name].function(gaussian.denoise, x, positive_grid(n)).x - exact).norm().item()
+        (function(gaussian.denoise, x, positive_grid(n)).x - exact).norm().item()
         for n in (100, 200)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
     assert errors[1] < 0.02 * exact.norm().item()
+
+
+@ORDERS
+def test_order_of_convergence_on_a_mixture(mixture, function, order):
+    x = noise(mixture, 10.0)
+    fine = heun(mixture.denoise, x, positive_grid(2000)).x
+    errors = [
+        (function(mixture.denoise, x, positive_grid(n)).x - fine).norm().item() for n in (100, 200)
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+    assert errors[1] < 0.02 * fine.norm().item()
+
+
+def variances_of_samples(name, variances, sigmas, monkeypatch, **options):
+    """Variance of the samples of a Gaussian, with no draw: all is linear in the noise.
+
+    A cell has a block of coordinates for each variance, and in it a coordinate for each draw of
+    noise, which is all there. Mean squares over a block are then variances, those in lengths of
+    scores too, as of a cell of infinitely many dimensions.
+    """
+    per_level = 1 + options.get("n_corrections", 0)
+    width = 1 + (len(sigmas) - 1) * per_level
+    v = torch.tensor(variances, dtype=torch.float64).repeat_interleave(width)
+    draws = itertools.count()
+
+    def one_draw(shape, **_):
+        n = torch.zeros(len(variances), width, dtype=torch.float64)
+        n[:, next(draws)] = math.sqrt(width)
+        return n.reshape(shape)
+
+    x = one_draw((1, len(v))) * (v + sigmas[0] ** 2).sqrt()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randn", one_draw)
+        out = SAMPLERS[name].function(lambda x, s: v / (v + s**2) * x, x, sigmas, **options)
+    return out.x.reshape(len(variances), width).square().mean(1)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_samplers_give_a_gaussian_its_variance(name, monkeypatch):
+    grid, options = SAMPLERS[name].grid, OPTIONS.get(name, {})
+    sigmas = sigmas_for(grid if name != "pc" else "exponential", 200, 0.01, 20.0)
+    truth = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
+    v = variances_of_samples(name, truth.tolist(), sigmas, monkeypatch, **options)
+    assert (v / truth - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["ancestral", "euler_maruyama", "dpmpp_2m_sde"])
+def test_error_of_the_variance_is_of_second_order_in_even_steps(name, monkeypatch):
+    errors = [
+        variances_of_samples(name, [0.3, 1.0], exponential_sigmas(n, 1e-4, 1e3), monkeypatch)
+        / torch.tensor([0.3, 1.0])
+        - 1
+        for n in (200, 400)
+    ]
+    for coarse, fine in zip(*errors, strict=True):
+        assert math.log2(coarse / fine) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "euler_maruyama", "dpmpp_2m_sde"])
+def test_default_steps_give_a_gaussian_its_variance(name, monkeypatch):
+    sampler = SAMPLERS[name]
+    sigmas = sigmas_for(sampler.grid, sampler.default_steps)
+    v = variances_of_samples(name, [1.0], sigmas, monkeypatch)
+    assert v.item() == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_samplers_draw_from_a_mixture(mixture, name):
+    g, n = torch.Generator().manual_seed(1), 40_000
+    options, shape = {}, (n, 2)
+    if name == "pc":  # many points side by side: its step is for cells of many dimensions
+        n, options = 16_000, {"n_corrections": 5, "snr": 0.07}
+        shape = (16, 2000)
+    sigmas = exponential_sigmas(200, 0.02, 20.0)
+    x = mixture.sample(n, g) + 20 * torch.randn(n, 2, generator=g, dtype=torch.float64)
+    x = (
+        SAMPLERS[name]
+        .function(mixture.denoise, x.reshape(shape), sigmas, generator=g, **options)
+        .x.reshape(n, 2)
+    )
+    scale = mixture.covariance.diagonal().sqrt()
+    assert ((x.mean(0) - mixture.mean).abs() / scale).max() < 0.01
+    assert ((torch.cov(x.T) - mixture.covariance).abs() / scale.outer(scale)).max() < 0.01
+
+
+@pytest.mark.parametrize("snr", [0.16, 0.3])
+def test_langevin_corrections_settle_at_a_known_variance(snr):
+    v, sigma, g = 0.5, 0.7, torch.Generator().manual_seed(0)
+    x = math.sqrt(v + sigma**2) * torch.randn(50, 4000, generator=g, dtype=torch.float64)
+    sigmas = torch.tensor([sigma, sigma * (1 - 1e-12)], dtype=torch.float64)
+    x = pc(
+        lambda x, s: v / (v + s**2) * x,
+        x,
+        sigmas,
+        generator=g,
+        n_corrections=round(3 / snr**2),
+        snr=snr,
+    ).x
+    assert x.square().mean().item() == pytest.approx((v + sigma**2) / (1 - snr**2), rel=0.005)
+
+
+def test_corrections_of_a_cell_do_not_depend_on_others(gaussian):
+    x = noise(gaussian, 10.0, n=4)
+    far = torch.cat([x[:3], 100 * x[3:]])
+    run = lambda x: (
+        pc(gaussian.denoise, x, positive_grid(5), generator=torch.Generator().manual_seed(0)).x
+    )
+    torch.testing.assert_close(run(x)[:3], run(far)[:3], rtol=0, atol=0)
+
+
+def test_corrections_survive_a_score_of_zero(gaussian):
+    x = gaussian.mean.repeat(500, 1)
+    assert pc(gaussian.denoise, x, karras_sigmas(50)).x.abs().max() < 50
+
+
+@pytest.mark.parametrize("name", NOISE_PROCESSES)
+def test_any_process_is_sampled_over_its_own_grid(gaussian, name):
+    """With one denoiser, as they differ by a change of variables only."""
+    sigmas = NOISE_PROCESSES[name].sigmas(300)
+    x = noise(gaussian, sigmas[0], n=200)
+    error = heun(gaussian.denoise, x, sigmas).x - gaussian.flow(x, sigmas[0], 0.0)
+    assert error.square().mean().sqrt() < 0.02 * gaussian.variances.min().sqrt()
 
 
 def test_dpmpp_2m_extrapolates_to_the_middle_of_its_step():
@@ -44,24 +193,42 @@ def test_dpmpp_2m_extrapolates_to_the_middle_of_its_step():
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_default_steps_carry_noise_to_the_data(gaussian, name):
-    function, n_steps = SAMPLERS[name]
-    x = noise(gaussian, 80.0)
-    error = function(gaussian.denoise, x, karras_sigmas(n_steps)).x - gaussian.flow(x, 80.0, 0.0)
+    sampler = SAMPLERS[name]
+    x, sigmas = noise(gaussian, 80.0), sigmas_for(sampler.grid, sampler.default_steps)
+    error = sampler.function(gaussian.denoise, x, sigmas).x - gaussian.flow(x, 80.0, 0.0)
     assert error.square().mean().sqrt().item() < 0.1 * gaussian.variances.mean().sqrt().item()
 
 
-def test_ancestral_draws_from_the_data(gaussian):
-    # Its bias falls as 1 / n_steps: 5% of the variance at 200 steps, 1% at the default.
-    n_steps = SAMPLERS["ancestral"].default_steps
-    x = noise(gaussian, 10.0, n=50_000)
-    x = ancestral(gaussian.denoise, x, karras_sigmas(n_steps, 0.02, 10.0)).x
-    scale = gaussian.covariance.diagonal().sqrt()
-    assert ((x.mean(0) - gaussian.mean).abs() < 0.02 * scale).all()
-    error = torch.cov(x.T) - gaussian.covariance
-    assert error.norm().item() < 0.02 * gaussian.covariance.norm().item()
+def test_sde_without_noise_is_dpmpp_2m(gaussian):
+    x, g = noise(gaussian, 10.0), torch.Generator()
+    before = g.get_state()
+    quiet = dpmpp_2m_sde(gaussian.denoise, x, positive_grid(9), generator=g, eta=0.0)
+    assert torch.equal(quiet.x, dpmpp_2m(gaussian.denoise, x, positive_grid(9)).x)
+    assert torch.equal(g.get_state(), before)
 
 
-def test_ancestral_steps_are_draws_from_the_posterior():
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
+def test_sde_of_any_eta_has_the_same_marginals(eta, monkeypatch):
+    v = variances_of_samples(
+        "dpmpp_2m_sde", [0.5, 1.0], exponential_sigmas(400, 0.01, 20.0), monkeypatch, eta=eta
+    )
+    torch.testing.assert_close(v, torch.tensor([0.5, 1.0]).double(), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("dpmpp_2m_sde", {"eta": -0.1}, "eta is -0.1"),
+        ("pc", {"n_corrections": -1}, "n_corrections is -1"),
+        ("pc", {"snr": 0.0}, "snr is 0.0"),
+    ],
+)
+def test_options_that_make_no_sense(gaussian, name, options, text):
+    with pytest.raises(ValueError, match=text):
+        SAMPLERS[name].function(gaussian.denoise, torch.zeros(1, 2), positive_grid(3), **options)
+
+
+def test_ancestral_steps_have_the_variance_between_ddpms_two():
     """A Gaussian's variance after each step is known, coarse as the grid may be."""
     n, v, sigmas = 200_000, 0.5, karras_sigmas(6, 0.05, 5.0)
     expected, x = v + 25.0, math.sqrt(v + 25) * torch.randn(n, 1, dtype=torch.float64)
@@ -75,31 +242,45 @@ def test_ancestral_steps_are_draws_from_the_posterior():
     for i, (s, t) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
         shrink = v / (v + s**2)
         keep = (t / s) ** 2
-        expected = (shrink + keep * (1 - shrink)) ** 2 * expected + t**2 * (1 - keep)
+        lower, upper = t**2 * (1 - keep), s**2 - t**2
+        added = math.sqrt(lower * upper)
+        expected = (shrink + keep * (1 - shrink)) ** 2 * expected + added
         assert measured[i] == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("name", "to_zero", "above_zero"),
-    [("euler", 10, 10), ("heun", 19, 20), ("dpmpp_2m", 10, 10), ("ancestral", 10, 10)],
+    ("name", "options", "to_zero", "above_zero"),
+    [
+        ("euler", {}, 10, 10),
+        ("heun", {}, 19, 20),
+        ("dpmpp_2m", {}, 10, 10),
+        ("dpmpp_2m_sde", {}, 10, 10),
+        ("ancestral", {}, 10, 10),
+        ("euler_maruyama", {}, 10, 10),
+        ("pc", {}, 220, 220),
+        ("pc", {"n_corrections": 1}, 30, 30),
+        ("pc", {"n_corrections": 0}, 10, 10),
+    ],
 )
-def test_number_of_evaluations(gaussian, name, to_zero, above_zero):
+def test_number_of_evaluations(gaussian, name, options, to_zero, above_zero):
     calls = []
 
     def counted(x, sigma):
         calls.append(sigma)
         return gaussian.denoise(x, sigma)
 
-    x = noise(gaussian, 10.0)
+    x, function = noise(gaussian, 10.0), SAMPLERS[name].function
     for sigmas, expected in ((karras_sigmas(10), to_zero), (positive_grid(10), above_zero)):
         calls.clear()
-        assert SAMPLERS[name].function(counted, x, sigmas).n_evaluations == expected == len(calls)
+        assert function(counted, x, sigmas, **options).n_evaluations == expected == len(calls)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_registry(name):
     assert SAMPLERS[name].function.__name__ == name
-    assert SAMPLERS[name].default_steps >= 1
+    sigmas = sigmas_for(SAMPLERS[name].grid, SAMPLERS[name].default_steps)
+    assert len(sigmas) == SAMPLERS[name].default_steps + 1
+    assert {*DETERMINISTIC, *STOCHASTIC} == set(SAMPLERS)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -116,17 +297,20 @@ def test_last_step_lands_on_the_last_estimate(gaussian, name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_callback_follows_every_step(gaussian, name):
-    steps, states = [], []
+    steps, states, copies = [], [], []
 
     def callback(step, x, denoised):
         assert x.shape == denoised.shape == (50, 2)
         steps.append(step)
         states.append(x)
+        copies.append(x.clone())
 
     x = noise(gaussian, 10.0)
     out = SAMPLERS[name].function(gaussian.denoise, x, positive_grid(7), callback=callback)
     assert steps == list(range(7))
     assert torch.equal(states[-1], out.x)
+    # what it is given is not written over later
+    assert all(map(torch.equal, states, copies))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -153,11 +337,10 @@ def test_computes_in_double_precision_around_a_float32_network(gaussian, name):
         return gaussian.denoise(x, sigma).float()
 
     x, g = noise(gaussian, 10.0).float(), torch.Generator()
-    out = SAMPLERS[name].function(single, x, karras_sigmas(20), generator=g.manual_seed(0)).x
+    sigmas = karras_sigmas(20, 0.05)
+    out = SAMPLERS[name].function(single, x, sigmas, generator=g.manual_seed(0)).x
     assert out.dtype == torch.float64
-    double = SAMPLERS[name].function(
-        gaussian.denoise, x, karras_sigmas(20), generator=g.manual_seed(0)
-    )
+    double = SAMPLERS[name].function(gaussian.denoise, x, sigmas, generator=g.manual_seed(0))
     torch.testing.assert_close(out, double.x, rtol=1e-4, atol=1e-4)
 
 
@@ -190,15 +373,22 @@ def schedulers():
         yield pytest.importorskip("diffusers.schedulers", reason="diffusers is not installed")
 
 
+def edm_scheduler(schedulers, name, **options):
+    scheduler = getattr(schedulers, name)(
+        sigma_min=0.002, sigma_max=80.0, sigma_data=1.0, **options
+    )
+    scheduler.set_timesteps(12)
+    torch.testing.assert_close(scheduler.sigmas.double(), karras_sigmas(12), rtol=1e-5, atol=1e-6)
+    return scheduler
+
+
 @pytest.mark.parametrize(
     ("name", "scheduler"),
     [("euler", "EDMEulerScheduler"), ("dpmpp_2m", "EDMDPMSolverMultistepScheduler")],
 )
 def test_samplers_and_preconditioning_agree_with_diffusers(curved, schedulers, name, scheduler):
     """Both own the preconditioning of Karras et al. as well as the step and the grid."""
-    theirs = getattr(schedulers, scheduler)(sigma_min=0.002, sigma_max=80.0, sigma_data=1.0)
-    theirs.set_timesteps(12)
-    torch.testing.assert_close(theirs.sigmas.double(), karras_sigmas(12), rtol=1e-5, atol=1e-6)
+    theirs = edm_scheduler(schedulers, scheduler)
     start = 80 * torch.randn(30, 2)
     x = start
     for t in theirs.timesteps:
@@ -206,6 +396,55 @@ def test_samplers_and_preconditioning_agree_with_diffusers(curved, schedulers, n
         x = theirs.step(output, t, x, return_dict=False)[0]
     ours = SAMPLERS[name].function(denoise_with(curved), start, karras_sigmas(12)).x
     torch.testing.assert_close(ours.float(), x, rtol=1e-3, atol=1e-4)
+
+
+def test_dpmpp_2m_sde_agrees_with_diffusers_step_by_step(curved, schedulers):
+    theirs = edm_scheduler(
+        schedulers, "EDMDPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"
+    )
+    start, g = 80 * torch.randn(30, 2), torch.Generator()
+    x, states = start.double(), []
+    g.manual_seed(0)
+    for t in theirs.timesteps:
+        output = curved.network(theirs.scale_model_input(x, t), t.expand(len(x)).double())
+        x = theirs.step(output, t, x, generator=g, return_dict=False)[0].double()
+        states.append(x)
+    ours = []
+    dpmpp_2m_sde(
+        denoise_with(curved),
+        start,
+        karras_sigmas(12),
+        generator=g.manual_seed(0),
+        callback=lambda i, x, denoised: ours.append(x),
+    )
+    for a, b in zip(ours, states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_predictor_agrees_with_diffusers_step_by_step(curved, schedulers):
+    """The reverse diffusion of Song et al.; their corrector divides means over the batch."""
+    theirs = schedulers.ScoreSdeVeScheduler(num_train_timesteps=12, sigma_min=0.05, sigma_max=20.0)
+    theirs.set_timesteps(12)
+    theirs.set_sigmas(12, 0.05, 20.0)
+    levels = theirs.discrete_sigmas.flip(0).double()
+    start, g = 20 * torch.randn(30, 2, dtype=torch.float64), torch.Generator().manual_seed(0)
+    x, states = start, []
+    for t, sigma in zip(theirs.timesteps, levels, strict=True):
+        score = curved.score(x, sigma.expand(len(x)))
+        x, x_mean = theirs.step_pred(score, t, x, generator=g, return_dict=False)
+        states.append(x)
+    states[-1] = x_mean  # to 0: no noise
+    ours = []
+    pc(
+        denoise_with(curved),
+        start,
+        torch.cat([levels, levels.new_zeros(1)]),
+        n_corrections=0,
+        generator=g.manual_seed(0),
+        callback=lambda i, x, denoised: ours.append(x),
+    )
+    for a, b in zip(ours, states, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_heun_agrees_with_diffusers(curved, schedulers):

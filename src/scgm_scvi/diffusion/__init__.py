@@ -6,7 +6,18 @@ from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sig
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
 from ._likelihood import LikelihoodOutput, log_likelihood
 from ._noise import NOISE_PROCESSES, NoiseProcess, lognormal_sigmas
-from ._samplers import SAMPLERS, Sampler, SamplerOutput, ancestral, dpmpp_2m, euler, heun
+from ._samplers import (
+    SAMPLERS,
+    Sampler,
+    SamplerOutput,
+    ancestral,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    euler,
+    euler_maruyama,
+    heun,
+    pc,
+)
 
 __all__ = [
     "GRIDS",
@@ -21,8 +32,10 @@ __all__ = [
     "ancestral",
     "classifier_free",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
     "energy_guidance",
     "euler",
+    "euler_maruyama",
     "exponential_sigmas",
     "guidance_interval",
     "guidance_variants",
@@ -31,5 +44,6 @@ __all__ = [
     "linear_sigmas",
     "log_likelihood",
     "lognormal_sigmas",
+    "pc",
     "sigmas_for",
 ]
