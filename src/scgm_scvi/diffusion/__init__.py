@@ -1,6 +1,7 @@
 """Score-based diffusion: noise, denoiser, samplers, guidance. Torch and the standard library only."""
 
 from ._denoiser import Denoiser
+from ._editing import invert
 from ._energy import energy_guidance
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
@@ -40,6 +41,7 @@ __all__ = [
     "guidance_interval",
     "guidance_variants",
     "heun",
+    "invert",
     "karras_sigmas",
     "linear_sigmas",
     "log_likelihood",

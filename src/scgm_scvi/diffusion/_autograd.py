@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._samplers import Denoise
+from ._sampling import Denoise
 
 __all__ = ["differentiable"]
 

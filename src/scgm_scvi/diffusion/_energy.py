@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ._autograd import differentiable
-from ._samplers import Denoise
+from ._sampling import Denoise
 
 __all__ = ["energy_guidance"]
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from ._samplers import Denoise
+from ._sampling import Denoise
 
 __all__ = ["Variant", "classifier_free", "guidance_interval", "guidance_variants"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ._autograd import differentiable
-from ._samplers import Denoise
+from ._sampling import Denoise
 
 __all__ = ["LikelihoodOutput", "log_likelihood"]
 

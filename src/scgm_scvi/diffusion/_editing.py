@@ -1,0 +1,94 @@
+"""Editing: carry data to noise, from where samplers bring them back under other conditions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ._sampling import Callback, Denoise, SamplerOutput, steps
+
+__all__ = ["invert"]
+
+
+def invert(
+    denoise: Denoise,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    *,
+    callback: Callback | None = None,
+) -> SamplerOutput:
+    r"""Find the noise from which a deterministic sampler makes the data: DDIM inversion.
+
+    The probability flow is followed from the smallest positive level of the grid up to its
+    largest, by Heun's method in :math:`\ln\sigma` with the state :math:`y = x/\sqrt{1+\sigma^2}`,
+    which keeps a variance of 1 at every level:
+
+    .. math:: \frac{dy}{d\ln\sigma} = \frac{y}{1+\sigma^2} - \frac{D(x;\sigma)}{\sqrt{1+\sigma^2}}
+
+    Of second order, two evaluations a step. On the grids that samplers use, it comes two to ten
+    times closer to the flow than a sampler run backwards, in :math:`\sigma`; an error of the
+    round trip is then that of the sampler, and falls with the square of the number of steps.
+
+    Parameters
+    ----------
+    denoise
+        Called as ``denoise(x, sigma)``, as samplers do.
+    x
+        Data of shape ``(n, d)``, in the units in which they are diffused. They are taken to be at
+        the last level of the grid, or at the last but one where the last is 0.
+    sigmas
+        The decreasing grid of noise levels that a sampler will come down by.
+    callback
+        Called as ``callback(step, x, denoised)`` after every step, the first of which is at the
+        lowest level.
+
+    Returns
+    -------
+    ``x`` at the largest level, float64, and the number of evaluations.
+
+    Raises
+    ------
+    ValueError
+        If the grid does not decrease or has fewer than two positive levels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.diffusion import heun, invert, karras_sigmas
+    >>> gaussian = lambda x, sigma: x / (1 + sigma**2)  # exact denoiser of N(0, 1)
+    >>> x = torch.tensor([[-1.0], [0.5]])
+    >>> noise = invert(gaussian, x, karras_sigmas(50)).x
+    >>> noise / 80
+    tensor([[-1.0001],
+            [ 0.5000]], dtype=torch.float64)
+    >>> bool((heun(gaussian, noise, karras_sigmas(50)).x - x).abs().max() < 0.01)
+    True
+
+    References
+    ----------
+    Song, Meng & Ermon 2021, arXiv:2010.02502, equation 14 and section 5.4.
+    """
+    grid = steps(sigmas)
+    if grid[-1][2] == 0:
+        grid.pop()  # in ln(sigma), level 0 is infinitely far
+    if not grid:
+        raise ValueError(
+            f"sigmas must hold at least two positive levels to move between, got {sigmas}."
+        )
+    x = x.double()
+    for step, (i, high, low) in enumerate(reversed(grid)):
+        total, total_next, h = math.hypot(1, low), math.hypot(1, high), math.log(high / low)
+        denoised = denoise(x, sigmas[i + 1]).double()
+        slope = _slope(x, denoised, total)
+        y = x / total
+        predicted = torch.add(y, slope, alpha=h).mul_(total_next)
+        slope.add_(_slope(predicted, denoise(predicted, sigmas[i]), total_next))
+        x = torch.add(y, slope, alpha=h / 2).mul_(total_next)
+        if callback is not None:
+            callback(step, x, denoised)
+    return SamplerOutput(x, 2 * len(grid))
+
+
+def _slope(x: torch.Tensor, denoised: torch.Tensor, total: float) -> torch.Tensor:
+    return torch.sub(x / total**2, denoised).div_(total)

@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+
+from scgm_scvi.diffusion import SAMPLERS, Denoiser, heun, invert, karras_sigmas
+
+
+def positive_grid(n_steps, low=0.1, high=10.0):
+    return karras_sigmas(n_steps + 1, low, high)[:-1]
+
+
+def rms(x):
+    return x.square().mean().sqrt().item()
+
+
+def test_order_of_convergence_to_the_exact_flow(gaussian):
+    x = gaussian.sample(50)
+    exact = gaussian.flow(x, 0.1, 10.0)
+    errors = [rms(invert(gaussian.denoise, x, positive_grid(n)).x - exact) for n in (100, 200)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
+    assert errors[1] < 1e-3 * rms(exact)
+
+
+def test_standard_normal_data_are_inverted_exactly():
+    """The state in use does not move, however few the steps."""
+    x = torch.randn(20, 3, dtype=torch.float64)
+    out = invert(lambda x, sigma: x / (1 + sigma**2), x, karras_sigmas(3)).x
+    torch.testing.assert_close(out, x * math.sqrt((1 + 80**2) / (1 + 0.002**2)))
+
+
+@pytest.mark.parametrize("data", ["gaussian", "mixture"])
+@pytest.mark.parametrize(("n_steps", "error"), [(36, 0.03), (100, 0.003)])
+def test_round_trip(data, n_steps, error, request):
+    data = request.getfixturevalue(data)
+    x, sigmas = data.sample(500), karras_sigmas(n_steps)
+    noise = invert(data.denoise, x, sigmas).x
+    assert (noise / 80).std().item() == pytest.approx(1, abs=0.1)
+    assert rms(heun(data.denoise, noise, sigmas).x - x) < error
+
+
+def test_codes_are_closer_to_the_flow_than_those_of_a_sampler_run_backwards(mixture):
+    x, levels = mixture.sample(200), karras_sigmas(36)[:-1]
+    backwards = x
+    for low, high in zip(levels[1:].flip(0), levels[:-1].flip(0), strict=True):
+        slope = (backwards - mixture.denoise(backwards, low)) / low
+        predicted = backwards + (high - low) * slope
+        slope_next = (predicted - mixture.denoise(predicted, high)) / high
+        backwards = backwards + (high - low) * (slope + slope_next) / 2
+    fine = invert(mixture.denoise, x, karras_sigmas(1000)).x
+    assert rms(invert(mixture.denoise, x, levels).x - fine) < 0.5 * rms(backwards - fine)
+
+
+def test_another_sampler_and_grid_lead_back_too(mixture):
+    x = mixture.sample(200)
+    noise = invert(mixture.denoise, x, karras_sigmas(100)).x
+    back = SAMPLERS["dpmpp_2m"].function(mixture.denoise, noise, karras_sigmas(150)).x
+    assert rms(back - x) < 0.02
+
+
+def test_a_shift_of_the_condition_shifts_the_data(gaussian):
+    """What inversion is for: the same noise, decoded for another group of cells."""
+    shift = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    other = type(gaussian)(gaussian.mean + shift, gaussian.covariance)
+    x, sigmas = gaussian.sample(100), karras_sigmas(100, 0.002, 2000.0)
+    edited = heun(other.denoise, invert(gaussian.denoise, x, sigmas).x, sigmas).x
+    torch.testing.assert_close(edited, x + shift, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("to_zero", [True, False])
+def test_data_are_at_the_smallest_positive_level(gaussian, to_zero):
+    x, levels = gaussian.sample(20), positive_grid(400, 0.5, 20.0)
+    sigmas = torch.cat([levels, torch.zeros(1)]) if to_zero else levels
+    out = invert(gaussian.denoise, x, sigmas)
+    torch.testing.assert_close(out.x, gaussian.flow(x, 0.5, 20.0), rtol=1e-3, atol=1e-3)
+
+
+def test_callback_and_number_of_evaluations(gaussian):
+    calls, steps, states = [], [], []
+
+    def counted(x, sigma):
+        assert x.dtype == sigma.dtype == torch.float64
+        assert sigma.ndim == 0
+        calls.append(sigma.item())
+        return gaussian.denoise(x, sigma).float()
+
+    def callback(step, x, denoised):
+        assert x.shape == denoised.shape == (30, 2)
+        steps.append(step)
+        states.append((x.clone(), denoised))
+
+    x, sigmas = gaussian.sample(30).float(), karras_sigmas(9, 0.1, 10.0)
+    before = x.clone()
+    out = invert(counted, x, sigmas, callback=callback)
+    assert out.n_evaluations == len(calls) == 16  # 8 steps between 9 positive levels
+    levels = sigmas[:-1].flip(0).tolist()
+    assert calls == [s for pair in zip(levels[:-1], levels[1:], strict=True) for s in pair]
+    assert steps == list(range(8))
+    assert torch.equal(states[-1][0], out.x)
+    first = gaussian.denoise(x.double(), sigmas[-2])
+    torch.testing.assert_close(states[0][1], first, rtol=1e-5, atol=1e-5)
+    for i, (state, _) in enumerate(states):  # each step ends at the level that follows
+        partial = invert(gaussian.denoise, before, sigmas[7 - i :]).x
+        torch.testing.assert_close(state, partial, rtol=1e-4, atol=1e-4)
+    assert out.x.dtype == torch.float64
+    assert torch.equal(x, before)
+
+
+def test_a_float32_network():
+    class Network(torch.nn.Module):
+        def forward(self, x, noise):
+            return torch.tanh(x.flip(1) * torch.tensor([2.0, -1.0]).to(x) + noise[:, None])
+
+    denoiser = Denoiser(Network(), 2)
+    x, sigmas = torch.randn(100, 2, dtype=torch.float64), karras_sigmas(100)
+    single = lambda x, sigma: denoiser(x.float(), sigma.float().expand(len(x)))
+    noise = invert(single, x, sigmas).x
+    double = invert(lambda x, sigma: denoiser.double()(x, sigma.expand(len(x))), x, sigmas).x
+    torch.testing.assert_close(noise, double, rtol=1e-3, atol=1e-2)
+    assert rms(heun(denoiser_of(denoiser), noise, sigmas).x - x) < 0.01
+
+
+def denoiser_of(denoiser):
+    return lambda x, sigma: denoiser(x, sigma.expand(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "text"),
+    [
+        ([0.1, 1.0], "sigmas must decrease"),
+        ([1.0], "hold at least two levels"),
+        ([80.0, 0.0], "at least two positive levels to move between"),
+    ],
+)
+def test_grid_must_lead_somewhere(gaussian, sigmas, text):
+    with pytest.raises(ValueError, match=text):
+        invert(gaussian.denoise, torch.zeros(1, 2), torch.tensor(sigmas))
