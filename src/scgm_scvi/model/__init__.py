@@ -1,7 +1,9 @@
 """What users call: SCGM and the mixins it is made of, one verb a file."""
 
 from ._diffusion import LatentDiffusionMixin
+from ._energy import DenoisedCells
 from ._generation import GenerationMixin
+from ._sampling import SamplingMixin
 from ._scgm import SCGM
 
-__all__ = ["SCGM", "GenerationMixin", "LatentDiffusionMixin"]
+__all__ = ["SCGM", "DenoisedCells", "GenerationMixin", "LatentDiffusionMixin", "SamplingMixin"]

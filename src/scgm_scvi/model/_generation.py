@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -14,19 +13,19 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from scvi import REGISTRY_KEYS
-from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
-from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.diffusion import SAMPLERS, classifier_free, guidance_variants, karras_sigmas
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi._errors import whole_number
 
-from ._conditions import Conditions, ConditionSpec, Request, require_known
+from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
+from ._energy import Energy
+from ._sampling import Sampling
 from ._writing import ChunkWriter
 
 __all__ = ["GenerationMixin"]
+
+_MEMORY_BUDGET = 2**29  # bytes, for decoding a chunk
 
 
 class _Chunk(NamedTuple):
@@ -38,7 +37,8 @@ class _Chunk(NamedTuple):
 class GenerationMixin:
     """Sample latents from stage two and decode them with stage one.
 
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`; knows nothing of what the features are.
+    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
+    what the features are.
     """
 
     latent_key: str = "X_scgm"
@@ -49,12 +49,16 @@ class GenerationMixin:
         conditions: Conditions = None,
         *,
         guidance_scale: float | Mapping[str, float] = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        composition: Literal["joint", "additive"] = "joint",
+        energy: Energy | None = None,
         sampler: str = "dpmpp_2m",
         n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
         expression: Literal["counts", "normalized"] = "counts",
         seed: int | None = None,
         out: str | os.PathLike | None = None,
-        batch_size: int = 2048,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> ad.AnnData | Path:
         """Generate cells that were never measured.
@@ -72,10 +76,25 @@ class GenerationMixin:
             1: the conditional model itself. Above 1: classifier-free guidance, cells more typical
             of their conditions and less diverse. A dict sets one scale per condition (batch and
             covariates have none).
+        guidance_interval
+            Noise levels ``(low, high]`` within which to guide; outside, the scale is 1. Default:
+            everywhere.
+        composition
+            How attributes make up a cell. ``"joint"``: the network is asked for all of them at
+            once. ``"additive"``: their effects on the denoiser are added, which also composes
+            those that were never seen together.
+        energy
+            Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell,
+            lower where better: any differentiable wish about latents or decoded expression.
         sampler
             A name in :data:`scgm_scvi.diffusion.SAMPLERS`.
         n_steps
             Steps the sampler takes; default: the sampler's own.
+        sampling_kwargs
+            Of the engine: ``grid``, a name in :data:`scgm_scvi.diffusion.GRIDS` or that of a noise
+            process; ``sigma_min`` and ``sigma_max``, its ends; ``precision``, ``"float32"`` or
+            ``"bfloat16"`` for the network; ``compile``, whether by :func:`torch.compile`; and
+            options of the sampler, such as ``eta`` of ``"dpmpp_2m_sde"``.
         expression
             ``"counts"``: integers drawn from the decoder's distribution. ``"normalized"``: its
             mean, scaled to 10,000 a cell.
@@ -86,6 +105,7 @@ class GenerationMixin:
             An existing file is not overwritten.
         batch_size
             Cells generated at a time; bounds the memory. Part of what the seed determines.
+            Default: 2,048, or as many as are decoded within half a gigabyte.
         progress_bar
             Whether to show one.
 
@@ -99,7 +119,7 @@ class GenerationMixin:
         ------
         RuntimeError
             If stage two is not trained, or stage one changed since.
-        KeyError, ValueError
+        KeyError, TypeError, ValueError
             If an attribute, category, sampler or number makes no sense; the message names it.
 
         Examples
@@ -109,36 +129,33 @@ class GenerationMixin:
         """
         self._require_diffusion()
         request = Request.parse(self.condition_spec, n_cells, conditions)
-        if sampler not in SAMPLERS:
-            raise ValueError(
-                f"sampler {sampler!r} is unknown.{nearest(sampler, SAMPLERS)} "
-                f"Known: {listed(SAMPLERS)}."
-            )
-        if n_steps is None:
-            n_steps = SAMPLERS[sampler].default_steps
-        n_steps = whole_number(n_steps, "n_steps")
+        sampling = Sampling.parse(
+            self.condition_spec,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            composition=composition,
+            energy=energy,
+            sampler=sampler,
+            n_steps=n_steps,
+            sampling_kwargs=sampling_kwargs,
+        )
+        if batch_size is None:
+            batch_size = _default_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         if expression not in ("counts", "normalized"):
             raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
-        self._check_guidance(guidance_scale)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         uns = {
             "model": _fingerprint(self.module.state_dict()),
             "class": type(self).__name__,
-            "sampler": sampler,
-            "n_steps": n_steps,
-            "guidance_scale": dict(guidance_scale)
-            if isinstance(guidance_scale, Mapping)
-            else float(guidance_scale),
+            **sampling.describe(),
             "expression": expression,
             "seed": int(seed),
             "batch_size": batch_size,
             "version": version("scgm_scvi"),
         }
-        chunks = self._chunks(
-            request, guidance_scale, sampler, n_steps, expression, seed, batch_size
-        )
+        chunks = self._chunks(request, sampling, expression, seed, batch_size)
         bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
         if out is None:
             with bar:
@@ -159,20 +176,10 @@ class GenerationMixin:
             uns={"scgm": uns},
         )
 
-    def _check_guidance(self, scale: float | Mapping[str, float]) -> None:
-        named = scale if isinstance(scale, Mapping) else {"guidance_scale": scale}
-        for name, value in named.items():
-            if isinstance(scale, Mapping):
-                require_known(name, self.condition_spec.steered, "guidance_scale")
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value}; a guidance scale is 0 or more.")
-
     def _chunks(
         self,
         request: Request,
-        guidance_scale: float | Mapping[str, float],
-        sampler: str,
-        n_steps: int,
+        sampling: Sampling,
         expression: str,
         seed: int,
         batch_size: int,
@@ -184,72 +191,30 @@ class GenerationMixin:
             numpy_seed, torch_seed = int(seeds[0]), int(seeds[1]) >> 1  # torch's has a sign bit
             tensors = part.draw_nuisances(self.diffusion_design_, np.random.default_rng(numpy_seed))
             generator = torch.Generator(device=self.device).manual_seed(torch_seed)
-            state = self._sample_state(tensors, guidance_scale, sampler, n_steps, generator)
-            distribution = self.module.decode_state(state, tensors)
-            x = self._express(distribution, expression, torch_seed)
+            state = self._sample_state(tensors, sampling, generator)
+            x = self._express(state, tensors, expression, torch_seed)
             yield _Chunk(x, state[:, :-1].cpu().numpy(), request.obs(tensors, start))
 
-    @torch.inference_mode()
-    def _sample_state(
-        self,
-        tensors: Mapping[str, torch.Tensor],
-        guidance_scale: float | Mapping[str, float],
-        sampler: str,
-        n_steps: int,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Sample states ``(n, n_latent + 1)``, float32, in the units of the latent."""
-        denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
-        variants = []
-        for dropped, weight in guidance_variants(guidance_scale, self._specified(tensors)):
-            tokens, values = self.module.denoiser_conditions(
-                {**tensors, **_without(tensors, dropped, spec)}
-            )
-            variants.append((weight, (tokens.to(device), values.to(device))))
-        sigmas = karras_sigmas(n_steps).to(device)
-        n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
-        noise = torch.randn(
-            n, denoiser.n_dims, generator=generator, device=device, dtype=torch.float64
-        )
-        result = SAMPLERS[sampler].function(
-            classifier_free(denoiser, variants), noise * sigmas[0], sigmas, generator=generator
-        )
-        return denoiser.unstandardize(result.x.float())
-
-    def _specified(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Conditions that at least one cell of the minibatch specifies."""
-        spec = self.condition_spec
-        tokens = tensors[SCGM_KEYS.CONDITIONS_KEY]
-        values = tensors[SCGM_KEYS.CONDITION_VALUES_KEY]
-        names = [n for j, n in enumerate(spec.categorical) if bool((tokens[:, j] > 0).any())]
-        return names + [
-            n for j, n in enumerate(spec.continuous) if not bool(values[:, j].isnan().all())
-        ]
-
+    @torch.no_grad()
     def _express(
-        self, distribution: Distribution, expression: str, seed: int
+        self, state: torch.Tensor, tensors: Mapping[str, torch.Tensor], expression: str, seed: int
     ) -> sparse.csr_matrix | np.ndarray:
-        """Draw features, or take their mean scaled to 10,000 a cell."""
+        """Decode; draw features, or take their mean scaled to 10,000 a cell."""
+        distribution = self.module.decode_state(state, tensors)
         if expression == "normalized":
             mean = distribution.mean
             return (mean / mean.sum(dim=1, keepdim=True) * 1e4).cpu().numpy()
         # torch.distributions take no generator: borrow the global one, and give it back.
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             x = distribution.sample().cpu().numpy()
         return sparse.csr_matrix(x)
 
 
-def _without(
-    tensors: Mapping[str, torch.Tensor], dropped: frozenset[str], spec: ConditionSpec
-) -> dict[str, torch.Tensor]:
-    """The conditions of ``tensors`` with some attributes unspecified."""
-    tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].clone()
-    values = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].clone()
-    tokens[:, [j for j, name in enumerate(spec.categorical) if name in dropped]] = 0
-    values[:, [j for j, name in enumerate(spec.continuous) if name in dropped]] = float("nan")
-    return {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
+def _default_batch_size(n_features: int) -> int:
+    """As many cells as decode within the budget: eight arrays of their features in float32."""
+    return max(1, min(2048, _MEMORY_BUDGET // (8 * 4 * max(1, n_features))))
 
 
 def _counted(chunks: Iterator[_Chunk], bar: tqdm) -> Iterator[_Chunk]:

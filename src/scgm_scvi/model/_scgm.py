@@ -21,6 +21,7 @@ from ._augmentation import AugmentationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._generation import GenerationMixin
+from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 from ._setup import SetupMixin
 
@@ -32,6 +33,7 @@ class SCGM(
     GenerationMixin,
     AugmentationMixin,
     ScoringMixin,
+    SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
     SCVI,
@@ -73,6 +75,10 @@ class SCGM(
     diffusion_kwargs
         Of the denoiser's network: ``n_hidden``, ``n_layers``, ``dropout_rate``, see
         :class:`scgm_scvi.nn.ScoreNetwork`.
+    noise
+        Noise process that stage two is trained on, a name in
+        :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: ``"edm"``, ``"ve"``, ``"vp"`` or ``"sub_vp"``.
+        Whichever it is, every sampler and every grid can be used with the model.
 
     Examples
     --------
@@ -101,6 +107,7 @@ class SCGM(
         condition_dropout: float = 0.1,
         encode_covariates: bool = False,
         diffusion_kwargs: dict[str, Any] | None = None,
+        noise: str = "edm",
     ) -> None:
         # SCVI's own __init__ builds its own module: skip to what it inherits.
         super(SCVI, self).__init__(adata, registry)
@@ -126,6 +133,7 @@ class SCGM(
             n_components=n_components,
             condition_dropout=condition_dropout,
             diffusion_kwargs=diffusion_kwargs,
+            noise=noise,
         )
         self.module.minified_data_type = self.minified_data_type
         self.var_ = pd.DataFrame() if adata is None else adata.var.copy()

@@ -39,6 +39,7 @@ class LatentDiffusionModuleMixin:
         n_condition_values: int,
         n_nuisances: Sequence[int],
         diffusion_kwargs: Mapping[str, Any] | None = None,
+        noise: str = "edm",
     ) -> None:
         """Build the denoiser, frozen until stage two.
 
@@ -52,6 +53,8 @@ class LatentDiffusionModuleMixin:
             Number of continuous conditions.
         diffusion_kwargs
             Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
+        noise
+            A name in :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: the levels that training draws.
         """
         network = ScoreNetwork(
             n_latent + 1,
@@ -59,7 +62,7 @@ class LatentDiffusionModuleMixin:
             n_condition_values,
             **(diffusion_kwargs or {}),
         )
-        self.denoiser = Denoiser(network, n_latent + 1).requires_grad_(False)
+        self.denoiser = Denoiser(network, n_latent + 1, noise=noise).requires_grad_(False)
 
     def denoiser_conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``(n, n_categorical)`` and values ``(n, n_continuous)`` for the denoiser.
@@ -97,12 +100,12 @@ class LatentDiffusionModuleMixin:
         variance = torch.cat([qz.scale.square(), torch.zeros_like(log_size)], dim=1)
         return mean, variance
 
-    @torch.inference_mode()
     @auto_move_data
     def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
         """Distribution of the features of cells with ``state`` ``(n, n_latent + 1)``.
 
-        ``tensors`` is a minibatch without features: batch, covariates and conditions.
+        ``tensors`` is a minibatch without features: batch, covariates and conditions. Differentiable
+        in ``state``.
         """
         latent, log_size = state[:, :-1], state[:, -1:]
         inputs = self._get_generative_input(

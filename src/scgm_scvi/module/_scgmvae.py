@@ -60,6 +60,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         Width of the condition embedding that the decoder reads.
     diffusion_kwargs
         Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
+    noise
+        Noise process that the denoiser is trained on.
 
     Examples
     --------
@@ -90,6 +92,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         condition_dropout: float = 0.1,
         condition_width: int = 64,
         diffusion_kwargs: Mapping[str, Any] | None = None,
+        noise: str = "edm",
     ) -> None:
         super().__init__(
             n_input,
@@ -155,6 +158,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_condition_values,
             [n_batch, *self.n_cats_per_cov],
             diffusion_kwargs,
+            noise,
         )
 
     def _get_generative_input(
