@@ -3,6 +3,7 @@
 from ._denoiser import Denoiser
 from ._editing import invert
 from ._energy import energy_guidance
+from ._evidence import path_evidence
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
 from ._guidance import Variant, classifier_free, guidance_interval, guidance_variants
 from ._likelihood import LikelihoodOutput, log_likelihood
@@ -46,6 +47,7 @@ __all__ = [
     "linear_sigmas",
     "log_likelihood",
     "lognormal_sigmas",
+    "path_evidence",
     "pc",
     "sigmas_for",
 ]

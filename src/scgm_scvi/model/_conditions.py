@@ -163,6 +163,23 @@ class Request:
             tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.as_tensor(numeric)
         return tensors
 
+    def conditions(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The minibatch ``tensors`` with the conditions that the request has for its cells.
+
+        What the request leaves out is unspecified; batch and covariates are the cells' own where
+        it does not name them.
+        """
+        nuisances = {REGISTRY_KEYS.BATCH_KEY: self.nuisances[:, :1]}
+        if self.spec.covariates:
+            nuisances[REGISTRY_KEYS.CAT_COVS_KEY] = self.nuisances[:, 1:]
+        named = {k: torch.as_tensor(v).to(tensors[k].device) for k, v in nuisances.items()}
+        return {
+            **tensors,
+            SCGM_KEYS.CONDITIONS_KEY: torch.as_tensor(self.tokens),
+            SCGM_KEYS.CONDITION_VALUES_KEY: torch.as_tensor(self.values),
+            **{k: torch.where(v > 0, v - 1, tensors[k].long()) for k, v in named.items()},
+        }
+
     def obs(self, tensors: Mapping[str, torch.Tensor], start: int = 0) -> pd.DataFrame:
         """Columns that describe the cells: conditions, and nuisances as they were drawn."""
         columns: dict[str, Any] = {}

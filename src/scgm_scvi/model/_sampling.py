@@ -241,13 +241,13 @@ class SamplingMixin:
         self, tensors: Tensors, scale: float | Mapping[str, float], composition: str
     ) -> list[tuple[float, tuple[torch.Tensor, torch.Tensor]]]:
         """Weights and network conditions of the estimates that guidance combines."""
-        spec, device = self.condition_spec, self.device
+        spec, own = self.condition_spec, self.module.conditions(tensors)
         out = []
-        for dropped, w in guidance_variants(scale, _specified(tensors, spec), composition):
+        for dropped, w in guidance_variants(scale, _specified(*own, spec), composition):
             tokens, values = self.module.denoiser_conditions(
-                {**tensors, **_without(tensors, dropped, spec)}
+                {**tensors, **_without(*own, dropped, spec)}
             )
-            out.append((w, (tokens.to(device), values.to(device))))
+            out.append((w, (tokens.to(self.device), values.to(self.device))))
         return out
 
 
@@ -269,10 +269,8 @@ def _interval(interval: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _specified(tensors: Tensors, spec: ConditionSpec) -> list[str]:
+def _specified(tokens: torch.Tensor, values: torch.Tensor, spec: ConditionSpec) -> list[str]:
     """Conditions that at least one cell of the minibatch specifies."""
-    tokens = tensors[SCGM_KEYS.CONDITIONS_KEY]
-    values = tensors[SCGM_KEYS.CONDITION_VALUES_KEY]
     names = [n for j, n in enumerate(spec.categorical) if bool((tokens[:, j] > 0).any())]
     return names + [
         n for j, n in enumerate(spec.continuous) if not bool(values[:, j].isnan().all())
@@ -280,11 +278,10 @@ def _specified(tensors: Tensors, spec: ConditionSpec) -> list[str]:
 
 
 def _without(
-    tensors: Tensors, dropped: frozenset[str], spec: ConditionSpec
+    tokens: torch.Tensor, values: torch.Tensor, dropped: frozenset[str], spec: ConditionSpec
 ) -> dict[str, torch.Tensor]:
-    """The conditions of ``tensors`` with some attributes unspecified."""
-    tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].clone()
-    values = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].clone()
+    """The conditions with some attributes unspecified, as entries of a minibatch."""
+    tokens, values = tokens.clone(), values.clone()
     tokens[:, [j for j, name in enumerate(spec.categorical) if name in dropped]] = 0
     values[:, [j for j, name in enumerate(spec.continuous) if name in dropped]] = float("nan")
     return {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}

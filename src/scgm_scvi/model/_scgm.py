@@ -18,9 +18,11 @@ from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
 from ._augmentation import AugmentationMixin
+from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._generation import GenerationMixin
+from ._likelihood import LikelihoodMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 from ._setup import SetupMixin
@@ -33,6 +35,8 @@ class SCGM(
     GenerationMixin,
     AugmentationMixin,
     ScoringMixin,
+    LikelihoodMixin,
+    ClassificationMixin,
     SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,

@@ -1,0 +1,251 @@
+"""Tell the attributes of cells by asking under which of them the model explains the cells best."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from scvi import REGISTRY_KEYS
+from tqdm.auto import tqdm
+
+from scgm_scvi._errors import whole_number
+from scgm_scvi.diffusion import exponential_sigmas, path_evidence
+from scgm_scvi.module import SCGM_KEYS
+
+from ._conditions import require_known
+from ._diffusion import _fingerprint
+
+__all__ = ["ClassificationMixin"]
+
+_SIGMA_MIN, _SIGMA_MAX = 0.15, 10.0  # beyond them no class differs from another
+_UNCALIBRATED = (1.0, 0.05)  # about what calibration finds on small data
+_LEAST_CELLS, _MOST_CELLS = 20, 1000
+
+
+class ClassificationMixin:
+    """Classify cells by a model that generates them.
+
+    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
+    what the features are.
+    """
+
+    classifier_weights_: dict[str, tuple[float, float]] | None = None
+    classifier_fingerprint_: str | None = None
+
+    def classify(
+        self,
+        adata: AnnData | None = None,
+        key: str | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        prior: Literal["train", "uniform"] = "train",
+        n_samples: int = 8,
+        n_levels: int = 6,
+        seed: int = 0,
+        batch_size: int = 1024,
+        progress_bar: bool = True,
+    ) -> pd.DataFrame:
+        r"""Probabilities of every category of a condition, by comparing what it explains.
+
+        Each category in turn is taken to be the cell's; both stages say how well it fits. Stage
+        two: posterior samples of the latent are noised and denoised, and the conditional denoising
+        losses along the path give a log-likelihood (:func:`scgm_scvi.diffusion.path_evidence`).
+        Stage one: the log-likelihood of the features, decoded from the mean of the posterior under
+        that category. Both are weighed, and the category's frequency is the prior:
+
+        .. math::
+            p(c\,|\,cell) \propto \pi_c\, e^{\,a\,\ell_c^{latent} + b\,\ell_c^{features}}
+
+        The two weights :math:`a` and :math:`b` are what calibrates the probabilities: they are
+        fitted once, by maximum likelihood on cells that were held out of training, and saved with
+        the model. Other conditions of a cell, where it has them, are given.
+
+        Parameters
+        ----------
+        adata
+            Cells, registered like the model's own if they are not yet; not changed. The column
+            ``key`` may be missing, and is not looked at. Default: the model's data.
+        key
+            Categorical condition. Default: the first one that was registered, which is
+            ``labels_key`` where there is one.
+        indices
+            Rows to classify; default: all.
+        prior
+            ``"train"``: how often a category occurs among training cells; ``"uniform"``.
+        n_samples
+            Posterior samples, each with a path of its own. Time is proportional to
+            ``n_samples * n_levels``, and to the number of categories.
+        n_levels
+            Noise levels of a path.
+        seed
+            Same seed, same device, same probabilities.
+        batch_size
+            Cells at a time; bounds the memory. Part of what the seed determines.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        DataFrame with a row a cell, named as in ``obs``, and a column a category; rows sum to 1.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since.
+        KeyError
+            If the model has no such condition.
+        ValueError
+            If a number makes no sense, the model's data are minified, or ``adata`` lacks features,
+            columns or counts.
+
+        Warns
+        -----
+        UserWarning
+            If there are no held-out cells to calibrate by: a model without data that was never
+            calibrated, or one trained on all cells.
+
+        Examples
+        --------
+        >>> probabilities = model.classify(adata, "cell_type")  # doctest: +SKIP
+        >>> adata.obs["predicted"] = probabilities.idxmax(axis=1)  # doctest: +SKIP
+        >>> adata.obs["certainty"] = probabilities.max(axis=1)  # doctest: +SKIP
+
+        References
+        ----------
+        Li et al. 2023, arXiv:2303.16203; Clark & Jaini 2023, arXiv:2303.15233. Temperatures:
+        Guo et al. 2017, arXiv:1706.04599.
+        """
+        self._require_diffusion()
+        spec = self.condition_spec
+        if key is None:
+            key = next(iter(spec.categorical), "cell_type")
+        require_known(key, list(spec.categorical), "key")
+        if prior not in ("train", "uniform"):
+            raise ValueError(f"prior is {prior!r}; use 'train' or 'uniform'.")
+        if self.minified_data_type is not None:
+            raise ValueError(
+                "The model's data are minified, so their features can't be compared. Load the "
+                "model with the data that it was trained on, or without any: "
+                "SCGM.load(path, adata=False)."
+            )
+        batch_size = whole_number(batch_size, "batch_size")
+        settings = {
+            "n_samples": whole_number(n_samples, "n_samples"),
+            "n_levels": whole_number(n_levels, "n_levels"),
+        }
+        weights = self._classifier_weights(key, settings, batch_size)
+        parts = [np.empty((0, len(spec.categorical[key])))]
+        with self._registered(adata, [key]) as cells:
+            names = cells.obs_names if indices is None else cells.obs_names[indices]
+            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            with tqdm(
+                total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
+            ) as bar:
+                for latent, features in self._evidence(loader, key, seed, **settings):
+                    logits = weights[0] * latent + weights[1] * features
+                    if prior == "train":
+                        logits = logits + self._log_frequencies(key)
+                    parts.append(softmax(logits, axis=1))
+                    bar.update(len(latent))
+        return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
+
+    def _evidence(
+        self, loader: Iterator, key: str, seed: int, n_samples: int, n_levels: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Log-likelihoods ``(n, n_categories)`` of latents and of features, a minibatch at a time."""
+        denoiser, device = self.module.denoiser, self.device
+        j = list(self.condition_spec.categorical).index(key)
+        n_categories = len(self.condition_spec.categorical[key])
+        sigmas = exponential_sigmas(n_levels + 1, _SIGMA_MIN, _SIGMA_MAX)[:-1].to(device)
+        generator = torch.Generator(device=device).manual_seed(seed)
+        for tensors in loader:
+            mean, variance = (t.to(device) for t in self.module.encode_state(tensors))
+            tokens, _ = self.module.conditions(tensors)
+            latent, features = torch.zeros(2, len(mean), n_categories, dtype=torch.float64)
+            denoisers = []
+            with torch.no_grad():
+                for c in range(n_categories):
+                    as_c = tokens.clone()
+                    as_c[:, j] = c + 1
+                    as_c = {**tensors, SCGM_KEYS.CONDITIONS_KEY: as_c}
+                    denoisers.append(self._denoise(as_c))
+                    x = tensors[REGISTRY_KEYS.X_KEY].to(device)
+                    likelihood = self.module.decode_state(mean, as_c).log_prob(x)
+                    features[:, c] = likelihood.sum(dim=1).double().cpu()
+                for _ in range(n_samples):
+                    noise = torch.randn(mean.shape, generator=generator, device=device)
+                    x0 = denoiser.standardize(mean + variance.sqrt() * noise)
+                    latent += path_evidence(denoisers, x0, sigmas, generator=generator).cpu()
+            yield _centred(latent / n_samples), _centred(features)
+
+    def _log_frequencies(self, key: str) -> np.ndarray:
+        """Log shares of the categories among training cells, none of them 0."""
+        n = len(self.condition_spec.categorical[key])
+        j = list(self.condition_spec.categorical).index(key)
+        counts = np.bincount(self.diffusion_design_["tokens"][:, j], minlength=n + 1)[1:]
+        return np.log((counts + 1) / (counts + 1).sum())
+
+    def _classifier_weights(
+        self, key: str, settings: dict[str, int], batch_size: int
+    ) -> tuple[float, float]:
+        """The weights of latents and of features, fitted if they are not yet."""
+        fingerprint = _fingerprint(self.module.state_dict())
+        if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
+            self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
+        if key not in self.classifier_weights_:
+            rows, labels = self._held_out(key)
+            if len(rows) < _LEAST_CELLS:
+                warnings.warn(
+                    f"The probabilities are not calibrated: {len(rows)} held-out cells with a "
+                    f"known {key!r} are at hand, and {_LEAST_CELLS} are needed. Classify once with "
+                    "the data that the model was trained on, and save the model.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+                return _UNCALIBRATED
+            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=batch_size)
+            latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
+            self.classifier_weights_[key] = _fit(
+                np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels
+            )
+        return self.classifier_weights_[key]
+
+    def _held_out(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out rows of the model's data whose category is known, and the category's number."""
+        rows = np.asarray([] if self.validation_indices is None else self.validation_indices)
+        rows = rows.astype(np.int64)
+        if self.adata is None or not len(rows) or rows.max() >= self.adata.n_obs:
+            return rows[:0], rows[:0]
+        j = list(self.condition_spec.categorical).index(key)
+        tokens = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY)
+        labels = np.asarray(tokens)[rows, j]
+        rows, labels = rows[labels > 0], labels[labels > 0] - 1
+        keep = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_CELLS])
+        return rows[keep], labels[keep]
+
+
+def _centred(evidence: torch.Tensor) -> np.ndarray:
+    """What the categories have in common is no evidence, and is large."""
+    return (evidence - evidence.mean(dim=1, keepdim=True)).numpy()
+
+
+def _fit(
+    latent: np.ndarray, features: np.ndarray, prior: np.ndarray, labels: np.ndarray
+) -> tuple[float, float]:
+    """Positive weights of greatest likelihood, held near the usual ones by a weak prior."""
+    start, rows = np.log(_UNCALIBRATED), np.arange(len(labels))
+
+    def loss(log_weights: np.ndarray) -> float:
+        a, b = np.exp(log_weights)
+        log_p = log_softmax(a * latent + b * features + prior, axis=1)
+        return -log_p[rows, labels].sum() + ((log_weights - start) ** 2).sum() / 2
+
+    a, b = np.exp(minimize(loss, start, method="L-BFGS-B").x)
+    return float(a), float(b)
