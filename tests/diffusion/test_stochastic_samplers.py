@@ -175,3 +175,13 @@ def test_ancestral_steps_have_the_variance_between_ddpms_two():
         added = math.sqrt(lower * upper)
         expected = (shrink + keep * (1 - shrink)) ** 2 * expected + added
         assert measured[i] == pytest.approx(expected, rel=0.02)
+
+
+def test_euler_maruyama_refuses_steps_with_which_it_diverges(gaussian):
+    x = torch.zeros(1, 2)
+    run = lambda *sigmas: SAMPLERS["euler_maruyama"].function(
+        gaussian.denoise, x, torch.tensor(sigmas, dtype=torch.float64)
+    )
+    run(7.0, 2.6, 1.0, 0.0)
+    with pytest.raises(ValueError, match="cannot step from sigma=2.6 to 0.9: .* Take more steps"):
+        run(7.0, 2.6, 0.9, 0.0)

@@ -76,8 +76,12 @@ def euler_maruyama(
     In this time, on a grid even in it, the first-order error of the variance of samples cancels
     for Gaussian data of any variance. Steps in :math:`\sigma^2` and in :math:`\sigma` overestimate
     that variance by the shares :math:`h` and :math:`h/2`, where :math:`h` is the step in
-    :math:`\ln\sigma`. A step to 0 lands on the estimate. Steps must be short: from
-    :math:`h = 1` on they diverge.
+    :math:`\ln\sigma`. A step to 0 lands on the estimate.
+
+    Raises
+    ------
+    ValueError
+        If a step of the grid has :math:`h \ge 1`, with which noise would grow and not shrink.
 
     Examples
     --------
@@ -90,6 +94,12 @@ def euler_maruyama(
     >>> bool((x.std() - 1).abs() < 0.1)
     True
     """
+    for _, sigma, sigma_next in steps(sigmas):
+        if sigma_next > 0 and sigma / sigma_next >= math.e:
+            raise ValueError(
+                f"euler_maruyama cannot step from sigma={sigma:.4g} to {sigma_next:.4g}: no level "
+                "may be e times the next or more. Take more steps, or a grid even in ln(sigma)."
+            )
     x = x.double()
     for i, sigma, sigma_next in steps(sigmas):
         denoised = denoise(x, sigmas[i]).double()
