@@ -1,7 +1,7 @@
 """Score-based diffusion: noise, denoiser, samplers, guidance. Torch and the standard library only."""
 
 from ._denoiser import Denoiser
-from ._editing import invert
+from ._editing import invert, slerp
 from ._energy import energy_guidance
 from ._evidence import path_evidence
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
@@ -50,4 +50,5 @@ __all__ = [
     "path_evidence",
     "pc",
     "sigmas_for",
+    "slerp",
 ]

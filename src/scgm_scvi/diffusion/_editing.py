@@ -8,7 +8,7 @@ import torch
 
 from ._sampling import Callback, Denoise, SamplerOutput, steps
 
-__all__ = ["invert"]
+__all__ = ["invert", "slerp"]
 
 
 def invert(
@@ -92,3 +92,47 @@ def invert(
 
 def _slope(x: torch.Tensor, denoised: torch.Tensor, total: float) -> torch.Tensor:
     return torch.sub(x / total**2, denoised).div_(total)
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    r"""Spherical interpolation of noise: what lies between two noises is noise of like norm.
+
+    .. math::
+        \frac{\sin((1-w)\theta)}{\sin\theta}\,a + \frac{\sin(w\theta)}{\sin\theta}\,b,
+        \qquad \cos\theta = \frac{a \cdot b}{\|a\|\,\|b\|}
+
+    A straight line would pass nearer to the origin than noise ever is.
+
+    Parameters
+    ----------
+    a, b
+        Noises ``(n, d)``.
+    weight
+        0 is ``a``, 1 is ``b``; a number, or ``(n, 1)``.
+
+    Returns
+    -------
+    Tensor ``(n, d)``. Rows that are parallel are interpolated along the line.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.diffusion import slerp
+    >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
+    tensor([[0.7071, 0.7071]])
+
+    References
+    ----------
+    Shoemake 1985, doi:10.1145/325165.325242; for diffusion models Song, Meng & Ermon 2021,
+    arXiv:2010.02502, section 5.3.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-300).clamp(-1, 1)
+    theta = cosine.arccos()[:, None]
+    sine = theta.sin()
+    parallel = sine.abs() < 1e-6
+    sine = torch.where(parallel, torch.ones_like(sine), sine)
+    u = torch.where(
+        parallel, torch.zeros_like(sine) + (1 - weight), ((1 - weight) * theta).sin() / sine
+    )
+    v = torch.where(parallel, torch.zeros_like(sine) + weight, (weight * theta).sin() / sine)
+    return u * a + v * b

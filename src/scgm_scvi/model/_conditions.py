@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,6 +179,21 @@ class Request:
             SCGM_KEYS.CONDITION_VALUES_KEY: torch.as_tensor(self.values),
             **{k: torch.where(v > 0, v - 1, tensors[k].long()) for k, v in named.items()},
         }
+
+    def over(
+        self, tensors: Mapping[str, torch.Tensor], named: Collection[str]
+    ) -> dict[str, torch.Tensor]:
+        """The minibatch ``tensors`` with the attributes in ``named`` as the request has them."""
+        asked, own = self.conditions(tensors), dict(tensors)
+        columns = {
+            SCGM_KEYS.CONDITIONS_KEY: list(self.spec.categorical),
+            SCGM_KEYS.CONDITION_VALUES_KEY: list(self.spec.continuous),
+        }
+        for key, names in columns.items():
+            keep = torch.tensor([name not in named for name in names], dtype=torch.bool)
+            if key in own:  # a loader leaves out what has no columns
+                asked[key] = torch.where(keep, own[key].to(asked[key].dtype), asked[key])
+        return asked
 
     def obs(self, tensors: Mapping[str, torch.Tensor], start: int = 0) -> pd.DataFrame:
         """Columns that describe the cells: conditions, and nuisances as they were drawn."""

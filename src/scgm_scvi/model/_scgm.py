@@ -22,6 +22,7 @@ from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._generation import GenerationMixin
+from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
@@ -34,6 +35,7 @@ class SCGM(
     SetupMixin,
     GenerationMixin,
     AugmentationMixin,
+    InterpolationMixin,
     ScoringMixin,
     LikelihoodMixin,
     ClassificationMixin,

@@ -1,0 +1,282 @@
+"""Trajectories between cells, or between conditions, along the probability flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from tqdm.auto import tqdm
+
+from scgm_scvi._errors import whole_number
+from scgm_scvi.diffusion import invert, slerp
+from scgm_scvi.module import SCGM_KEYS
+
+from ._conditions import Conditions, Request
+from ._sampling import Sampling
+
+__all__ = ["InterpolationMixin"]
+
+Tensors = dict[str, torch.Tensor]
+_ATTRIBUTES = (
+    SCGM_KEYS.CONDITIONS_KEY,
+    SCGM_KEYS.CONDITION_VALUES_KEY,
+    REGISTRY_KEYS.BATCH_KEY,
+    REGISTRY_KEYS.CAT_COVS_KEY,
+    REGISTRY_KEYS.CONT_COVS_KEY,
+)
+
+
+class _Ends(NamedTuple):
+    """Both ends of some trajectories: conditions and noise of each."""
+
+    source: Tensors
+    target: Tensors
+    source_noise: torch.Tensor
+    target_noise: torch.Tensor
+
+
+class InterpolationMixin:
+    """Cells in between.
+
+    Needs :class:`scgm_scvi.model.GenerationMixin`; knows nothing of what the features are.
+    """
+
+    def interpolate(
+        self,
+        source: ad.AnnData | Conditions,
+        target: ad.AnnData | Conditions,
+        n: int = 11,
+        *,
+        n_cells: int | None = None,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        n_steps: int = 36,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        progress_bar: bool = True,
+    ) -> ad.AnnData:
+        r"""Trajectories from a source to a target, each of which is cells or conditions.
+
+        Every point of a trajectory is a cell that the model holds possible: it comes from noise
+        along the probability flow. Cells are carried up to their noise, and between two cells the
+        noise is interpolated on the sphere; between two conditions the denoiser is,
+        :math:`(1-w) D_{source} + w D_{target}`, and a continuous condition itself (a dose from 0
+        to 10 passes 5).
+
+        ================  ================  ===================================================
+        ``source``        ``target``        trajectory
+        ================  ================  ===================================================
+        conditions        conditions        one noise denoised under conditions that change
+        cells             conditions        each cell as the named conditions change; its other
+                                            conditions, batch and covariates stay
+        conditions        cells             the same backwards
+        cells             cells             from each cell to its partner in the same row
+        ================  ================  ===================================================
+
+        Parameters
+        ----------
+        source, target
+            An AnnData of cells, registered like the model's own if they are not yet, and not
+            changed; or conditions as in :meth:`generate`.
+        n
+            Number of cells on a trajectory, both ends included; at least 2.
+        n_cells
+            Number of trajectories, where it does not follow from ``source`` and ``target``.
+        guidance_scale
+            As in :meth:`generate`.
+        n_steps
+            Steps of the flow, up (for cells) and down.
+        expression
+            As in :meth:`generate`. ``"normalized"`` shows a gene along the way without the noise
+            of counting.
+        seed
+            Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        AnnData as :meth:`generate` returns it, ``n`` cells a trajectory, with
+        ``obs["scgm_trajectory"]``, its name or that of the cell it belongs to, and
+        ``obs["scgm_position"]``, from 0 to 1. The decoder, and batch and categorical conditions in
+        ``obs``, pass from the source's to the target's at a point of each trajectory's own,
+        drawn evenly, so that averages over trajectories change evenly.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since.
+        KeyError, ValueError
+            If an attribute, category or number makes no sense, or source and target differ in
+            number; the message names it.
+
+        Examples
+        --------
+        >>> model.interpolate({"dose": 0}, {"dose": 10}, n_cells=200)  # doctest: +SKIP
+        >>> model.interpolate(stem_cells, {"cell_type": "Ery"}, n=21)  # doctest: +SKIP
+
+        References
+        ----------
+        Song et al. 2021, arXiv:2011.13456, section 4.3; Song, Meng & Ermon 2021,
+        arXiv:2010.02502, section 5.3.
+        """
+        self._require_diffusion()
+        n = whole_number(n, "n")
+        if n < 2:
+            raise ValueError("n is 1; a trajectory has two ends at least.")
+        if expression not in ("counts", "normalized"):
+            raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
+        sampling = Sampling.parse(
+            self.condition_spec, guidance_scale=guidance_scale, n_steps=n_steps
+        )
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        rng = np.random.default_rng(seed)
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        with torch.no_grad():
+            ends, names = self._ends(source, target, n_cells, sampling, rng, generator)
+            chunks = self._trajectories(ends, n, sampling, expression, seed, rng, generator)
+            with tqdm(
+                total=n * len(names), unit="cell", desc="Interpolating", disable=not progress_bar
+            ) as bar:
+                x, latents, obs = [], [], []
+                for part in chunks:
+                    for parts, value in zip((x, latents, obs), part, strict=True):
+                        parts.append(value)
+                    bar.update(len(names))
+        # position by position until here; a trajectory's cells belong together
+        order = np.arange(n * len(names)).reshape(n, len(names)).T.ravel()
+        obs = pd.concat(obs, ignore_index=True).iloc[order]
+        obs["scgm_trajectory"] = pd.Categorical(np.repeat(names, n), categories=names)
+        obs.index = [f"{name}_{i}" for name in names for i in range(n)]
+        x = sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x)
+        uns = {
+            **self._provenance(sampling, expression, seed),
+            "interpolate": {"n": n, "source": _described(source), "target": _described(target)},
+        }
+        return ad.AnnData(
+            x[order],
+            obs=obs,
+            var=self.var_.copy(),
+            obsm={self.latent_key: np.concatenate(latents)[order]},
+            uns={"scgm": uns},
+        )
+
+    def _ends(
+        self,
+        source: ad.AnnData | Conditions,
+        target: ad.AnnData | Conditions,
+        n_cells: int | None,
+        sampling: Sampling,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> tuple[_Ends, list[str]]:
+        """Conditions and noise of both ends, and the trajectories' names."""
+        spec, given = self.condition_spec, [source, target]
+        numbers = [g.n_obs for g in given if isinstance(g, ad.AnnData)]
+        if len(set(numbers)) > 1:
+            raise ValueError(
+                f"source has {numbers[0]} cells and target {numbers[1]}; a trajectory goes from "
+                "each cell to its partner in the same row, so give as many of one as of the other."
+            )
+        if numbers and n_cells not in (None, numbers[0]):
+            raise ValueError(f"n_cells is {n_cells}, but {numbers[0]} cells are given.")
+        n = numbers[0] if numbers else n_cells
+        if n is None:  # a DataFrame may tell
+            n = next((len(g) for g in given if isinstance(g, pd.DataFrame)), None)
+        requests = [None if isinstance(g, ad.AnnData) else Request.parse(spec, n, g) for g in given]
+        cells = [self._states(g) if isinstance(g, ad.AnnData) else None for g in given]
+        names = next(
+            (list(g.obs_names.astype(str)) for g in given if isinstance(g, ad.AnnData)),
+            [f"trajectory_{i}" for i in range(len(requests[0] or ()))],
+        )
+        if cells == [None, None]:
+            start = requests[0].draw_nuisances(self.diffusion_design_, rng)
+            ends = [start, requests[1].conditions(start)]
+            codes = [self._noise(len(names), sampling, generator)] * 2
+        else:
+            known = [c for c in cells if c is not None]
+            ends = [
+                r.over(known[0][0], set(g)) if c is None else c[0]
+                for c, r, g in zip(cells, requests, given, strict=True)
+            ]
+            codes = [self._inverted(*c, sampling) for c in known]
+            codes = codes * 2 if len(codes) == 1 else codes
+        return _Ends(*ends, *codes), names
+
+    def _states(self, adata: ad.AnnData) -> tuple[Tensors, torch.Tensor]:
+        """Attributes and mean states of cells."""
+        parts, states = [], []
+        with self._registered(adata) as cells:
+            for tensors in self._make_data_loader(adata=cells, batch_size=1024):
+                states.append(self.module.encode_state(tensors)[0])
+                tokens, values = self.module.conditions(tensors)
+                own = {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
+                both = {**tensors, **own}
+                parts.append({k: both[k] for k in _ATTRIBUTES if k in both})
+        return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}, torch.cat(states)
+
+    def _noise(self, n: int, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+        d = self.module.denoiser.n_dims
+        noise = torch.randn(n, d, generator=generator, device=self.device, dtype=torch.float64)
+        return noise * self._sigmas(sampling)[0]
+
+    def _inverted(self, tensors: Tensors, state: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """The noise that the cells come from, under their own conditions."""
+        x = self.module.denoiser.standardize(state.to(self.device))
+        return invert(self._denoise(tensors), x, self._sigmas(sampling)).x
+
+    def _trajectories(
+        self,
+        ends: _Ends,
+        n: int,
+        sampling: Sampling,
+        expression: str,
+        seed: int,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> Iterator[tuple[Any, np.ndarray, pd.DataFrame]]:
+        """Features, latents and attributes of all trajectories, a position at a time."""
+        n_cells = len(ends.source_noise)
+        turn = torch.as_tensor(rng.uniform(size=(n_cells, 1)))
+        request = Request.parse(self.condition_spec, n_cells, {})
+        for w in np.linspace(0, 1, n).tolist():
+            weight = torch.full((n_cells, 1), w)
+            source, target = _between(ends, w)
+            state = self._descend(
+                slerp(ends.source_noise, ends.target_noise, w),
+                source,
+                sampling,
+                generator,
+                towards=target,
+                weight=weight,
+            )
+            passed = (turn <= w) if w > 0 else torch.zeros_like(turn, dtype=torch.bool)
+            tensors = {
+                k: torch.where(passed, target[k].to(source[k].dtype), source[k]) for k in source
+            }
+            x = self._express(state, tensors, expression, seed)
+            obs = request.obs(tensors)
+            obs["scgm_position"] = w
+            yield x, state[:, :-1].cpu().numpy(), obs
+
+
+def _between(ends: _Ends, w: float) -> tuple[Tensors, Tensors]:
+    """Both ends' attributes with continuous conditions moved to position ``w`` where both are known."""
+    key = SCGM_KEYS.CONDITION_VALUES_KEY
+    a, b = ends.source[key], ends.target[key]
+    value = (1 - w) * a + w * b
+    moved = [torch.where(value.isnan(), own, value) for own in (a, b)]
+    return {**ends.source, key: moved[0]}, {**ends.target, key: moved[1]}
+
+
+def _described(end: ad.AnnData | Conditions) -> str:
+    """What an end was, for the record."""
+    if isinstance(end, ad.AnnData):
+        return f"{end.n_obs} cells"
+    return "conditions of each cell" if isinstance(end, pd.DataFrame) else str(dict(end or {}))
