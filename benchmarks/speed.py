@@ -24,8 +24,8 @@ import torch
 
 import scgm_scvi
 from scgm_scvi import SCGM
-from scgm_scvi.diffusion import SAMPLERS
 from scgm_scvi.model._conditions import Request
+from scgm_scvi.model._sampling import Sampling
 
 QUIET = {"enable_progress_bar": False}
 
@@ -56,21 +56,75 @@ def stage_one(train: ad.AnnData, label_key: str, epochs: int = 12, rounds: int =
     print(f"stage one: median ratio {sorted(ratios)[len(ratios) // 2]:.2f}")
 
 
-def sampling(model: SCGM, n_cells: int, n_ancestral: int) -> None:
+def against_ancestral(model: SCGM, n_cells: int, n_ancestral: int) -> None:
     """Latents of ``n_cells`` by the default sampler against 1,000 ancestral steps."""
 
-    def latents(n: int, sampler: str, n_steps: int) -> float:
+    def latents(n: int, sampler: str, n_steps: int | None = None) -> float:
+        sampling = Sampling.parse(model.condition_spec, sampler=sampler, n_steps=n_steps)
         request = Request.parse(model.condition_spec, n, None)
         tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
         generator = torch.Generator().manual_seed(0)
-        return timed(lambda: model._sample_state(tensors, 1.0, sampler, n_steps, generator)) / n
+        return timed(lambda: model._sample_state(tensors, sampling, generator)) / n
 
-    fast = latents(n_cells, "dpmpp_2m", SAMPLERS["dpmpp_2m"].default_steps)
+    fast = latents(n_cells, "dpmpp_2m")
     slow = latents(n_ancestral, "ancestral", 1000)
     print(
         f"latents: {1 / fast:.0f} cells/s by default, {1 / slow:.1f} by 1,000 ancestral steps "
         f"({n_cells} and {n_ancestral} cells), ratio {slow / fast:.1f}"
     )
+
+
+def overhead(model: SCGM, n_cells: int, chunk: int = 2048, rounds: int = 3) -> None:
+    """Sampling latents against the network's matrix products alone, of the same shapes, in turn."""
+    for scale, name in ((1.0, "no guidance"), (2.0, "guidance")):
+        ratios = []
+        for _ in range(rounds):
+            calls = _calls_of_linear_layers(model, scale, chunk)
+            sampling = Sampling.parse(model.condition_spec, guidance_scale=scale)
+            generator = torch.Generator().manual_seed(0)
+            request = Request.parse(model.condition_spec, chunk, _some_conditions(model))
+            tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+
+            def sample(tensors=tensors, sampling=sampling, generator=generator) -> None:
+                for _ in range(0, n_cells, chunk):
+                    model._sample_state(tensors, sampling, generator)
+
+            def products(calls=calls) -> None:
+                with torch.no_grad():
+                    for _ in range(0, n_cells, chunk):
+                        for x, weight, bias in calls:
+                            torch.addmm(bias, x, weight.T)
+
+            ratios.append(timed(sample) / timed(products))
+        print(f"latents, {name}: {sorted(ratios)[rounds // 2]:.2f} of the matrix products alone")
+
+
+def _some_conditions(model: SCGM) -> dict:
+    key, categories = next(iter(model.condition_spec.categorical.items()))
+    return {key: categories[0]}
+
+
+def _calls_of_linear_layers(model: SCGM, scale: float, n: int) -> list[tuple[torch.Tensor, ...]]:
+    """Inputs of the shapes that each linear layer gets in one run of the sampler, and its weights."""
+    calls, layers = (
+        [],
+        [m for m in model.module.denoiser.modules() if isinstance(m, torch.nn.Linear)],
+    )
+    inputs: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def record(layer: torch.nn.Linear, args: tuple[torch.Tensor]) -> None:
+        shape = tuple(args[0].shape)
+        x = inputs.setdefault(shape, torch.randn(shape))
+        calls.append((x, layer.weight.detach(), layer.bias.detach()))
+
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    sampling = Sampling.parse(model.condition_spec, guidance_scale=scale)
+    request = Request.parse(model.condition_spec, n, _some_conditions(model))
+    tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+    model._sample_state(tensors, sampling, torch.Generator().manual_seed(0))
+    for hook in hooks:
+        hook.remove()
+    return calls
 
 
 def generation(model: SCGM, n_cells: int) -> None:
@@ -99,7 +153,8 @@ def main() -> None:
     model = SCGM(train)
     model.train(max_epochs=2, diffusion_kwargs={"max_steps": 20, **QUIET}, **QUIET)
     generation(model, args.cells)
-    sampling(model, args.cells, args.ancestral_cells)
+    overhead(model, args.cells)
+    against_ancestral(model, args.cells, args.ancestral_cells)
     print(f"scgm_scvi {scgm_scvi.__version__}, torch {torch.__version__}")
 
 

@@ -171,7 +171,7 @@ def test_one_batched_call_equals_separate_calls(batch):
     seen_x, seen_sigma = calls[0]
     assert seen_x.dtype == seen_sigma.dtype == torch.float32
     assert seen_x.shape == (18, 2)
-    assert seen_sigma.shape == (18,)
+    assert seen_sigma.shape == (1,)  # one level for all rows
     expected = sum(w * classifier_free(recorded, [(1.0, c)])(x, sigma) for w, c in parts)
     torch.testing.assert_close(out, expected)
 

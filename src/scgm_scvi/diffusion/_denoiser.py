@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
     ----------
     network
         Module called as ``network(x, noise, *conditions)`` with ``x`` of shape
-        ``(n, n_dims)`` and ``noise`` of shape ``(n,)``; returns ``(n, n_dims)``.
+        ``(n, n_dims)`` and ``noise`` of shape ``(n,)``, or ``(1,)`` for all rows; returns ``(n, n_dims)``.
     n_dims
         Number of diffused coordinates.
     noise
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
         return x * self.scale + self.shift
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor, *conditions: Any) -> torch.Tensor:
-        """Denoise ``x`` of shape ``(n, n_dims)``, standardised, at levels ``sigma`` ``(n,)``."""
+        """Denoise ``x`` ``(n, n_dims)``, standardised, at levels ``sigma``, ``(n,)`` or ``(1,)``."""
         s = sigma[:, None]
         total = (1 + s**2).sqrt()
         f = self.network(x / total, sigma.log() / 4, *conditions)

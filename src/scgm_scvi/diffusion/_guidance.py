@@ -96,7 +96,7 @@ def classifier_free(
     Parameters
     ----------
     denoiser
-        Called as ``denoiser(x, sigma, *conditions)`` with ``sigma`` of shape ``(n,)``.
+        Called as ``denoiser(x, sigma, *conditions)`` with ``sigma`` of shape ``(1,)``.
     variants
         ``(weight, conditions)`` pairs; each tensor of ``conditions`` has ``n`` rows. A weight is a
         number, or one a row: a tensor of shape ``(n, 1)``.
@@ -137,7 +137,8 @@ def classifier_free(
         x32 = x.float()
         if n_variants > 1:
             x32 = x32.repeat(n_variants, 1)
-        estimates = denoiser(x32, sigma.to(x32).expand(len(x32)), *stacked)
+        # one level for all rows, so that whatever depends on it alone is worked out once
+        estimates = denoiser(x32, sigma.to(x32).reshape(1), *stacked)
         if n_variants == 1:
             only = weights[0]
             return estimates if isinstance(only, float) and only == 1 else only * estimates

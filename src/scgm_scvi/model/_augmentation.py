@@ -19,7 +19,17 @@ from ._fields import condition_tokens
 __all__ = ["AugmentationMixin"]
 
 _MARK = "scgm_generated"
-_PASSED_ON = ("guidance_scale", "sampler", "n_steps", "batch_size", "progress_bar")
+_PASSED_ON = (
+    "guidance_scale",
+    "guidance_interval",
+    "composition",
+    "energy",
+    "sampler",
+    "n_steps",
+    "sampling_kwargs",
+    "batch_size",
+    "progress_bar",
+)
 
 
 class AugmentationMixin:
@@ -61,8 +71,7 @@ class AugmentationMixin:
         seed
             Same seed, same device, same cells. Default: a fresh one, recorded in the result.
         **generate_kwargs
-            Passed to :meth:`generate`: ``guidance_scale``, ``sampler``, ``n_steps``,
-            ``batch_size``, ``progress_bar``.
+            Passed to :meth:`generate`: guidance, sampler, ``batch_size``, ``progress_bar``.
 
         Returns
         -------

@@ -93,7 +93,10 @@ class ScoreNetwork(nn.Module):
     def forward(
         self, x: torch.Tensor, noise: torch.Tensor, tokens: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """Predict the network's target for ``x`` ``(n, n_dims)`` at levels ``noise`` ``(n,)``."""
+        """Predict the network's target for ``x`` ``(n, n_dims)`` at levels ``noise``.
+
+        ``noise`` has shape ``(n,)``, or ``(1,)`` where all rows have one level.
+        """
         angles = noise[:, None] * self.frequencies
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         context = self.noise_out(nn.functional.silu(self.noise_in(waves)))
