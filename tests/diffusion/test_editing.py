@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from scgm_scvi.diffusion import SAMPLERS, Denoiser, heun, invert, karras_sigmas
+from scgm_scvi.diffusion import SAMPLERS, Denoiser, heun, invert, karras_sigmas, slerp
 
 
 def positive_grid(n_steps, low=0.1, high=10.0):
@@ -135,3 +135,63 @@ def denoiser_of(denoiser):
 def test_grid_must_lead_somewhere(gaussian, sigmas, text):
     with pytest.raises(ValueError, match=text):
         invert(gaussian.denoise, torch.zeros(1, 2), torch.tensor(sigmas))
+
+
+class TestSlerp:
+    """Interpolation on the sphere."""
+
+    @pytest.mark.parametrize("weight", [0.0, 0.1, 0.5, 0.8, 1.0])
+    def test_norm_is_kept(self, weight):
+        a, b = (torch.randn(50, 8, dtype=torch.float64) for _ in range(2))
+        a, b = (3 * x / x.norm(dim=1, keepdim=True) for x in (a, b))
+        norm = slerp(a, b, weight).norm(dim=1)
+        torch.testing.assert_close(norm, torch.full((50,), 3.0, dtype=torch.float64))
+
+    def test_noise_stays_noise(self):
+        a, b = (torch.randn(4000, 13) for _ in range(2))
+        middle = slerp(a, b, 0.5)
+        assert middle.std().item() == pytest.approx(1, abs=0.03)
+        assert ((a + b) / 2).std().item() < 0.75  # which is what the line would do
+        assert middle.dtype == torch.float32
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_ends(self, dtype):
+        a, b = (80 * torch.randn(50, 8, dtype=dtype) for _ in range(2))
+        torch.testing.assert_close(slerp(a, b, 0.0), a)
+        torch.testing.assert_close(slerp(a, b, 1.0), b)
+
+    def test_angle_grows_evenly(self):
+        a, b = torch.tensor([[2.0, 0.0, 0.0]]).double(), torch.tensor([[0.0, 0.0, 2.0]]).double()
+        for weight in (0.0, 0.25, 0.5, 1.0):
+            angle = torch.tensor(weight * math.pi / 2)
+            want = torch.tensor([[2 * angle.cos(), 0.0, 2 * angle.sin()]]).double()
+            torch.testing.assert_close(slerp(a, b, weight), want, rtol=1e-6, atol=1e-6)
+
+    def test_a_weight_a_row(self):
+        a, b = (torch.randn(4, 3, dtype=torch.float64) for _ in range(2))
+        weight = torch.tensor([[0.0], [0.3], [0.9], [1.0]], dtype=torch.float64)
+        out = slerp(a, b, weight)
+        for i, w in enumerate(weight.ravel().tolist()):
+            torch.testing.assert_close(out[i : i + 1], slerp(a[i : i + 1], b[i : i + 1], w))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("factor", [1.0, 2.5])
+    @pytest.mark.parametrize("weight", [0.3, torch.full((20, 1), 0.3)])
+    def test_parallel_rows_are_interpolated_along_the_line(self, dtype, factor, weight):
+        a = torch.randn(20, 8, dtype=dtype)
+        b = factor * a
+        weight = weight if isinstance(weight, float) else weight.to(dtype)
+        torch.testing.assert_close(slerp(a, b, weight), (1 - weight) * a + weight * b)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_opposite_rows_and_rows_of_zeros_are_finite(self, dtype):
+        a = torch.randn(20, 8, dtype=dtype)
+        zeros = torch.zeros_like(a)
+        for b in (-a, -2 * a, zeros):
+            for weight in (0.0, 0.3, 0.5, 1.0):
+                out = slerp(a, b, weight)
+                assert out.isfinite().all()
+                # nothing is gained on the way
+                bound = torch.maximum(a.norm(dim=1), b.norm(dim=1))
+                assert (out.norm(dim=1) <= 1.001 * bound).all()
+        assert slerp(zeros, zeros, 0.5).isfinite().all()

@@ -126,6 +126,8 @@ def slerp(a: torch.Tensor, b: torch.Tensor, weight: float | torch.Tensor) -> tor
     Shoemake 1985, doi:10.1145/325165.325242; for diffusion models Song, Meng & Ermon 2021,
     arXiv:2010.02502, section 5.3.
     """
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.double(), b.double()  # near 0 and pi, the cosine has half of the digits
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-300).clamp(-1, 1)
     theta = cosine.arccos()[:, None]
     sine = theta.sin()
@@ -135,4 +137,4 @@ def slerp(a: torch.Tensor, b: torch.Tensor, weight: float | torch.Tensor) -> tor
         parallel, torch.zeros_like(sine) + (1 - weight), ((1 - weight) * theta).sin() / sine
     )
     v = torch.where(parallel, torch.zeros_like(sine) + weight, (weight * theta).sin() / sine)
-    return u * a + v * b
+    return (u * a + v * b).to(dtype)
