@@ -49,7 +49,7 @@ def energy_guidance(
     RuntimeError
         If called inside ``torch.inference_mode()``.
     ValueError
-        If the energies have another shape, or no derivative.
+        If the energies are no tensor, or have another shape, or no derivative.
 
     Examples
     --------
@@ -79,6 +79,11 @@ def energy_guidance(
         with torch.enable_grad():
             x, denoised = differentiable(denoise, x, sigma)
             energies = energy(denoised, sigma)
+            if not isinstance(energies, torch.Tensor):
+                raise ValueError(
+                    f"energy returned a {type(energies).__name__}; it must return a tensor, "
+                    "computed by operations of torch."
+                )
             if energies.shape != (len(x),):
                 raise ValueError(
                     f"energy returned shape {tuple(energies.shape)}; it must return one number a "

@@ -118,7 +118,8 @@ class GenerationMixin:
         Raises
         ------
         RuntimeError
-            If stage two is not trained, or stage one changed since.
+            If stage two is not trained, or stage one changed since; or cells went off to infinity,
+            for too much guidance in too few steps.
         KeyError, TypeError, ValueError
             If an attribute, category, sampler or number makes no sense; the message names it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,15 @@ class Sampling:
             )
         if composition not in ("joint", "additive"):
             raise ValueError(f"composition is {composition!r}; use 'joint' or 'additive'.")
+        if energy is not None and not callable(energy):
+            raise TypeError(
+                f"energy is {energy!r}; pass a function of DenoisedCells that returns one number a "
+                "cell."
+            )
+        if not isinstance(sampling_kwargs, Mapping | None):
+            raise TypeError(
+                f"sampling_kwargs is {sampling_kwargs!r}; pass a dict of option to value."
+            )
         _check_guidance(guidance_scale, spec)
         if guidance_interval is not None:
             guidance_interval = _interval(guidance_interval)
@@ -128,10 +138,15 @@ class Sampling:
             "sampler": self.sampler,
             "n_steps": self.n_steps,
             "grid": self.grid,
-            "guidance_scale": dict(scale) if isinstance(scale, Mapping) else float(scale),
+            "guidance_scale": (
+                {str(k): float(v) for k, v in scale.items()}
+                if isinstance(scale, Mapping)
+                else float(scale)
+            ),
             "composition": self.composition,
             "precision": self.precision,
-            **self.options,
+            "compile": bool(self.compile),
+            **{k: getattr(v, "item", lambda v=v: v)() for k, v in self.options.items()},
         }
         if self.guidance_interval is not None:
             out["guidance_interval"] = list(self.guidance_interval)
@@ -186,6 +201,13 @@ class SamplingMixin:
             generator=generator,
             **sampling.options,
         )
+        lost = int((~result.x.isfinite().all(dim=1)).sum())
+        if lost:
+            raise RuntimeError(
+                f"{lost} of {len(result.x)} cells went off to infinity while they were sampled. "
+                "Take more steps (n_steps), or guide less: a smaller guidance_scale, or an energy "
+                "that is less steep."
+            )
         return self.module.denoiser.unstandardize(result.x.float())
 
     def _denoise(
@@ -256,15 +278,18 @@ def _check_guidance(scale: float | Mapping[str, float], spec: ConditionSpec) -> 
     for name, value in named.items():
         if isinstance(scale, Mapping):
             require_known(name, spec.steered, "guidance_scale")
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name} is {value}; a guidance scale is 0 or more.")
+        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}; a guidance scale is a number, 0 or more.")
 
 
 def _interval(interval: tuple[float, float]) -> tuple[float, float]:
-    low, high = (float(v) for v in interval)
+    try:
+        low, high = (float(v) for v in interval)
+    except (TypeError, ValueError):  # refused below, with its value
+        low = high = math.nan
     if not 0 <= low < high:
         raise ValueError(
-            f"guidance_interval is {interval}; it must be two noise levels, the lower one first."
+            f"guidance_interval is {interval!r}; it must be two noise levels, the lower one first."
         )
     return low, high
 
