@@ -36,7 +36,7 @@ class ClassificationMixin:
     what the features are.
     """
 
-    classifier_weights_: dict[str, tuple[float, float]] | None = None
+    classifier_weights_: dict[tuple[str, int, int], tuple[float, float]] | None = None
     classifier_fingerprint_: str | None = None
 
     def classify(
@@ -64,8 +64,8 @@ class ClassificationMixin:
             p(c\,|\,cell) \propto \pi_c\, e^{\,a\,\ell_c^{latent} + b\,\ell_c^{features}}
 
         The two weights :math:`a` and :math:`b` are what calibrates the probabilities: they are
-        fitted once, by maximum likelihood on cells that were held out of training, and saved with
-        the model. Other conditions of a cell, where it has them, are given.
+        fitted once for each ``n_samples`` and ``n_levels``, by maximum likelihood on cells that were
+        held out of training, and saved with the model. Other conditions of a cell, where it has them, are given.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class ClassificationMixin:
         -----
         UserWarning
             If there are no held-out cells to calibrate by: a model without data that was never
-            calibrated, or one trained on all cells.
+            calibrated for these numbers, or one trained on all cells.
 
         Examples
         --------
@@ -199,23 +199,25 @@ class ClassificationMixin:
         fingerprint = _fingerprint(self.module.state_dict())
         if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
             self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
-        if key not in self.classifier_weights_:
+        which = (key, *settings.values())  # more samples and levels are to be trusted more
+        if which not in self.classifier_weights_:
             rows, labels = self._held_out(key)
             if len(rows) < _LEAST_CELLS:
                 warnings.warn(
                     f"The probabilities are not calibrated: {len(rows)} held-out cells with a "
                     f"known {key!r} are at hand, and {_LEAST_CELLS} are needed. Classify once with "
-                    "the data that the model was trained on, and save the model.",
+                    "the data that the model was trained on, by the same n_samples and n_levels, and "
+                    "save the model.",
                     UserWarning,
                     stacklevel=3,
                 )
                 return _UNCALIBRATED
             loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=batch_size)
             latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
-            self.classifier_weights_[key] = _fit(
+            self.classifier_weights_[which] = _fit(
                 np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels
             )
-        return self.classifier_weights_[key]
+        return self.classifier_weights_[which]
 
     def _held_out(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Held-out rows of the model's data whose category is known, and the category's number."""

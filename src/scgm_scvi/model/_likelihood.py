@@ -105,9 +105,9 @@ class LikelihoodMixin:
         batch_size = whole_number(batch_size, "batch_size")
         denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
         generator = torch.Generator(device=device).manual_seed(seed)
-        optional = () if conditions is None else spec.steered
+        ignored = () if conditions is None else spec.steered
         out = [np.empty(0)]
-        with self._registered(adata, optional) as cells:
+        with self._registered(adata, ignored) as cells:
             n = cells.n_obs if indices is None else len(np.arange(cells.n_obs)[indices])
             request = None if conditions is None else Request.parse(spec, n, conditions)
             loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)

@@ -124,12 +124,12 @@ class SetupMixin:
         cls.register_manager(manager)
 
     @contextmanager
-    def _registered(self, adata: AnnData | None, optional: Sequence[str] = ()) -> Iterator[AnnData]:
+    def _registered(self, adata: AnnData | None, ignored: Sequence[str] = ()) -> Iterator[AnnData]:
         """``adata`` registered as the model's own data are, and forgotten afterwards.
 
         A stand-in that shares its matrix: nothing is written to ``adata``, which may be a view and
         may have more features than the model, in any order. ``None`` is the model's own data.
-        Conditions in ``optional`` may be missing: they are unspecified then.
+        Conditions in ``ignored`` are unspecified there, whatever ``adata`` has in their place.
         """
         if adata is None:
             if self.adata is None:
@@ -149,10 +149,9 @@ class SetupMixin:
         x = adata.X if layer is None else adata.layers.get(layer)
         if isinstance(x, np.ndarray):
             x = np.asarray(x)  # that of a view is of a class that torch does not read
-        missing = [name for name in optional if name not in adata.obs]
         stand_in = AnnData(
             x if layer is None else None,
-            obs=adata.obs.assign(**dict.fromkeys(missing, np.nan)),
+            obs=adata.obs.assign(**dict.fromkeys(ignored, np.nan)),
             var=adata.var[[]].copy(),
             layers=None if layer is None or x is None else {layer: x},
         )
