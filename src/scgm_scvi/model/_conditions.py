@@ -16,7 +16,7 @@ from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import condition_tokens
 
-__all__ = ["ConditionSpec", "Conditions", "Request", "require_known"]
+__all__ = ["ConditionSpec", "Conditions", "Request", "require_known", "rows_of"]
 
 Conditions = Mapping[str, Any] | pd.DataFrame | None
 
@@ -234,6 +234,14 @@ def require_known(name: str, known: Sequence[str], argument: str) -> None:
         )
 
 
+def rows_of(conditions: Any) -> int | None:
+    """How many cells conditions are for, where they tell."""
+    if isinstance(conditions, pd.DataFrame):
+        return len(conditions)
+    values = conditions.values() if isinstance(conditions, Mapping) else ()
+    return next((len(v) for v in values if not _is_scalar(v)), None)
+
+
 def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:
     """One sequence of equal length per attribute, and that length."""
     if n_cells is not None:
@@ -252,7 +260,7 @@ def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Se
     lengths = {k: len(v) for k, v in lists.items() if v is not None}
     if isinstance(conditions, pd.DataFrame):
         lengths["the DataFrame"] = len(conditions)
-    n = n_cells if n_cells is not None else next(iter(lengths.values()), None)
+    n = n_cells if n_cells is not None else rows_of(conditions)
     if n is None:
         raise ValueError("n_cells is missing: say how many cells to generate.")
     for name, length in lengths.items():

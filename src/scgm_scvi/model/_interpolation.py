@@ -17,7 +17,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import invert, slerp
 from scgm_scvi.module import SCGM_KEYS
 
-from ._conditions import Conditions, Request
+from ._conditions import Conditions, Request, rows_of
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -102,7 +102,7 @@ class InterpolationMixin:
         Returns
         -------
         AnnData as :meth:`generate` returns it, ``n`` cells a trajectory, with
-        ``obs["scgm_trajectory"]``, its name or that of the cell it belongs to, and
+        ``obs["scgm_trajectory"]``, the name of the cell it belongs to or a number, and
         ``obs["scgm_position"]``, from 0 to 1. The decoder, and batch and categorical conditions in
         ``obs``, pass from the source's to the target's at a point of each trajectory's own,
         drawn evenly, so that averages over trajectories change evenly.
@@ -187,14 +187,14 @@ class InterpolationMixin:
         if numbers and n_cells not in (None, numbers[0]):
             raise ValueError(f"n_cells is {n_cells}, but {numbers[0]} cells are given.")
         n = numbers[0] if numbers else n_cells
-        if n is None:  # a DataFrame may tell
-            n = next((len(g) for g in given if isinstance(g, pd.DataFrame)), None)
+        if n is None:
+            n = next((m for m in map(rows_of, given) if m is not None), None)
         requests = [None if isinstance(g, ad.AnnData) else Request.parse(spec, n, g) for g in given]
         cells = [self._states(g) if isinstance(g, ad.AnnData) else None for g in given]
-        names = next(
-            (list(g.obs_names.astype(str)) for g in given if isinstance(g, ad.AnnData)),
-            [f"trajectory_{i}" for i in range(len(requests[0] or ()))],
-        )
+        names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
+        for g in given[::-1]:
+            if isinstance(g, ad.AnnData) and g.obs_names.is_unique:
+                names = list(g.obs_names.astype(str))
         if cells == [None, None]:
             start = requests[0].draw_nuisances(self.diffusion_design_, rng)
             ends = [start, requests[1].conditions(start)]
@@ -202,7 +202,7 @@ class InterpolationMixin:
         else:
             known = [c for c in cells if c is not None]
             ends = [
-                r.over(known[0][0], set(g)) if c is None else c[0]
+                r.over(known[0][0], set({} if g is None else g)) if c is None else c[0]
                 for c, r, g in zip(cells, requests, given, strict=True)
             ]
             codes = [self._inverted(*c, sampling) for c in known]
