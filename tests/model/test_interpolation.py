@@ -327,3 +327,9 @@ def test_values_of_conditions_are_kept_apart(model):
     """What a trajectory is made of is not changed on the way: positions do not depend on n."""
     coarse, fine = (latents(interpolate(model, CD34, B, n, n_cells=3), n) for n in (3, 5))
     np.testing.assert_allclose(coarse, fine[:, ::2], atol=1e-5)
+
+
+def test_in_chunks_the_trajectories_are_the_same(model):
+    whole, parts = (interpolate(model, CD34, B, 3, n_cells=5, batch_size=b) for b in (5, 2))
+    np.testing.assert_allclose(parts.obsm["X_scgm"], whole.obsm["X_scgm"], atol=1e-4)
+    pd.testing.assert_frame_equal(parts.obs, whole.obs)

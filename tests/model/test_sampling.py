@@ -13,7 +13,7 @@ from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import NOISE_PROCESSES, sigmas_for
-from scgm_scvi.model._generation import _MEMORY_BUDGET, _default_batch_size
+from scgm_scvi.model._generation import _MEMORY_BUDGET, default_batch_size
 from scgm_scvi.model._sampling import Sampling
 
 # donor and plate are named, so that nothing is drawn that depends on the other conditions
@@ -434,7 +434,7 @@ class TestNoise:
 class TestBatchSize:
     @pytest.mark.parametrize("n_features", [0, 700, 8191, 20_000, 60_000, 10**9])
     def test_bounds_the_memory(self, n_features):
-        n = _default_batch_size(n_features)
+        n = default_batch_size(n_features)
         assert 1 <= n <= 2048
         assert n == 1 or n * n_features * 4 * 8 <= _MEMORY_BUDGET
         assert n == 2048 or (n + 1) * n_features * 4 * 8 > _MEMORY_BUDGET  # and wastes none

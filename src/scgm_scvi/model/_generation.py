@@ -23,7 +23,7 @@ from ._energy import Energy
 from ._sampling import Sampling
 from ._writing import ChunkWriter
 
-__all__ = ["GenerationMixin"]
+__all__ = ["GenerationMixin", "default_batch_size"]
 
 _MEMORY_BUDGET = 2**29  # bytes, for decoding a chunk
 
@@ -141,7 +141,7 @@ class GenerationMixin:
             sampling_kwargs=sampling_kwargs,
         )
         if batch_size is None:
-            batch_size = _default_batch_size(len(self.var_))
+            batch_size = default_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         if expression not in ("counts", "normalized"):
             raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
@@ -216,7 +216,7 @@ class GenerationMixin:
         return sparse.csr_matrix(x)
 
 
-def _default_batch_size(n_features: int) -> int:
+def default_batch_size(n_features: int) -> int:
     """As many cells as decode within the budget: eight arrays of their features in float32."""
     return max(1, min(2048, _MEMORY_BUDGET // (8 * 4 * max(1, n_features))))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -18,6 +18,7 @@ from scgm_scvi.diffusion import invert, slerp
 from scgm_scvi.module import SCGM_KEYS
 
 from ._conditions import Conditions, Request, rows_of
+from ._generation import default_batch_size
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -33,12 +34,22 @@ _ATTRIBUTES = (
 
 
 class _Ends(NamedTuple):
-    """Both ends of some trajectories: conditions and noise of each."""
+    """Both ends of some trajectories: conditions and noise of each.
+
+    At position ``turn``, ``(n, 1)``, a trajectory's decoder passes from source to target.
+    """
 
     source: Tensors
     target: Tensors
     source_noise: torch.Tensor
     target_noise: torch.Tensor
+    turn: torch.Tensor
+
+    def rows(self, start: int, stop: int) -> _Ends:
+        """Those of the trajectories from ``start`` to ``stop``."""
+        part = slice(start, stop)
+        ends = ({k: v[part] for k, v in end.items()} for end in self[:2])
+        return _Ends(*ends, *(values[part] for values in self[2:]))
 
 
 class InterpolationMixin:
@@ -58,6 +69,7 @@ class InterpolationMixin:
         n_steps: int = 36,
         expression: Literal["counts", "normalized"] = "counts",
         seed: int | None = None,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> ad.AnnData:
         r"""Trajectories from a source to a target, each of which is cells or conditions.
@@ -96,6 +108,8 @@ class InterpolationMixin:
             of counting.
         seed
             Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+        batch_size
+            Trajectories at a time, as in :meth:`generate`.
         progress_bar
             Whether to show one.
 
@@ -136,34 +150,38 @@ class InterpolationMixin:
         )
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
+        if batch_size is None:
+            batch_size = default_batch_size(len(self.var_))
+        batch_size = whole_number(batch_size, "batch_size")
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         with torch.no_grad():
             ends, names = self._ends(source, target, n_cells, sampling, rng, generator)
-            chunks = self._trajectories(ends, n, sampling, expression, seed, rng, generator)
-            with tqdm(
+            bar = tqdm(
                 total=n * len(names), unit="cell", desc="Interpolating", disable=not progress_bar
-            ) as bar:
-                x, latents, obs = [], [], []
-                for part in chunks:
-                    for parts, value in zip((x, latents, obs), part, strict=True):
-                        parts.append(value)
-                    bar.update(len(names))
-        # position by position until here; a trajectory's cells belong together
-        order = np.arange(n * len(names)).reshape(n, len(names)).T.ravel()
-        obs = pd.concat(obs, ignore_index=True).iloc[order]
+            )
+            parts = []
+            with bar:
+                for start in range(0, len(names), batch_size):
+                    some = ends.rows(start, start + batch_size)
+                    part = self._trajectories(
+                        some, n, sampling, expression, seed + start, generator
+                    )
+                    parts.append(part)
+                    bar.update(part.n_obs)
+        x = [part.X for part in parts]
+        obs = pd.concat([part.obs for part in parts], ignore_index=True)
         obs["scgm_trajectory"] = pd.Categorical(np.repeat(names, n), categories=names)
         obs.index = [f"{name}_{i}" for name in names for i in range(n)]
-        x = sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x)
         uns = {
             **self._provenance(sampling, expression, seed),
             "interpolate": {"n": n, "source": _described(source), "target": _described(target)},
         }
         return ad.AnnData(
-            x[order],
+            sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x),
             obs=obs,
             var=self.var_.copy(),
-            obsm={self.latent_key: np.concatenate(latents)[order]},
+            obsm={self.latent_key: np.concatenate([p.obsm[self.latent_key] for p in parts])},
             uns={"scgm": uns},
         )
 
@@ -207,7 +225,8 @@ class InterpolationMixin:
             ]
             codes = [self._inverted(*c, sampling) for c in known]
             codes = codes * 2 if len(codes) == 1 else codes
-        return _Ends(*ends, *codes), names
+        turn = torch.as_tensor(rng.uniform(size=(len(names), 1)))
+        return _Ends(*ends, *codes, turn), names
 
     def _states(self, adata: ad.AnnData) -> tuple[Tensors, torch.Tensor]:
         """Attributes and mean states of cells."""
@@ -238,15 +257,13 @@ class InterpolationMixin:
         sampling: Sampling,
         expression: str,
         seed: int,
-        rng: np.random.Generator,
         generator: torch.Generator,
-    ) -> Iterator[tuple[Any, np.ndarray, pd.DataFrame]]:
-        """Features, latents and attributes of all trajectories, a position at a time."""
-        n_cells = len(ends.source_noise)
-        turn = torch.as_tensor(rng.uniform(size=(n_cells, 1)))
+    ) -> ad.AnnData:
+        """Cells of some trajectories, one trajectory after the other."""
+        n_cells = len(ends.turn)
         request = Request.parse(self.condition_spec, n_cells, {})
+        x, latents, obs = [], [], []
         for w in np.linspace(0, 1, n).tolist():
-            weight = torch.full((n_cells, 1), w)
             source, target = _between(ends, w)
             state = self._descend(
                 slerp(ends.source_noise, ends.target_noise, w),
@@ -254,16 +271,22 @@ class InterpolationMixin:
                 sampling,
                 generator,
                 towards=target,
-                weight=weight,
+                weight=torch.full((n_cells, 1), w),
             )
-            passed = (turn <= w) if w > 0 else torch.zeros_like(turn, dtype=torch.bool)
+            passed = ends.turn <= w if w > 0 else ends.turn < 0
             tensors = {
                 k: torch.where(passed, target[k].to(source[k].dtype), source[k]) for k in source
             }
-            x = self._express(state, tensors, expression, seed)
-            obs = request.obs(tensors)
-            obs["scgm_position"] = w
-            yield x, state[:, :-1].cpu().numpy(), obs
+            x.append(self._express(state, tensors, expression, seed))
+            latents.append(state[:, :-1].cpu().numpy())
+            obs.append(request.obs(tensors).assign(scgm_position=w))
+        # position by position until here; a trajectory's cells belong together
+        order = np.arange(n * n_cells).reshape(n, n_cells).T.ravel()
+        x = sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x)
+        obs = pd.concat(obs, ignore_index=True)
+        cells = ad.AnnData(x, obs.set_axis(obs.index.astype(str)))
+        cells.obsm[self.latent_key] = np.concatenate(latents)
+        return cells[order].copy()
 
 
 def _between(ends: _Ends, w: float) -> tuple[Tensors, Tensors]:
