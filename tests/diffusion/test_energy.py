@@ -18,6 +18,10 @@ class Observation:
         variance = self.tau**2 + (along * v * sigma**2 / (v + sigma**2)).sum()
         return (self.y - denoised @ self.a) ** 2 / (2 * variance)
 
+    def plain(self, denoised, sigma):
+        """-log p(y | x0), that knows nothing of noise."""
+        return (self.y - denoised @ self.a) ** 2 / (2 * self.tau**2)
+
     def posterior(self):
         c, a = self.data.covariance, self.a
         gain = c @ a / (a @ c @ a + self.tau**2)
@@ -34,11 +38,16 @@ def quadratic(denoised, sigma):
     return (denoised - 1).square().sum(dim=1)
 
 
+@pytest.mark.parametrize("counted", ["by the energy", "here"])
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 30.0])
-def test_guided_denoiser_is_that_of_the_posterior(observation, sigma):
+def test_guided_denoiser_is_that_of_the_posterior(observation, sigma, counted):
+    """Whoever counts in how uncertain the clean data are."""
     sigma = torch.tensor(sigma, dtype=torch.float64)
     x = observation.data.sample(20) + sigma * torch.randn(20, 2, dtype=torch.float64)
-    guided = energy_guidance(observation.data.denoise, observation.energy)
+    if counted == "here":
+        guided = energy_guidance(observation.data.denoise, observation.plain, curvature=True)
+    else:
+        guided = energy_guidance(observation.data.denoise, observation.energy)
     torch.testing.assert_close(guided(x, sigma), observation.posterior().denoise(x, sigma))
 
 
@@ -54,6 +63,31 @@ def test_samples_are_the_posterior(observation):
     error = (torch.cov(samples.T) - torch.cov(exact.T)).norm() / posterior.covariance.norm()
     assert error < 0.01
     assert ((exact.mean(0) - posterior.mean).abs() < 0.1 * spread).all()
+
+
+def test_curvature_of_a_scaled_energy_is_that_of_the_scaled(observation):
+    """Twice the energy is an observation of half the variance."""
+    x, sigma = observation.data.sample(5), torch.tensor(1.3, dtype=torch.float64)
+    guided = energy_guidance(observation.data.denoise, observation.plain, 2.0, curvature=True)
+    twice = guided(x, sigma)
+    observation.tau = observation.tau / 2**0.5
+    torch.testing.assert_close(twice, observation.posterior().denoise(x, sigma))
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [
+        lambda denoised, sigma: denoised @ torch.tensor([1.0, -2.0]).double(),  # linear
+        lambda denoised, sigma: 0 * denoised[:, 0],
+        lambda denoised, sigma: -denoised.square().sum(dim=1) / 9,  # concave
+    ],
+)
+def test_no_curvature_no_difference(gaussian, energy):
+    x, sigma = gaussian.sample(5), torch.tensor(0.7, dtype=torch.float64)
+    with_it, without = (
+        energy_guidance(gaussian.denoise, energy, curvature=c)(x, sigma) for c in (True, False)
+    )
+    assert torch.equal(with_it, without)
 
 
 def test_gradient_goes_through_a_denoiser_that_is_not_linear():

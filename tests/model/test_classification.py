@@ -127,10 +127,6 @@ class TestProbabilities:
         slope, _ = np.polyfit(odds(want), odds(got), 1)
         assert slope == pytest.approx(1, abs=0.02)
         assert np.corrcoef(odds(want), odds(got))[0, 1] > 0.99
-        first, second = np.sort(want, axis=1)[:, [-1, -2]].T
-        sure = first - second > 0.2
-        assert sure.sum() > 5
-        assert (got.argmax(axis=1) == want.argmax(axis=1))[sure].all()
 
 
 class TestLabelsAreNotLookedAt:

@@ -17,7 +17,9 @@ class DenoisedCells:
 
     An energy is a function of these: ``energy(cells)`` returns one number a cell, lower where the
     cell is more to one's liking, and sampling draws from the model's density times
-    :math:`e^{-energy}`.
+    :math:`e^{-energy}`. It is an energy of clean cells: how uncertain they still are at a noise
+    level is counted in for it (:func:`scgm_scvi.diffusion.energy_guidance`, ``curvature``), for
+    which it has to have a second derivative.
 
     Attributes
     ----------

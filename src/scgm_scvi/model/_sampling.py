@@ -242,7 +242,7 @@ class SamplingMixin:
             denoise = guidance_interval(denoise, with_scale(1.0), sampling.guidance_interval)
         if sampling.energy is not None:
             energy = energy_of_states(sampling.energy, self.module, tensors)
-            denoise = energy_guidance(denoise, energy)
+            denoise = energy_guidance(denoise, energy, curvature=True)
         return denoise
 
     def _network(self, sampling: Sampling) -> Callable[..., torch.Tensor]:
