@@ -140,7 +140,7 @@ class ClassificationMixin:
             "n_samples": whole_number(n_samples, "n_samples"),
             "n_levels": whole_number(n_levels, "n_levels"),
         }
-        weights = self._classifier_weights(key, settings, batch_size)
+        weights = self._classifier_weights(key, settings)
         parts = [np.empty((0, len(spec.categorical[key])))]
         with self._registered(adata, [key]) as cells:
             names = cells.obs_names if indices is None else cells.obs_names[indices]
@@ -192,9 +192,7 @@ class ClassificationMixin:
         counts = np.bincount(self.diffusion_design_["tokens"][:, j], minlength=n + 1)[1:]
         return np.log((counts + 1) / (counts + 1).sum())
 
-    def _classifier_weights(
-        self, key: str, settings: dict[str, int], batch_size: int
-    ) -> tuple[float, float]:
+    def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:
         """The weights of latents and of features, fitted if they are not yet."""
         fingerprint = _fingerprint(self.module.state_dict())
         if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
@@ -212,7 +210,7 @@ class ClassificationMixin:
                     stacklevel=3,
                 )
                 return _UNCALIBRATED
-            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=batch_size)
+            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=_MOST_CELLS)
             latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
             self.classifier_weights_[which] = _fit(
                 np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels

@@ -100,7 +100,8 @@ class InterpolationMixin:
         n_cells
             Number of trajectories, where it does not follow from ``source`` and ``target``.
         guidance_scale
-            As in :meth:`generate`.
+            As in :meth:`generate`. Cells are carried up without guidance, so with a scale other
+            than 1 a trajectory begins near its cell, not at it.
         n_steps
             Steps of the flow, up (for cells) and down.
         expression
