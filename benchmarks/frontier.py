@@ -133,9 +133,10 @@ class Meter:
         model.module.denoiser.register_forward_pre_hook(count)
 
     def read(self, n_cells: int) -> dict[str, float]:
+        """Since it was last read."""
         out = {
             "evaluations": round(self.rows / n_cells),
-            "latents_per_second": n_cells / self.seconds,
+            "latents_per_second": n_cells / self.seconds if self.seconds else np.nan,
         }
         self.rows, self.seconds = 0, 0.0
         return out
@@ -156,12 +157,17 @@ def measure(
             key = (split, *vars(point).values(), seed)
             if tuple(map(str, key)) in done:
                 continue
-            cells = model.generate(
-                conditions=test.obs[[label_key]], seed=seed, progress_bar=False, **point.kwargs
-            )
-            cost = meter.read(cells.n_obs)
             floor = floor or {f"{k}_floor": v for k, v in scale.score(None).items()}
-            row = dict(zip(KEY, key, strict=True)) | cost | scale.score(cells) | floor
+            try:
+                cells = model.generate(
+                    conditions=test.obs[[label_key]], seed=seed, progress_bar=False, **point.kwargs
+                )
+                scores = scale.score(cells)
+            except ValueError as error:  # too few steps: latents that nothing can be drawn from
+                print(f"{point}: {str(error)[:200]}")
+                scores = dict.fromkeys(METRICS, np.nan)
+            cost = meter.read(test.n_obs)
+            row = dict(zip(KEY, key, strict=True)) | cost | scores | floor
             pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
             print(", ".join(f"{k} {v:.4g}" if k in METRICS else f"{v}" for k, v in row.items()))
 
@@ -196,6 +202,9 @@ def table(means: pd.DataFrame) -> str:
     """A table a split, in Markdown."""
     blocks = ["# Quality against network evaluations"]
     for split, rows in means.groupby("split"):
+        rows = rows.dropna(subset="w2/floor")  # of a sampler that failed
+        if rows.empty:
+            continue
         best = rows.loc[rows["w2/floor"].idxmin()]
         head = ["sampler", "evaluations", *METRICS[:1], "w2/floor", "label_w2/floor", "latents/s"]
         lines = [[*head, "seeds"]]

@@ -90,6 +90,24 @@ def test_a_run_counts_evaluations_and_goes_on_where_it_stopped(run):
     assert len(pd.read_csv(path)) == len(rows) + 3
 
 
+def test_a_point_that_yields_no_cells_stops_nothing(run, monkeypatch):
+    points = ["--seeds", "0", "--points", "euler:2", "heun:2"]
+    generate = SCGM.generate
+
+    def failing(self, *args, sampler, **kwargs):
+        if sampler == "euler":
+            raise ValueError("rate is infinite")
+        return generate(self, *args, sampler=sampler, **kwargs)
+
+    monkeypatch.setattr(SCGM, "generate", failing)
+    path, text = run(*points)
+    rows = pd.read_csv(path).set_index("sampler")
+    assert rows["w2"].isna().to_dict() == {"euler": True, "heun": False}
+    assert "rate is infinite" in text
+    assert "| heun | 3 |" in text
+    assert "| euler |" not in text
+
+
 def test_long_points_are_measured_with_one_seed():
     assert Point("pc", 500).is_long
     assert not Point("dpmpp_2m", 500).is_long
