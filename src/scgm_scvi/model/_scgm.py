@@ -24,6 +24,7 @@ from ._diffusion import LatentDiffusionMixin
 from ._generation import GenerationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
+from ._outliers import OutlierMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 from ._setup import SetupMixin
@@ -39,6 +40,7 @@ class SCGM(
     ScoringMixin,
     LikelihoodMixin,
     ClassificationMixin,
+    OutlierMixin,
     SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
