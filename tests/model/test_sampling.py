@@ -133,7 +133,7 @@ def an_energy(cells):
             },
             {
                 "sampler": "dpmpp_2m",
-                "grid": "karras",
+                "grid": "exponential",
                 "guidance_scale": {"cell_type": 2.0, "stimulation": 1.0},
                 "guidance_interval": [0.25, 5.0],
                 "composition": "additive",
@@ -186,11 +186,13 @@ class TestSampler:
     @pytest.mark.parametrize("grid", ["karras", "linear", "exponential", "vp"])
     def test_levels_are_those_of_the_grid(self, model, calls, grid):
         latent(model, n_steps=7, sampling_kwargs={"grid": grid})
-        np.testing.assert_allclose([s for _, s in calls], sigmas_for(grid, 7)[:-1], rtol=1e-6)
+        # a grid's lowest level is 0.01, that of a process its own
+        want = sigmas_for(grid, 7, None if grid == "vp" else 0.01)[:-1]
+        np.testing.assert_allclose([s for _, s in calls], want, rtol=1e-6)
 
     def test_ends_of_the_grid(self, model, calls):
         latent(model, n_steps=7, sampling_kwargs={"sigma_min": 0.1, "sigma_max": 20.0})
-        want = sigmas_for("karras", 7, 0.1, 20.0)[:-1]
+        want = sigmas_for("exponential", 7, 0.1, 20.0)[:-1]
         np.testing.assert_allclose([s for _, s in calls], want, rtol=1e-6)
 
     def test_eta_of_zero_is_the_flow(self, model):
@@ -247,7 +249,7 @@ class TestSampler:
 class TestGuidance:
     def test_interval_guides_within(self, model, calls):
         latent(model, 6, guidance_scale=2.0, guidance_interval=(0.2, 3.0), n_steps=20)
-        levels = sigmas_for("karras", 20)[:-1]
+        levels = sigmas_for("exponential", 20, 0.01)[:-1]
         within = ((levels > 0.2) & (levels <= 3.0)).tolist()
         assert 3 < sum(within) < 17
         assert [n for n, _ in calls] == [12 if inside else 6 for inside in within]
@@ -358,7 +360,7 @@ class TestEnergy:
 
         cells = latent(model, energy=energy, n_steps=5)
         levels = [c.sigma.item() for c in seen]
-        np.testing.assert_allclose(levels, sigmas_for("karras", 5)[:-1])
+        np.testing.assert_allclose(levels, sigmas_for("exponential", 5, 0.01)[:-1])
         # the last estimate, at the lowest level, is the sample: in units of obsm["X_scgm"]
         np.testing.assert_allclose(seen[-1].latent.detach(), cells, atol=1e-5)
 
@@ -397,7 +399,7 @@ class TestNoise:
 
         drawn.clear()
         before = model.generate(8, seed=0, progress_bar=False)
-        want = sigmas_for("karras", 30, process.sigma_min, process.sigma_max)[:-1]
+        want = sigmas_for("exponential", 20, max(process.sigma_min, 0.01), process.sigma_max)[:-1]
         np.testing.assert_allclose([s[0] for s in drawn], want, rtol=1e-5)
         assert np.isfinite(before.obsm["X_scgm"]).all()
 

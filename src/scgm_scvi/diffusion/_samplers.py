@@ -151,10 +151,10 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "dpmpp_2m": Sampler(dpmpp_2m, default_steps=30),
+    "dpmpp_2m": Sampler(dpmpp_2m, default_steps=20, grid="exponential"),
     "heun": Sampler(heun, default_steps=18),
     "euler": Sampler(euler, default_steps=36),
-    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, default_steps=100),
+    "dpmpp_2m_sde": Sampler(dpmpp_2m_sde, default_steps=100, grid="exponential"),
     "ancestral": Sampler(ancestral, default_steps=200, grid="exponential"),
     "euler_maruyama": Sampler(euler_maruyama, default_steps=200, grid="exponential"),
     "pc": Sampler(pc, default_steps=500, grid="ve"),

@@ -92,9 +92,10 @@ class GenerationMixin:
             Steps the sampler takes; default: the sampler's own.
         sampling_kwargs
             Of the engine: ``grid``, a name in :data:`scgm_scvi.diffusion.GRIDS` or that of a noise
-            process; ``sigma_min`` and ``sigma_max``, its ends; ``precision``, ``"float32"`` or
-            ``"bfloat16"`` for the network; ``compile``, whether by :func:`torch.compile`; and
-            options of the sampler, such as ``eta`` of ``"dpmpp_2m_sde"``.
+            process; ``sigma_min`` and ``sigma_max``, its ends (by default 0.01 and the largest
+            level of training); ``precision``, ``"float32"`` or ``"bfloat16"`` for the network;
+            ``compile``, whether by :func:`torch.compile`; and options of the sampler, such as
+            ``eta`` of ``"dpmpp_2m_sde"``.
         expression
             ``"counts"``: integers drawn from the decoder's distribution. ``"normalized"``: its
             mean, scaled to 10,000 a cell.

@@ -33,6 +33,8 @@ Tensors = Mapping[str, torch.Tensor]
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+_SIGMA_MIN = 0.01  # nothing is left to remove: posterior samples are noisier by far
+_TOO_FAR = 50.0  # standard deviations: nothing that can be decoded
 _COMMON = ("denoise", "x", "sigmas", "generator", "callback")  # what every sampler takes
 
 
@@ -169,7 +171,7 @@ class SamplingMixin:
         low, high = sampling.sigma_min, sampling.sigma_max
         if sampling.grid in GRIDS:
             noise = self.module.denoiser.noise
-            low = noise.sigma_min if low is None else low
+            low = max(noise.sigma_min, _SIGMA_MIN) if low is None else low
             high = noise.sigma_max if high is None else high
         return sigmas_for(sampling.grid, sampling.n_steps, low, high).to(self.device)
 
@@ -201,7 +203,7 @@ class SamplingMixin:
             generator=generator,
             **sampling.options,
         )
-        lost = int((~result.x.isfinite().all(dim=1)).sum())
+        lost = int((~(result.x.abs() < _TOO_FAR).all(dim=1)).sum())
         if lost:
             raise RuntimeError(
                 f"{lost} of {len(result.x)} cells went off to infinity while they were sampled. "
