@@ -163,7 +163,7 @@ def measure(
                     conditions=test.obs[[label_key]], seed=seed, progress_bar=False, **point.kwargs
                 )
                 scores = scale.score(cells)
-            except ValueError as error:  # too few steps: latents that nothing can be drawn from
+            except (RuntimeError, ValueError) as error:  # too few steps: cells are lost
                 print(f"{point}: {str(error)[:200]}")
                 scores = dict.fromkeys(METRICS, np.nan)
             cost = meter.read(test.n_obs)
