@@ -42,6 +42,7 @@ class OutlierMixin:
         *,
         seed: int = 0,
         batch_size: int = 1024,
+        progress_bar: bool = True,
     ) -> np.ndarray:
         r"""How strange each cell is to the model: higher for types that it was not trained on.
 
@@ -83,6 +84,8 @@ class OutlierMixin:
             Of the generated cells: same seed, same device, same scores.
         batch_size
             Cells scored at a time; does not change the scores.
+        progress_bar
+            Whether to show one while cells are generated to compare with.
 
         Returns
         -------
@@ -112,7 +115,7 @@ class OutlierMixin:
         batch_size = whole_number(batch_size, "batch_size")
         x = self._features_of(adata)
         rows = np.arange(x.shape[0]) if indices is None else np.arange(x.shape[0])[indices]
-        reference = self._outlier_reference(seed)
+        reference = self._outlier_reference(seed, progress_bar)
         neighbors = NearestNeighbors(n_neighbors=min(_N_NEIGHBORS, len(reference["cells"])))
         neighbors.fit(reference["cells"])
         scores = [np.empty(0)]
@@ -138,7 +141,7 @@ class OutlierMixin:
         validate_matrix(adata, layer, setup.get("is_count_data", True), check_features=False)
         return adata.X if layer is None else adata.layers[layer]
 
-    def _outlier_reference(self, seed: int) -> dict[str, Any]:
+    def _outlier_reference(self, seed: int, progress_bar: bool) -> dict[str, Any]:
         """Generated cells, and the axes along which they are compared."""
         made_for = {"model": _fingerprint(self.module.state_dict()), "seed": int(seed)}
         found = self.outlier_reference_
@@ -146,7 +149,9 @@ class OutlierMixin:
             return found
         x = _dense(
             self.generate(
-                conditions=self._conditions_of_training_cells(seed), seed=seed, progress_bar=False
+                conditions=self._conditions_of_training_cells(seed),
+                seed=seed,
+                progress_bar=progress_bar,
             ).X
         )
         reference: dict[str, Any] = dict(made_for)

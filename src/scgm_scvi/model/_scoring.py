@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from anndata import AnnData
+from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import lognormal_sigmas
@@ -29,6 +30,7 @@ class ScoringMixin:
         n_levels: int = 16,
         seed: int = 0,
         batch_size: int = 1024,
+        progress_bar: bool = True,
     ) -> np.ndarray:
         r"""Stage two's training loss of each cell, averaged over noise levels.
 
@@ -59,6 +61,8 @@ class ScoringMixin:
             Of the levels and the noise: same seed, same device, same losses.
         batch_size
             Cells scored at a time; changes the losses by rounding only.
+        progress_bar
+            Whether to show one.
 
         Returns
         -------
@@ -92,7 +96,7 @@ class ScoringMixin:
         losses = [np.empty(0)]
         with self._registered(adata) as cells:
             loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
-            for tensors in loader:
+            for tensors in tqdm(loader, desc="Scoring", disable=not progress_bar):
                 mean, _ = self.module.encode_state(tensors)
                 x0 = denoiser.standardize(mean.to(device))
                 conditions = [c.to(device) for c in self.module.denoiser_conditions(tensors)]
