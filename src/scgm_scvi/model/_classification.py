@@ -65,7 +65,8 @@ class ClassificationMixin:
 
         The two weights :math:`a` and :math:`b` are what calibrates the probabilities: they are
         fitted once for each ``n_samples`` and ``n_levels``, by maximum likelihood on cells that were
-        held out of training, and saved with the model. Other conditions of a cell, where it has them, are given.
+        held out of training, and saved with the model. Other conditions of a cell, where it has
+        them, are given.
 
         Parameters
         ----------
@@ -141,6 +142,7 @@ class ClassificationMixin:
             "n_levels": whole_number(n_levels, "n_levels"),
         }
         weights = self._classifier_weights(key, settings)
+        log_prior = self._log_frequencies(key) if prior == "train" else 0.0
         parts = [np.empty((0, len(spec.categorical[key])))]
         with self._registered(adata, [key]) as cells:
             names = cells.obs_names if indices is None else cells.obs_names[indices]
@@ -149,9 +151,7 @@ class ClassificationMixin:
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
             ) as bar:
                 for latent, features in self._evidence(loader, key, seed, **settings):
-                    logits = weights[0] * latent + weights[1] * features
-                    if prior == "train":
-                        logits = logits + self._log_frequencies(key)
+                    logits = weights[0] * latent + weights[1] * features + log_prior
                     parts.append(softmax(logits, axis=1))
                     bar.update(len(latent))
         return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
@@ -167,6 +167,7 @@ class ClassificationMixin:
         generator = torch.Generator(device=device).manual_seed(seed)
         for tensors in loader:
             mean, variance = (t.to(device) for t in self.module.encode_state(tensors))
+            x = tensors[REGISTRY_KEYS.X_KEY].to(device)
             tokens, _ = self.module.conditions(tensors)
             latent, features = torch.zeros(2, len(mean), n_categories, dtype=torch.float64)
             denoisers = []
@@ -176,7 +177,6 @@ class ClassificationMixin:
                     as_c[:, j] = c + 1
                     as_c = {**tensors, SCGM_KEYS.CONDITIONS_KEY: as_c}
                     denoisers.append(self._denoise(as_c))
-                    x = tensors[REGISTRY_KEYS.X_KEY].to(device)
                     likelihood = self.module.decode_state(mean, as_c).log_prob(x)
                     features[:, c] = likelihood.sum(dim=1).double().cpu()
                 for _ in range(n_samples):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from ._energy import Energy
 from ._sampling import Sampling
 from ._writing import ChunkWriter
 
-__all__ = ["GenerationMixin", "default_batch_size"]
+__all__ = ["GenerationMixin", "default_batch_size", "stacked"]
 
 _MEMORY_BUDGET = 2**29  # bytes, for decoding a chunk
 
@@ -174,7 +174,7 @@ class GenerationMixin:
     def _collect(self, chunks: Iterator[_Chunk], uns: dict[str, Any]) -> ad.AnnData:
         x, latents, obs = zip(*chunks, strict=True)
         return ad.AnnData(
-            sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x),
+            stacked(x),
             obs=pd.concat(obs),
             var=self.var_.copy(),
             obsm={self.latent_key: np.concatenate(latents)},
@@ -220,6 +220,13 @@ class GenerationMixin:
 def default_batch_size(n_features: int) -> int:
     """As many cells as decode within the budget: eight arrays of their features in float32."""
     return max(1, min(2048, _MEMORY_BUDGET // (8 * 4 * max(1, n_features))))
+
+
+def stacked(parts: Sequence[sparse.csr_matrix | np.ndarray]) -> sparse.csr_matrix | np.ndarray:
+    """Chunks of features as one matrix, sparse if they are."""
+    return (
+        sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
+    )
 
 
 def _counted(chunks: Iterator[_Chunk], bar: tqdm) -> Iterator[_Chunk]:

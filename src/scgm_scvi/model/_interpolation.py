@@ -9,7 +9,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
@@ -18,7 +17,7 @@ from scgm_scvi.diffusion import invert, slerp
 from scgm_scvi.module import SCGM_KEYS
 
 from ._conditions import Conditions, Request, rows_of
-from ._generation import default_batch_size
+from ._generation import default_batch_size, stacked
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -179,7 +178,7 @@ class InterpolationMixin:
             "interpolate": {"n": n, "source": _described(source), "target": _described(target)},
         }
         return ad.AnnData(
-            sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x),
+            stacked(x),
             obs=obs,
             var=self.var_.copy(),
             obsm={self.latent_key: np.concatenate([p.obsm[self.latent_key] for p in parts])},
@@ -241,11 +240,6 @@ class InterpolationMixin:
                 parts.append({k: both[k] for k in _ATTRIBUTES if k in both})
         return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}, torch.cat(states)
 
-    def _noise(self, n: int, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-        d = self.module.denoiser.n_dims
-        noise = torch.randn(n, d, generator=generator, device=self.device, dtype=torch.float64)
-        return noise * self._sigmas(sampling)[0]
-
     def _inverted(self, tensors: Tensors, state: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         """The noise that the cells come from, under their own conditions."""
         x = self.module.denoiser.standardize(state.to(self.device))
@@ -283,7 +277,7 @@ class InterpolationMixin:
             obs.append(request.obs(tensors).assign(scgm_position=w))
         # position by position until here; a trajectory's cells belong together
         order = np.arange(n * n_cells).reshape(n, n_cells).T.ravel()
-        x = sparse.vstack(x, format="csr") if sparse.issparse(x[0]) else np.concatenate(x)
+        x = stacked(x)
         obs = pd.concat(obs, ignore_index=True)
         cells = ad.AnnData(x, obs.set_axis(obs.index.astype(str)))
         cells.obsm[self.latent_key] = np.concatenate(latents)

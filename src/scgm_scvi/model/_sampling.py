@@ -180,12 +180,14 @@ class SamplingMixin:
         self, tensors: Tensors, sampling: Sampling, generator: torch.Generator
     ) -> torch.Tensor:
         """Sample states ``(n, n_latent + 1)``, float32, in the units of the latent."""
-        denoiser, sigmas = self.module.denoiser, self._sigmas(sampling)
-        n = len(next(iter(tensors.values())))
-        noise = torch.randn(
-            n, denoiser.n_dims, generator=generator, device=self.device, dtype=torch.float64
-        )
-        return self._descend(noise * sigmas[0], tensors, sampling, generator)
+        noise = self._noise(len(next(iter(tensors.values()))), sampling, generator)
+        return self._descend(noise, tensors, sampling, generator)
+
+    def _noise(self, n: int, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+        """Noise ``(n, n_dims)`` of the grid's first level, where samplers begin."""
+        d = self.module.denoiser.n_dims
+        noise = torch.randn(n, d, generator=generator, device=self.device, dtype=torch.float64)
+        return noise * self._sigmas(sampling)[0]
 
     def _descend(
         self,
