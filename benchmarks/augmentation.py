@@ -34,7 +34,6 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
-from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
@@ -42,6 +41,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import scgm_scvi
+from scgm_scvi.metrics._space import log_normalize, values_of
 
 METHODS = ["real", "weighted", "oversampled", "augmented", "refilled", "nothing removed"]
 LEAST_LEFT, MOST_REMOVED = 10, 100
@@ -67,9 +67,18 @@ def removed_cells(label: np.ndarray, target: str, seed: int) -> np.ndarray:
 
 
 def log_normalized(adata: ad.AnnData) -> np.ndarray:
-    x = adata.X.toarray() if sparse.issparse(adata.X) else np.asarray(adata.X)
-    x = x.astype(np.float64)
-    return np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1) * 1e4)
+    return log_normalize(values_of(adata, list(adata.var_names)))
+
+
+def trained(adata: ad.AnnData, key: str, seed: int, quick: bool) -> scgm_scvi.SCGM:
+    """SCGM with its defaults; ``quick``: barely trained."""
+    scvi.settings.seed = seed
+    scgm_scvi.SCGM.setup_anndata(adata, labels_key=key)
+    model = scgm_scvi.SCGM(adata)
+    settings = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 20}} if quick else {}
+    settings.setdefault("diffusion_kwargs", {}).update(seed=seed, enable_progress_bar=False)
+    model.train(enable_progress_bar=False, **settings)
+    return model
 
 
 def oversampled(label: np.ndarray, seed: int) -> np.ndarray:
@@ -91,12 +100,7 @@ def run(files: dict[str, Path], key: str, target: str, seed: int, quick: bool) -
     left.obs[key] = left.obs[key].astype("category").cat.remove_unused_categories()
     real = left.copy()
 
-    scvi.settings.seed = seed
-    scgm_scvi.SCGM.setup_anndata(left, labels_key=key)
-    model = scgm_scvi.SCGM(left)
-    settings = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 20}} if quick else {}
-    settings.setdefault("diffusion_kwargs", {}).update(seed=seed, enable_progress_bar=False)
-    model.train(enable_progress_bar=False, **settings)
+    model = trained(left, key, seed, quick)
     n_before = int((train.obs[key] == target).sum())
     balanced, refilled = (
         model.augment(real, key, n, seed=seed, progress_bar=False)

@@ -28,9 +28,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scvi
 import torch
-from scipy import sparse
+from augmentation import log_normalized, trained
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
@@ -40,12 +39,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import scgm_scvi
-
-
-def log_normalized(adata: ad.AnnData) -> np.ndarray:
-    x = adata.X.toarray() if sparse.issparse(adata.X) else np.asarray(adata.X)
-    x = x.astype(np.float64)
-    return np.log1p(x / np.maximum(x.sum(axis=1, keepdims=True), 1) * 1e4)
 
 
 def folder_name(kind: str) -> str:
@@ -60,12 +53,7 @@ def trained_without(
         return scgm_scvi.SCGM.load(path, adata=False)
     left = train[(train.obs[key] != kind).to_numpy()].copy()
     left.obs[key] = left.obs[key].astype(str).astype("category")
-    scvi.settings.seed = seed
-    scgm_scvi.SCGM.setup_anndata(left, labels_key=key)
-    model = scgm_scvi.SCGM(left)
-    settings = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 20}} if quick else {}
-    settings.setdefault("diffusion_kwargs", {}).update(seed=seed, enable_progress_bar=False)
-    model.train(enable_progress_bar=False, **settings)
+    model = trained(left, key, seed, quick)
     if path is not None:
         model.save(path)
     return model
