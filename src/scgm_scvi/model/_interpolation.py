@@ -9,11 +9,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
-from scgm_scvi.diffusion import invert, slerp
+from scgm_scvi.diffusion import slerp
 from scgm_scvi.module import SCGM_KEYS
 
 from ._conditions import Conditions, Request, rows_of
@@ -23,13 +22,6 @@ from ._sampling import Sampling
 __all__ = ["InterpolationMixin"]
 
 Tensors = dict[str, torch.Tensor]
-_ATTRIBUTES = (
-    SCGM_KEYS.CONDITIONS_KEY,
-    SCGM_KEYS.CONDITION_VALUES_KEY,
-    REGISTRY_KEYS.BATCH_KEY,
-    REGISTRY_KEYS.CAT_COVS_KEY,
-    REGISTRY_KEYS.CONT_COVS_KEY,
-)
 
 
 class _Ends(NamedTuple):
@@ -54,7 +46,8 @@ class _Ends(NamedTuple):
 class InterpolationMixin:
     """Cells in between.
 
-    Needs :class:`scgm_scvi.model.GenerationMixin`; knows nothing of what the features are.
+    Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the
+    features are.
     """
 
     def interpolate(
@@ -227,23 +220,6 @@ class InterpolationMixin:
             codes = codes * 2 if len(codes) == 1 else codes
         turn = torch.as_tensor(rng.uniform(size=(len(names), 1)))
         return _Ends(*ends, *codes, turn), names
-
-    def _states(self, adata: ad.AnnData) -> tuple[Tensors, torch.Tensor]:
-        """Attributes and mean states of cells."""
-        parts, states = [], []
-        with self._registered(adata) as cells:
-            for tensors in self._make_data_loader(adata=cells, batch_size=1024):
-                states.append(self.module.encode_state(tensors)[0])
-                tokens, values = self.module.conditions(tensors)
-                own = {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
-                both = {**tensors, **own}
-                parts.append({k: both[k] for k in _ATTRIBUTES if k in both})
-        return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}, torch.cat(states)
-
-    def _inverted(self, tensors: Tensors, state: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-        """The noise that the cells come from, under their own conditions."""
-        x = self.module.denoiser.standardize(state.to(self.device))
-        return invert(self._denoise(tensors), x, self._sigmas(sampling)).x
 
     def _trajectories(
         self,

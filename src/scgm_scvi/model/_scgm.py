@@ -21,6 +21,7 @@ from ._augmentation import AugmentationMixin
 from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
+from ._encoding import EncodingMixin
 from ._generation import GenerationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
@@ -41,6 +42,7 @@ class SCGM(
     LikelihoodMixin,
     ClassificationMixin,
     OutlierMixin,
+    EncodingMixin,
     SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
