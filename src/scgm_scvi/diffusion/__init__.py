@@ -1,7 +1,7 @@
 """Score-based diffusion: noise, denoiser, samplers, guidance. Torch and the standard library only."""
 
 from ._denoiser import Denoiser
-from ._editing import invert, slerp
+from ._editing import invert, sdedit, slerp, strength_sigma
 from ._energy import energy_guidance
 from ._evidence import path_evidence
 from ._grids import GRIDS, exponential_sigmas, karras_sigmas, linear_sigmas, sigmas_for
@@ -49,6 +49,8 @@ __all__ = [
     "lognormal_sigmas",
     "path_evidence",
     "pc",
+    "sdedit",
     "sigmas_for",
     "slerp",
+    "strength_sigma",
 ]

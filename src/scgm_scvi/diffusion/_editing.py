@@ -3,12 +3,105 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from ._sampling import Callback, Denoise, SamplerOutput, steps
+from ._samplers import dpmpp_2m
+from ._sampling import Callback, Denoise, SamplerOutput, normal_like, steps
 
-__all__ = ["invert", "slerp"]
+__all__ = ["invert", "sdedit", "slerp", "strength_sigma"]
+
+
+def strength_sigma(strength: float) -> float:
+    r"""Noise level of an edit's strength: :math:`\sigma = \tan(\pi s / 2)`.
+
+    For data of variance 1 the noise then makes up :math:`\sin(\pi s/2)` of the standard
+    deviation: strength 0 is no noise, 1/2 as much noise as data, and 1 nothing but noise, as along
+    the cosine schedule.
+
+    Raises
+    ------
+    ValueError
+        If the strength is outside of 0 to 1.
+
+    Examples
+    --------
+    >>> from scgm_scvi.diffusion import strength_sigma
+    >>> strength_sigma(0), round(strength_sigma(0.5), 6), strength_sigma(1)
+    (0.0, 1.0, inf)
+
+    References
+    ----------
+    Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17, without its offset.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"strength is {strength!r}; it must be from 0 (nothing changes) to 1 (from scratch)."
+        )
+    return math.inf if strength == 1 else math.tan(math.pi * strength / 2)
+
+
+def sdedit(
+    denoise: Denoise,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    *,
+    sampler: Callable[..., SamplerOutput] = dpmpp_2m,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+    **options: Any,
+) -> SamplerOutput:
+    r"""Noise data to an intermediate level, and let a sampler bring them back: SDEdit.
+
+    .. math:: x_\sigma = x + \sigma n, \quad n \sim N(0, I), \quad \sigma = \text{sigmas}[0]
+
+    What is finer than :math:`\sigma` is drawn anew, under whatever ``denoise`` is conditioned on
+    or guided by, at every step on the way down; what is coarser stays.
+
+    Parameters
+    ----------
+    denoise
+        Called as ``denoise(x, sigma)``, as samplers do.
+    x
+        Data of shape ``(n, d)``, in the units in which they are diffused.
+    sigmas
+        The decreasing grid of noise levels. Its first entry is the strength of the edit.
+    sampler
+        Of :data:`SAMPLERS`, or like them.
+    generator
+        Source of all randomness.
+    callback
+        Passed to the sampler.
+    **options
+        Passed to the sampler.
+
+    Returns
+    -------
+    The sampler's output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.diffusion import karras_sigmas, sdedit
+    >>> target = lambda x, sigma: (x + 5 * sigma**2) / (1 + sigma**2)  # denoiser of N(5, 1)
+    >>> x = torch.zeros(1000, 1)
+    >>> for sigma in (0.1, 1.0, 10.0):
+    ...     g = torch.Generator().manual_seed(0)
+    ...     edited = sdedit(target, x, karras_sigmas(20, 0.01, sigma), generator=g).x
+    ...     print(round(edited.mean().item(), 1))
+    0.0
+    1.5
+    4.5
+
+    References
+    ----------
+    Meng et al. 2022, arXiv:2108.01073, algorithm 1.
+    """
+    x = x.double()
+    x = x + float(sigmas[0]) * normal_like(x, generator)
+    return sampler(denoise, x, sigmas, generator=generator, callback=callback, **options)
 
 
 def invert(

@@ -126,6 +126,14 @@ class Request:
             names=None if names is None else names.astype(str),
         )
 
+    @classmethod
+    def of_design(
+        cls, spec: ConditionSpec, design: Mapping[str, np.ndarray], rows: np.ndarray
+    ) -> Request:
+        """Cells with the attributes of training cells, given by ``rows`` of the design."""
+        tokens, n = design["tokens"][rows], len(spec.categorical)
+        return cls(spec, tokens[:, :n], design["values"][rows], tokens[:, n:])
+
     def draw_nuisances(
         self, design: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,12 +21,16 @@ from scgm_scvi.diffusion import (
     energy_guidance,
     guidance_interval,
     guidance_variants,
+    sdedit,
     sigmas_for,
 )
 from scgm_scvi.module import SCGM_KEYS
 
 from ._conditions import ConditionSpec, require_known
 from ._energy import Energy, energy_of_states
+
+if TYPE_CHECKING:
+    from ._analogy import Analogy
 
 __all__ = ["Sampling", "SamplingMixin"]
 
@@ -195,10 +200,13 @@ class SamplingMixin:
         tensors: Tensors,
         sampling: Sampling,
         generator: torch.Generator,
+        *,
+        clean: bool = False,
         **mix: Any,
     ) -> torch.Tensor:
-        """States of noise ``x`` of the grid's first level."""
-        result = SAMPLERS[sampling.sampler].function(
+        """States of noise ``x`` of the grid's first level; of ``clean`` data, noised to it."""
+        sampler = SAMPLERS[sampling.sampler].function
+        result = (partial(sdedit, sampler=sampler) if clean else sampler)(
             self._denoise(tensors, sampling, **mix),
             x,
             self._sigmas(sampling),
@@ -221,11 +229,13 @@ class SamplingMixin:
         *,
         towards: Tensors | None = None,
         weight: torch.Tensor | None = None,
+        analogy: Analogy | None = None,
     ) -> Denoise:
         """The denoiser of cells with the conditions of ``tensors``, guided as ``sampling`` says.
 
         With ``towards`` and ``weight`` ``(n, 1)``, that of cells between two conditions:
-        ``1 - weight`` times the one and ``weight`` times the other.
+        ``1 - weight`` times the one and ``weight`` times the other. Cells that an ``analogy``
+        calls unseen are denoised as it says.
         """
         sampling = sampling or Sampling()
         ends = [(1.0, tensors)]
@@ -239,6 +249,13 @@ class SamplingMixin:
                 for share, end in ends
                 for w, conditions in self._variants(end, scale, sampling.composition)
             ]
+            if analogy is not None:
+                unseen = analogy.unseen.to(self.device)
+                variants = (
+                    [] if bool(unseen.all()) else [(w * (1 - unseen), c) for w, c in variants]
+                )
+                for w, end in analogy.terms():
+                    variants.append((w * unseen, self._network_conditions(end)))
             return classifier_free(self._network(sampling), variants)
 
         denoise = with_scale(sampling.guidance_scale)
@@ -270,11 +287,13 @@ class SamplingMixin:
         spec, own = self.condition_spec, self.module.conditions(tensors)
         out = []
         for dropped, w in guidance_variants(scale, _specified(*own, spec), composition):
-            tokens, values = self.module.denoiser_conditions(
-                {**tensors, **_without(*own, dropped, spec)}
-            )
-            out.append((w, (tokens.to(self.device), values.to(self.device))))
+            some = {**tensors, **_without(*own, dropped, spec)}
+            out.append((w, self._network_conditions(some)))
         return out
+
+    def _network_conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, values = self.module.denoiser_conditions(tensors)
+        return tokens.to(self.device), values.to(self.device)
 
 
 def _check_guidance(scale: float | Mapping[str, float], spec: ConditionSpec) -> None:

@@ -17,10 +17,13 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
+from ._analogy import AnalogyMixin
 from ._augmentation import AugmentationMixin
 from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
+from ._edit_curve import EditCurveMixin
+from ._editing import EditingMixin
 from ._encoding import EncodingMixin
 from ._generation import GenerationMixin
 from ._interpolation import InterpolationMixin
@@ -38,6 +41,9 @@ class SCGM(
     GenerationMixin,
     AugmentationMixin,
     InterpolationMixin,
+    EditingMixin,
+    EditCurveMixin,
+    AnalogyMixin,
     ScoringMixin,
     LikelihoodMixin,
     ClassificationMixin,

@@ -1,0 +1,423 @@
+"""Edit real cells: change what is named, keep the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.diffusion import strength_sigma
+from scgm_scvi.module import SCGM_KEYS
+
+from ._analogy import Analogy
+from ._conditions import Conditions, ConditionSpec, Request
+from ._energy import Energy
+from ._generation import default_batch_size, stacked
+from ._interventions import GeneTarget, Intervention
+from ._results import require_writable, write_result
+from ._sampling import Sampling
+
+__all__ = [
+    "METHODS",
+    "Cells",
+    "Edit",
+    "EditingMixin",
+    "analogy_scale",
+    "check_method",
+    "parse_sampling",
+]
+
+Tensors = dict[str, torch.Tensor]
+METHODS = ("sdedit", "inversion", "translate")
+_COMPOSITIONS = ("auto", "joint", "additive")
+_ANALOGY_SCALE = 1.5  # at 1, what is taken over falls short (docs/benchmarks.md)
+_N_TOP = 100  # changed features that are reported
+_PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A checked request: how cells shall be edited; arguments of ``edit`` of these names."""
+
+    method: str
+    strength: float
+    sampling: Sampling
+    edit_library_size: bool = False
+
+
+class EditingMixin:
+    """Simulate an intervention on real cells.
+
+    Needs :class:`scgm_scvi.model.GenerationMixin`, ``EncodingMixin`` and ``EditCurveMixin``; knows
+    nothing of what the features are.
+    """
+
+    def edit(
+        self,
+        adata: AnnData,
+        conditions: Conditions = None,
+        *,
+        genes: Mapping[str, GeneTarget] | None = None,
+        guide: Energy | None = None,
+        preserve: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        method: Literal["sdedit", "inversion", "translate"] = "sdedit",
+        strength: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        composition: Literal["auto", "joint", "additive"] = "auto",
+        n_samples: int = 1,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        edit_library_size: bool = False,
+        expression: Literal["counts", "normalized"] = "counts",
+        key_added: str = "scgm_edited",
+        copy: bool = False,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData | None:
+        r"""Change what is named in real cells, and keep the rest: simulate an intervention.
+
+        A cell's latent is noised to an intermediate level and denoised under its attributes with
+        those in ``conditions`` put in (SDEdit); genes and ``guide`` intervene at every step on the
+        way. Attributes that are not named stay as the cell has them, or unspecified.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts, registered like the model's own if they are not yet. Nothing
+            that they hold is changed; results are written beside it, as said below.
+        conditions
+            What the cells shall become, as in :meth:`generate`: a dict of attribute to one value,
+            or to a list with one a cell; or a DataFrame with a row a cell. A value of ``None``
+            leaves the attribute open. Naming the batch changes the batch.
+        genes
+            Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
+            or ``"fold:x"``, ``x`` times the cell's own expression.
+        guide
+            Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
+            where better: any differentiable wish.
+        preserve
+            Features, or a dict of name to list of features, whose expression is to stay.
+        method
+            ``"sdedit"``: noised at random, so that samples differ, which is the uncertainty of the
+            outcome. ``"inversion"``: carried up the probability flow under the cell's own
+            attributes and down under the target's, deterministic and reversible. ``"translate"``:
+            the difference of the means of both attributes, added to the latent; a baseline.
+        strength
+            From 0, the model's reconstruction of the cell, to 1: all of the latent is drawn anew,
+            or the whole shift is made. In between, noise of standard deviation
+            :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
+            :meth:`edit_curve` chooses, kept in the model.
+        guidance_scale
+            As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.5 for a change
+            by analogy.
+        composition
+            ``"auto"``: the target's attributes are asked for jointly where training showed a cell
+            that had them all. Where it did not, as for a cell type that was never stimulated, the
+            change is taken over by analogy: :math:`D(x; c) + w\,(D(x; k_{target}) - D(x;
+            k_{source}))`, with :math:`c` the cell's own attributes and :math:`k` those of the
+            cells most like it that were seen both ways (named in ``uns``). ``"joint"`` and
+            ``"additive"``: as in :meth:`generate`.
+        n_samples
+            Edits of each cell, to tell how certain the outcome is.
+        sampler, n_steps, sampling_kwargs
+            As in :meth:`generate`.
+        edit_library_size
+            Whether library sizes change with the rest. By default each cell keeps its own.
+        expression
+            ``"counts"``: integers drawn from the decoder's distribution. ``"normalized"``: its
+            mean, scaled to 10,000 a cell, and averaged over samples.
+        key_added
+            Name under which the results are written.
+        copy
+            Whether to leave ``adata`` as it is and return a copy with the results. Of a view, a
+            copy is returned in any case.
+        seed
+            Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+        batch_size
+            Cells edited at a time, as in :meth:`generate`.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        ``None``, or the copy. Written are, for ``key_added="scgm_edited"``:
+
+        - ``layers["scgm_edited"]``: expression; of the first sample where it is counts.
+        - ``obsm["X_scgm_edited"]``: latents, of the first sample.
+        - ``obs["scgm_edited_effect"]``: how much a cell changed, the Euclidean distance between its
+          own reconstruction and its mean edit in log1p of counts per 10,000;
+          ``obs["scgm_edited_uncertainty"]``: that between samples and their mean, the root of the
+          mean square, if there are several.
+        - ``uns["scgm_edited"]``: every parameter, and the features that ``changed`` most.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since; or cells went off to infinity.
+        KeyError, TypeError, ValueError
+            If an attribute, category, gene, method or number makes no sense, or ``adata`` can't be
+            written to; the message names it, and nothing is written.
+
+        Examples
+        --------
+        >>> model.edit(adata, {"condition": "stimulated"})  # doctest: +SKIP
+        >>> b = model.edit(b_cells, {"dose": 10.0}, method="inversion", copy=True)  # doctest: +SKIP
+        >>> model.edit(adata, genes={"STAT1": "knockout", "ISG15": 3.0})  # doctest: +SKIP
+
+        References
+        ----------
+        Meng et al. 2022, SDEdit, arXiv:2108.01073; Su et al. 2023, Dual diffusion implicit
+        bridges, arXiv:2203.08382; latent arithmetic: Lotfollahi et al. 2019, scGen,
+        doi:10.1038/s41592-019-0494-8.
+        """
+        self._require_diffusion()
+        require_writable(adata, self.var_.index, key_added)
+        intervention = Intervention.parse(
+            self.var_.index, genes=genes, preserve=preserve, guide=guide
+        )
+        if conditions is None and intervention is None:
+            raise ValueError(
+                "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
+                "or genes, or pass a guide. To denoise cells as they are, use model.enhance."
+            )
+        if expression not in ("counts", "normalized"):
+            raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
+        check_method(method)
+        _check_samples(method, n_samples, intervention)
+        request = Request.parse(self.condition_spec, adata.n_obs, conditions)
+        named = {str(name) for name in ({} if conditions is None else conditions)}
+        sampling = parse_sampling(
+            self.condition_spec,
+            guidance_scale,
+            composition,
+            sampler=sampler,
+            n_steps=n_steps,
+            sampling_kwargs=sampling_kwargs,
+        )
+        if strength is None:
+            strength = self._default_strength(
+                adata, conditions, method, guidance_scale, composition
+            )
+        strength_sigma(strength)  # refuses what is no strength
+        edit = Edit(method, float(strength), sampling, edit_library_size)
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        batch_size = whole_number(
+            default_batch_size(len(self.var_)) if batch_size is None else batch_size, "batch_size"
+        )
+        tensors, state = self._states(adata)
+        target = request.over(tensors, named)
+        analogy, stand_ins = None, {}
+        if composition == "auto":
+            scale = analogy_scale(guidance_scale, named)
+            analogy, stand_ins = self._analogy(tensors, target, named, scale)
+        parts = []
+        bar = tqdm(total=len(state), unit="cell", desc="Editing", disable=not progress_bar)
+        with bar, torch.no_grad():
+            for i, start in enumerate(range(0, len(state), batch_size)):
+                rows = slice(start, start + batch_size)
+                own, new = ({k: v[rows] for k, v in t.items()} for t in (tensors, target))
+                seeds = np.random.SeedSequence([seed, i]).generate_state(n_samples, np.uint64) >> 1
+                cells = Cells(own, new, state[rows], analogy and analogy.rows(rows))
+                parts.append(self._edited_part(cells, edit, intervention, expression, seeds))
+                bar.update(len(own[SCGM_KEYS.CONDITIONS_KEY]))
+        obs = {"_effect": np.concatenate([p.effect for p in parts])}
+        if n_samples > 1:
+            obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
+        uns = {
+            **self._provenance(sampling, expression, seed),
+            "method": method,
+            "strength": edit.strength,
+            "conditions": _described(conditions),
+            "composition": composition,
+            "analogies": stand_ins,
+            **({} if intervention is None else intervention.describe()),
+            "n_samples": n_samples,
+            "edit_library_size": bool(edit_library_size),
+            "batch_size": batch_size,
+            "changed": _changed(parts, self.var_.index),
+        }
+        return write_result(
+            adata,
+            key_added,
+            features=self.var_.index,
+            layers={"": stacked([p.x for p in parts])},
+            latent=np.concatenate([p.latent for p in parts]),
+            obs=obs,
+            uns=uns,
+            copy=copy,
+        )
+
+    def _edited_part(
+        self,
+        cells: Cells,
+        edit: Edit,
+        intervention: Intervention | None,
+        expression: str,
+        seeds: np.ndarray,
+    ) -> _Part:
+        """Edit some cells, once for each seed."""
+        before = self._express(cells.state, cells.own, "normalized", 0)
+        if intervention is not None:
+            energy = intervention.energy(torch.as_tensor(before / before.sum(1)[:, None]))
+            edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
+        attributes = cells.target if edit.strength > 0 else cells.own
+        samples = []
+        for seed in seeds.tolist():
+            generator = torch.Generator(device=self.device).manual_seed(seed)
+            new = self._edited(cells, edit, generator)
+            samples.append(self._express(new, attributes, "normalized", 0))
+            if len(samples) == 1:
+                latent = new[:, :-1].cpu().numpy()
+                counts = expression == "counts"
+                x = self._express(new, attributes, "counts", seed) if counts else None
+        mean = sum(samples) / len(samples)
+        logs = [np.log1p(sample) for sample in samples]
+        log_mean = sum(logs) / len(logs)
+        change = log_mean - np.log1p(before)
+        spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
+        return _Part(
+            x=mean if x is None else x,
+            latent=latent,
+            effect=np.sqrt((change**2).sum(axis=1)),
+            uncertainty=np.sqrt(spread),
+            sums=np.stack([before.sum(0), mean.sum(0), change.sum(0)]).astype(np.float64),
+        )
+
+    def _edited(self, cells: Cells, edit: Edit, generator: torch.Generator) -> torch.Tensor:
+        """States ``(n, n_latent + 1)`` of the cells once they are edited."""
+        denoiser, state = self.module.denoiser, cells.state.to(self.device)
+        sigma = min(strength_sigma(edit.strength), denoiser.noise.sigma_max)
+        sampling = replace(edit.sampling, sigma_max=sigma)
+        if edit.method == "translate":
+            after = self._mean_state(cells.target, sampling, cells.analogy)
+            new = state + edit.strength * (after - self._mean_state(cells.own, Sampling()))
+        elif sigma <= self._lowest(edit.sampling):  # less noise than is left in any cell
+            new = state.clone()
+        elif edit.method == "inversion":
+            x = self._inverted(cells.own, state, sampling)
+            new = self._descend(x, cells.target, sampling, generator, analogy=cells.analogy)
+        else:
+            x = denoiser.standardize(state)
+            new = self._descend(
+                x, cells.target, sampling, generator, clean=True, analogy=cells.analogy
+            )
+        if not edit.edit_library_size:
+            new[:, -1] = state[:, -1]
+        return new
+
+    def _lowest(self, sampling: Sampling) -> float:
+        """The lowest positive level of the grid."""
+        levels = self._sigmas(sampling)
+        return float(levels[levels > 0][-1])
+
+    def _mean_state(
+        self, tensors: Tensors, sampling: Sampling, analogy: Analogy | None = None
+    ) -> torch.Tensor:
+        """What is expected of cells with these attributes: the denoiser's answer to mere noise."""
+        denoiser = self.module.denoiser
+        sigma = torch.tensor(denoiser.noise.sigma_max, dtype=torch.float64, device=self.device)
+        n = len(next(iter(tensors.values())))
+        x = torch.zeros(n, denoiser.n_dims, dtype=torch.float64, device=self.device)
+        denoise = self._denoise(tensors, sampling, analogy=analogy)
+        return denoiser.unstandardize(denoise(x, sigma).float())
+
+
+class Cells(NamedTuple):
+    """Some cells to edit: attributes now and then, states, and what stands in for the unseen."""
+
+    own: Tensors
+    target: Tensors
+    state: torch.Tensor
+    analogy: Analogy | None = None
+
+
+class _Part(NamedTuple):
+    """Some edited cells, and sums over them: expression before and after, change of its log."""
+
+    x: np.ndarray | sparse.csr_matrix
+    latent: np.ndarray
+    effect: np.ndarray
+    uncertainty: np.ndarray
+    sums: np.ndarray
+
+
+def parse_sampling(
+    spec: ConditionSpec,
+    guidance_scale: float | Mapping[str, float] | None,
+    composition: str,
+    **options: Any,
+) -> Sampling:
+    """The sampling of targets that were seen; ``composition`` may be ``"auto"``."""
+    if composition not in _COMPOSITIONS:
+        raise ValueError(f"composition is {composition!r}; use one of {listed(_COMPOSITIONS)}.")
+    return Sampling.parse(
+        spec,
+        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
+        composition="joint" if composition == "auto" else composition,
+        **options,
+    )
+
+
+def analogy_scale(
+    guidance_scale: float | Mapping[str, float] | None, named: Collection[str]
+) -> float:
+    """The weight of a change by analogy: the largest given for a named attribute."""
+    if isinstance(guidance_scale, Mapping):
+        return max((v for k, v in guidance_scale.items() if k in named), default=_ANALOGY_SCALE)
+    return _ANALOGY_SCALE if guidance_scale is None else guidance_scale
+
+
+def check_method(method: str) -> None:
+    """Raise ``ValueError`` unless it is the name of one."""
+    if method not in METHODS:
+        raise ValueError(
+            f"method {method!r} is unknown.{nearest(method, METHODS)} Known: {listed(METHODS)}."
+        )
+
+
+def _check_samples(method: str, n_samples: int, intervention: Intervention | None) -> None:
+    if method != "sdedit" and n_samples > 1:
+        raise ValueError(
+            f"n_samples is {n_samples}, but method {method!r} draws nothing, so that all would be "
+            "the same; use method='sdedit'."
+        )
+    if method == "translate" and intervention is not None:
+        raise ValueError(
+            "method 'translate' takes no steps at which genes or a guide could intervene; use "
+            "'sdedit' or 'inversion'."
+        )
+
+
+def _changed(parts: Sequence[_Part], features: pd.Index) -> dict[str, list]:
+    """The features that changed most, by the mean change of log1p of counts per 10,000."""
+    before, after, change = sum(p.sums for p in parts) / sum(len(p.latent) for p in parts)
+    top = np.argsort(-np.abs(change), kind="stable")[:_N_TOP]
+    fold = np.log2((after + _PSEUDO) / (before + _PSEUDO))
+    return {
+        "feature": [str(name) for name in features[top]],
+        "log_change": change[top].tolist(),
+        "log2_fold": fold[top].tolist(),
+        "before": before[top].tolist(),
+        "after": after[top].tolist(),
+    }
+
+
+def _described(conditions: Conditions) -> Any:
+    """What was asked for, as builtins: each value, or that every cell has its own."""
+    if conditions is None:
+        return {}
+    return {
+        str(k): getattr(v, "item", lambda v=v: v)() if np.ndim(v) == 0 else "of each cell"
+        for k, v in conditions.items()
+    }
