@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from ._analogy import Analogy
 from ._conditions import Conditions, ConditionSpec, Request
 from ._energy import Energy
 from ._generation import default_batch_size, stacked
-from ._interventions import GeneTarget, Intervention
+from ._interventions import Genes, Intervention, Preserve
 from ._results import require_writable, write_result
 from ._sampling import Sampling
 
@@ -65,9 +66,9 @@ class EditingMixin:
         adata: AnnData,
         conditions: Conditions = None,
         *,
-        genes: Mapping[str, GeneTarget] | None = None,
+        genes: Genes = None,
         guide: Energy | None = None,
-        preserve: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        preserve: Preserve = None,
         method: Literal["sdedit", "inversion", "translate"] = "sdedit",
         strength: float | None = None,
         guidance_scale: float | Mapping[str, float] | None = None,
@@ -268,19 +269,23 @@ class EditingMixin:
     ) -> _Part:
         """Edit some cells, once for each seed."""
         before = self._express(cells.state, cells.own, "normalized", 0)
+        attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
         if intervention is not None:
-            energy = intervention.energy(torch.as_tensor(before / before.sum(1)[:, None]))
+            source = torch.as_tensor(before / before.sum(axis=1, keepdims=True))
+            energy = intervention.energy(
+                source, lambda state: self.module.decode_state(state, attributes)
+            )
             edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
-        attributes = cells.target if edit.strength > 0 else cells.own
+            adjust = partial(intervention.apply, source=source) if intervention.columns else None
         samples = []
         for seed in seeds.tolist():
             generator = torch.Generator(device=self.device).manual_seed(seed)
             new = self._edited(cells, edit, generator)
-            samples.append(self._express(new, attributes, "normalized", 0))
+            samples.append(self._express(new, attributes, "normalized", 0, adjust))
             if len(samples) == 1:
                 latent = new[:, :-1].cpu().numpy()
                 counts = expression == "counts"
-                x = self._express(new, attributes, "counts", seed) if counts else None
+                x = self._express(new, attributes, "counts", seed, adjust) if counts else None
         mean = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi.module import with_mean
 
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
@@ -202,10 +203,21 @@ class GenerationMixin:
 
     @torch.no_grad()
     def _express(
-        self, state: torch.Tensor, tensors: Mapping[str, torch.Tensor], expression: str, seed: int
+        self,
+        state: torch.Tensor,
+        tensors: Mapping[str, torch.Tensor],
+        expression: str,
+        seed: int,
+        adjust: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> sparse.csr_matrix | np.ndarray:
-        """Decode; draw features, or take their mean scaled to 10,000 a cell."""
+        """Decode; draw features, or take their mean scaled to 10,000 a cell.
+
+        ``adjust`` is a function of the expected proportions of features to those they shall have.
+        """
         distribution = self.module.decode_state(state, tensors)
+        if adjust is not None:
+            total = distribution.mean.sum(dim=1, keepdim=True)
+            distribution = with_mean(distribution, adjust(distribution.mean / total) * total)
         if expression == "normalized":
             mean = distribution.mean
             return (mean / mean.sum(dim=1, keepdim=True) * 1e4).cpu().numpy()

@@ -2,7 +2,7 @@
 
 from ._constants import SCGM_KEYS
 from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import nb_log_likelihood
+from ._likelihood import nb_log_likelihood, with_mean
 from ._scgmvae import SCGMVAE
 
-__all__ = ["SCGMVAE", "SCGM_KEYS", "LatentDiffusionModuleMixin", "nb_log_likelihood"]
+__all__ = ["SCGMVAE", "SCGM_KEYS", "LatentDiffusionModuleMixin", "nb_log_likelihood", "with_mean"]

@@ -1,12 +1,15 @@
-"""The negative binomial log-likelihood of mostly-zero counts."""
+"""Distributions of counts: the likelihood of mostly-zero ones, and a change of the mean."""
 
 from __future__ import annotations
 
 import torch
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from torch.distributions import Distribution
 
-__all__ = ["nb_log_likelihood"]
+__all__ = ["nb_log_likelihood", "with_mean"]
 
 _EPS = 1e-8  # as in scvi.distributions
+_NOTHING = 1e-8  # counts, in place of a mean of 0
 
 
 def nb_log_likelihood(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
@@ -47,3 +50,39 @@ def nb_log_likelihood(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) ->
     log_odds = torch.log(mu[rows, columns] + _EPS) - log_total[rows, columns]
     part = k * log_odds + torch.lgamma(k + t) - torch.lgamma(t) - torch.lgamma(k + 1)
     return zero_part.index_add(0, rows, part)
+
+
+def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
+    """The distribution with another mean, and the dispersion and excess of zeros it has.
+
+    Parameters
+    ----------
+    distribution
+        Negative binomial, zero-inflated or not, or Poisson.
+    mean
+        Of its shape, not negative.
+
+    Raises
+    ------
+    TypeError
+        If it is of another kind.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scvi.distributions import Poisson
+    >>> from scgm_scvi.module import with_mean
+    >>> with_mean(Poisson(rate=torch.tensor([1.0, 2.0])), torch.tensor([3.0, 0.0])).mean
+    tensor([3.0000e+00, 1.0000e-08])
+    """
+    mean = mean.clamp(min=_NOTHING)
+    if isinstance(distribution, ZeroInflatedNegativeBinomial):
+        logits = distribution.zi_logits
+        return ZeroInflatedNegativeBinomial(
+            mu=mean / torch.sigmoid(-logits), theta=distribution.theta, zi_logits=logits
+        )
+    if isinstance(distribution, NegativeBinomial):
+        return NegativeBinomial(mu=mean, theta=distribution.theta)
+    if isinstance(distribution, Poisson):
+        return Poisson(rate=mean)
+    raise TypeError(f"a {type(distribution).__name__} can't be given another mean.")
