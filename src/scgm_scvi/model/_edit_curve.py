@@ -16,6 +16,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.module import SCGM_KEYS
 
+from ._analogy import Analogy
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._editing import Cells, Edit, analogy_scale, check_method, parse_sampling
@@ -182,16 +183,20 @@ class EditCurveMixin:
         def latent(states: torch.Tensor) -> np.ndarray:
             return self.module.denoiser.standardize(states)[:, :-1].cpu().numpy()
 
-        def generated(tensors: Tensors) -> np.ndarray:
-            return latent(self._sample_state(tensors, sampling, generator))
+        def generated(tensors: Tensors, analogy: Analogy | None = None) -> np.ndarray:
+            noise = self._noise(len(next(iter(tensors.values()))), sampling, generator)
+            return latent(self._descend(noise, tensors, sampling, generator, analogy=analogy))
 
         own, target, source = tried.own, tried.target, latent(tried.state)
         populations = np.repeat([0, 1], len(source))
         between = LogisticRegression(C=0.1, max_iter=1000)
-        both = np.concatenate([generated(own), generated(target)])
+        both = np.concatenate([generated(own), generated(target, tried.analogy)])
         towards = between.fit(both, populations).coef_[0]
         # others than those it was fitted on, which it sets apart too well
-        start, way = (source @ towards).mean(), ((generated(target) - source) @ towards).mean()
+        start, way = (
+            (source @ towards).mean(),
+            ((generated(target, tried.analogy) - source) @ towards).mean(),
+        )
 
         kept = (own[SCGM_KEYS.CONDITIONS_KEY] == target[SCGM_KEYS.CONDITIONS_KEY]).all(dim=0)
         kept = kept.numpy()
@@ -207,7 +212,7 @@ class EditCurveMixin:
         def identity(latents: np.ndarray) -> float:
             return np.nan if known is None else float((known.predict(latents) == label).mean())
 
-        of_generated = identity(generated(target))
+        of_generated = identity(generated(target, tried.analogy))
         own_part = _centred(source, label)
 
         def scores(states: torch.Tensor) -> dict[str, float]:

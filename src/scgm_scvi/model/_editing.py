@@ -186,7 +186,7 @@ class EditingMixin:
         intervention = Intervention.parse(
             self.var_.index, genes=genes, preserve=preserve, guide=guide
         )
-        if conditions is None and intervention is None:
+        if (conditions is None or not len(conditions)) and intervention is None:
             raise ValueError(
                 "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
                 "or genes, or pass a guide. To denoise cells as they are, use model.enhance."
@@ -194,6 +194,7 @@ class EditingMixin:
         if expression not in ("counts", "normalized"):
             raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
         check_method(method)
+        n_samples = whole_number(n_samples, "n_samples")
         _check_samples(method, n_samples, intervention)
         request = Request.parse(self.condition_spec, adata.n_obs, conditions)
         named = {str(name) for name in ({} if conditions is None else conditions)}

@@ -259,6 +259,8 @@ def _linearized(
     function: Callable[[torch.Tensor], torch.Tensor], state: torch.Tensor
 ) -> torch.Tensor:
     """``function`` of ``state`` with its true first derivative, and no second one."""
+    if not state.requires_grad:
+        return function(state)
     with torch.enable_grad():
         here = state.detach().requires_grad_()
         value = function(here)

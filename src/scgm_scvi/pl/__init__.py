@@ -1,8 +1,16 @@
 """Pictures of models and of generated cells."""
 
+from ._editing import edit_curve, edit_shift
 from ._embedding import real_and_generated
 from ._genes import gene_statistics
 from ._history import history
 from ._metrics import metrics
 
-__all__ = ["gene_statistics", "history", "metrics", "real_and_generated"]
+__all__ = [
+    "edit_curve",
+    "edit_shift",
+    "gene_statistics",
+    "history",
+    "metrics",
+    "real_and_generated",
+]
