@@ -99,7 +99,7 @@ def cells(ax):
         for point, color in zip(
             collection.get_offsets(), np.resize(colors, (10**4, 4)), strict=False
         ):
-            found.setdefault(tuple(np.round(color[:3], 3)), []).append(point)
+            found.setdefault(tuple(np.round(color[:3], 3)), []).append(np.asarray(point))
     return {color: np.array(points) for color, points in found.items()}
 
 
@@ -137,7 +137,7 @@ def test_an_arrow_goes_from_median_to_median_of_its_group():
     assert [t.get_text() for t in right.get_legend().get_texts()] == ["B", "T"]
     (edited, source) = (of(cells(left), tint) for tint in (GENERATED, SOURCE))
     assert len(arrows(left)) == len(arrows(right)) == 2
-    by_type = [c.get_offsets() for c in right.collections if len(c.get_offsets())]
+    by_type = [np.asarray(c.get_offsets()) for c in right.collections if len(c.get_offsets())]
     assert [len(p) for p in by_type] == [80, 80]
     for (start, end), points in zip(arrows(right), by_type, strict=True):
         of_source, of_edited = points[:40], points[40:]
