@@ -3,7 +3,18 @@ import math
 import pytest
 import torch
 
-from scgm_scvi.diffusion import SAMPLERS, Denoiser, heun, invert, karras_sigmas, slerp
+from scgm_scvi.diffusion import (
+    SAMPLERS,
+    Denoiser,
+    ancestral,
+    exponential_sigmas,
+    heun,
+    invert,
+    karras_sigmas,
+    sdedit,
+    slerp,
+    strength_sigma,
+)
 
 
 def positive_grid(n_steps, low=0.1, high=10.0):
@@ -195,3 +206,54 @@ class TestSlerp:
                 bound = torch.maximum(a.norm(dim=1), b.norm(dim=1))
                 assert (out.norm(dim=1) <= 1.001 * bound).all()
         assert slerp(zeros, zeros, 0.5).isfinite().all()
+
+
+class TestSDEdit:
+    """Of points at 0 towards N(5, 1), whose flow from level s is x -> 5 + (x - 5) / sqrt(1 + s^2)."""
+
+    @staticmethod
+    def denoise(x, sigma):
+        return (x + 5 * sigma**2) / (1 + sigma**2)
+
+    @pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0])
+    def test_mean_and_variance(self, sigma):
+        grid = karras_sigmas(100, 0.002, sigma)
+        g = torch.Generator().manual_seed(0)
+        out = sdedit(self.denoise, torch.zeros(20_000, 1), grid, generator=g)
+        shrunk = 1 / math.sqrt(1 + sigma**2)
+        assert out.x.mean().item() == pytest.approx(5 - 5 * shrunk, abs=0.03)
+        assert out.x.var().item() == pytest.approx((sigma * shrunk) ** 2, rel=0.03)
+        assert out.n_evaluations == 100
+
+    def test_a_stochastic_sampler_draws_what_is_finer_anew(self):
+        """The noisy posterior of the target given x + noise, whatever the flow would do."""
+        g = torch.Generator().manual_seed(0)
+        grid = exponential_sigmas(300, 0.01, 1.0)
+        x = torch.zeros(20_000, 1)
+        out = sdedit(self.denoise, x, grid, sampler=ancestral, generator=g).x
+        # E = (0 + 5) / 2 given no noise; variance 1/2 of the posterior and 1/4 of the noise
+        assert out.mean().item() == pytest.approx(2.5, abs=0.03)
+        assert out.var().item() == pytest.approx(0.75, rel=0.05)
+
+    def test_same_generator_same_edit(self):
+        a, b = (
+            sdedit(
+                self.denoise,
+                torch.zeros(5, 2),
+                karras_sigmas(5),
+                generator=torch.Generator().manual_seed(1),
+            ).x
+            for _ in "ab"
+        )
+        torch.testing.assert_close(a, b)
+        assert a.dtype == torch.float64
+
+
+def test_strength_is_the_share_of_noise():
+    for s in (0.1, 0.5, 0.9):
+        sigma = strength_sigma(s)
+        assert sigma / math.hypot(1, sigma) == pytest.approx(math.sin(math.pi * s / 2))
+    assert strength_sigma(0) == 0 and strength_sigma(1) == math.inf
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="strength is"):
+            strength_sigma(wrong)
