@@ -25,10 +25,13 @@ from ._diffusion import LatentDiffusionMixin
 from ._edit_curve import EditCurveMixin
 from ._editing import EditingMixin
 from ._encoding import EncodingMixin
+from ._enhancement import EnhancementMixin
 from ._generation import GenerationMixin
+from ._imputation import ImputationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
 from ._outliers import OutlierMixin
+from ._posterior import PosteriorMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 from ._setup import SetupMixin
@@ -48,6 +51,9 @@ class SCGM(
     LikelihoodMixin,
     ClassificationMixin,
     OutlierMixin,
+    EnhancementMixin,
+    ImputationMixin,
+    PosteriorMixin,
     EncodingMixin,
     SamplingMixin,
     LatentDiffusionMixin,

@@ -1,0 +1,181 @@
+"""What a cell's latent may be, given its counts and all that the model knows of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from torch.distributions import Distribution
+
+from scgm_scvi.module import nb_log_likelihood
+
+__all__ = ["Posterior", "PosteriorMixin", "at_depth", "zero_probability"]
+
+Tensors = Mapping[str, torch.Tensor]
+
+_LEVEL = 0.2  # of noise, at which the prior is asked; posteriors are .1 and more wide
+_RATE = 0.1  # of Adam, in standard deviations of the latent
+
+
+class Posterior(NamedTuple):
+    """Gaussians, one a cell, in standardised latents: ``mean`` and ``std`` ``(n, n_latent)``.
+
+    ``log_size`` ``(n, 1)`` is that of the counts at hand, or the log size factor.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    log_size: torch.Tensor
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """One latent a cell."""
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
+        return self.mean + self.std * noise
+
+
+class PosteriorMixin:
+    """Infer the latents of single cells, beyond what the encoder says.
+
+    Needs :class:`scgm_scvi.model.SamplingMixin`; knows of the features only how likely they are.
+    """
+
+    def _posterior(
+        self,
+        tensors: Tensors,
+        n_steps: int,
+        generator: torch.Generator,
+        seen: torch.Tensor | None = None,
+    ) -> Posterior:
+        r"""Fit a Gaussian :math:`q(z)` to each cell of a minibatch, starting from the encoder's.
+
+        .. math::
+            \max_q\; E_q[\ln p(x_{seen} | z)] + E_q[\ln p(z | c)] - E_q[\ln q(z)]
+
+        with the decoder's likelihood, and the diffusion model under the cell's conditions
+        :math:`c` as the prior, whose score is :math:`(D(z+\sigma n;\sigma)-z-\sigma n)/\sigma^2`
+        at a small level. An encoder is trained to do so for all cells at once, on training cells
+        with all their features; some steps of its own serve a cell that is not one of those.
+
+        Parameters
+        ----------
+        seen
+            Columns that were measured; default: all. The depth of a cell is then what these
+            counts and the share that the decoder gives these features make it.
+
+        References
+        ----------
+        Kim et al. 2018, Semi-amortized variational autoencoders, arXiv:1802.02550. The prior:
+        Mardani et al. 2023, RED-diff, arXiv:2305.04391.
+        """
+        module, denoiser = self.module, self.module.denoiser
+        state, variance = (s.clone() for s in module.encode_state(tensors))  # out of inference mode
+        mean = denoiser.standardize(state)[:, :-1]
+        log_std = (variance[:, :-1].sqrt() / denoiser.scale[:-1]).log()
+        log_size = state[:, -1:]
+        if n_steps == 0:
+            return Posterior(mean, log_std.exp(), log_size)
+        x = tensors[REGISTRY_KEYS.X_KEY].to(self.device)
+        x = x if seen is None else x[:, seen]
+        denoise, level = self._denoise(tensors), torch.tensor(_LEVEL, dtype=torch.float64)
+        parameters = [p.requires_grad_() for p in (mean, log_std)]
+        adam = torch.optim.Adam(parameters, lr=_RATE, betas=(0.9, 0.99))
+        for step in range(n_steps):
+            adam.param_groups[0]["lr"] = _RATE * (1 - step / n_steps) ** 0.5
+            with torch.enable_grad():
+                u = Posterior(mean, log_std.exp(), log_size).draw(generator)
+                px, depth = self._decode(u, tensors, log_size, x, seen)
+                score = self._prior_score(denoise, u.detach(), depth.detach(), level, generator)
+                bound = _log_likelihood(px, x) + (u * score).sum(dim=1) + log_std.sum(dim=1)
+                gradients = torch.autograd.grad(-bound.sum(), parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            adam.step()
+        return Posterior(mean.detach(), log_std.detach().exp(), log_size)
+
+    @torch.no_grad()
+    def _prior_score(
+        self,
+        denoise: Any,
+        u: torch.Tensor,
+        log_size: torch.Tensor,
+        level: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Gradient of the diffusion model's log-density, of latents ``u`` at their depth."""
+        denoiser = self.module.denoiser
+        state = torch.cat([u, (log_size - denoiser.shift[-1]) / denoiser.scale[-1]], dim=1)
+        noise = torch.randn(
+            state.shape, generator=generator, device=state.device, dtype=state.dtype
+        )
+        noisy = state + level * noise
+        return ((denoise(noisy, level) - noisy) / level**2)[:, :-1].to(u.dtype)
+
+    def _decode(
+        self,
+        u: torch.Tensor,
+        tensors: Tensors,
+        log_size: torch.Tensor,
+        x: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+    ) -> tuple[Distribution, torch.Tensor]:
+        """Distribution of the features of latents ``u``, and the depth that it is at.
+
+        With ``seen``, that of these features alone, at the depth that makes their sum that of
+        ``x``.
+        """
+        denoiser = self.module.denoiser
+        z = u * denoiser.scale[:-1] + denoiser.shift[:-1]
+        if seen is None:
+            return self.module.decode_state(torch.cat([z, log_size], dim=1), tensors), log_size
+        px = self.module.decode_state(torch.cat([z, torch.zeros_like(log_size)], dim=1), tensors)
+        depth = x.sum(dim=1, keepdim=True) / px.mean[:, seen].sum(dim=1, keepdim=True)
+        return at_depth(px, depth, seen), depth.log()
+
+    @torch.no_grad()
+    def _latents(self, posterior: Posterior) -> torch.Tensor:
+        """Means of the latents, in the units of ``obsm["X_scgm"]``."""
+        denoiser = self.module.denoiser
+        return posterior.mean * denoiser.scale[:-1] + denoiser.shift[:-1]
+
+    def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of cells; conditions that ``adata`` has no column for are unspecified."""
+        absent = [name for name in self.condition_spec.steered if name not in adata.obs]
+        with self._registered(adata, absent) as cells:
+            yield from self._make_data_loader(adata=cells, batch_size=batch_size)
+
+
+def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Distribution:
+    """The distribution of some of the counts, at ``depth`` times the depth."""
+    if isinstance(px, ZeroInflatedNegativeBinomial):
+        return ZeroInflatedNegativeBinomial(
+            mu=px.mu[:, columns] * depth,
+            theta=px.theta[:, columns],
+            zi_logits=px.zi_logits[:, columns],
+        )
+    if isinstance(px, NegativeBinomial):
+        return NegativeBinomial(mu=px.mu[:, columns] * depth, theta=px.theta[:, columns])
+    if isinstance(px, Poisson):
+        return Poisson(px.rate[:, columns] * depth)
+    raise TypeError(f"{type(px).__name__} is no distribution of counts.")
+
+
+def zero_probability(px: Distribution) -> torch.Tensor:
+    """Probability of a count of 0, which ``px.log_prob`` finds by differences of large numbers."""
+    if not isinstance(px, NegativeBinomial):
+        return (-px.mean).exp()
+    zero = (-px.theta * torch.log1p(px.mu / px.theta)).exp()
+    if isinstance(px, ZeroInflatedNegativeBinomial):
+        zero = px.zi_probs + (1 - px.zi_probs) * zero
+    return zero
+
+
+def _log_likelihood(px: Distribution, x: torch.Tensor) -> torch.Tensor:
+    """Nats of each cell."""
+    if type(px) is NegativeBinomial:
+        return nb_log_likelihood(x, px.mu, px.theta)
+    return px.log_prob(x).sum(dim=1)
