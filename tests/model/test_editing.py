@@ -223,6 +223,10 @@ class TestMethods:
         counts = edit(model, adata, None, genes=genes).layers["scgm_edited"]
         assert counts[:, [at["CD3E"]]].nnz == 0
 
+    def test_a_strength_for_genes_alone(self, model):
+        out = edit(model, cells_of(), None, genes={"CD3E": 10.0}, strength=None)
+        assert out.uns["scgm_edited"]["strength"] == 0.6
+
     def test_what_is_preserved_stays(self, model):
         adata = cells_of()
         own = edit(model, adata, strength=0, expression="normalized").layers["scgm_edited"]

@@ -40,6 +40,7 @@ Tensors = dict[str, torch.Tensor]
 METHODS = ("sdedit", "inversion", "translate")
 _COMPOSITIONS = ("auto", "joint", "additive")
 _ANALOGY_SCALE = 1.5  # at 1, what is taken over falls short (docs/benchmarks.md)
+_INTERVENTION_STRENGTH = 0.6  # where genes or a guide alone are to act
 _N_TOP = 100  # changed features that are reported
 _PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
 
@@ -117,7 +118,7 @@ class EditingMixin:
             From 0, the model's reconstruction of the cell, to 1: all of the latent is drawn anew,
             or the whole shift is made. In between, noise of standard deviation
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
-            :meth:`edit_curve` chooses, kept in the model.
+            :meth:`edit_curve` chooses, kept in the model; 0.6 where no condition is named.
         guidance_scale
             As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.5 for a change
             by analogy.
@@ -206,7 +207,9 @@ class EditingMixin:
             n_steps=n_steps,
             sampling_kwargs=sampling_kwargs,
         )
-        if strength is None:
+        if strength is None and not named:
+            strength = _INTERVENTION_STRENGTH
+        elif strength is None:
             strength = self._default_strength(
                 adata, conditions, method, guidance_scale, composition
             )
