@@ -238,7 +238,7 @@ def way_back(model: SCGM, there: ad.AnnData, args: argparse.Namespace) -> dict[s
     asked.obs[args.condition_key] = args.target
     target = model._states(asked)[0]
     with torch.no_grad():
-        from scgm_scvi.model._editing import Cells, Edit, parse_sampling
+        from scgm_scvi.model._edited_states import Cells, Edit, parse_sampling
 
         edit = Edit("inversion", 1.0, parse_sampling(model.condition_spec, None, "auto"), True)
         out = model._edited(Cells(tensors, target, state), edit, None)

@@ -155,7 +155,7 @@ class TestWhatStays:
             )
 
     def test_inversion_there_and_back(self, model):
-        from scgm_scvi.model._editing import Cells, Edit, parse_sampling
+        from scgm_scvi.model._edited_states import Cells, Edit, parse_sampling
 
         adata = cells_of(20)
         tensors, state = model._states(adata)

@@ -19,7 +19,7 @@ from scgm_scvi.module import SCGM_KEYS
 from ._analogy import Analogy
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
-from ._editing import Cells, Edit, analogy_scale, check_method, parse_sampling
+from ._edited_states import Cells, Edit, analogy_scale, check_method, parse_sampling
 from ._sampling import Sampling
 
 __all__ = ["EditCurveMixin"]
@@ -35,7 +35,7 @@ _FEWEST = 20  # held-out cells that a choice can be made from
 class EditCurveMixin:
     """Effect and identity of edits, on latents.
 
-    Needs :class:`scgm_scvi.model.EditingMixin`; knows nothing of what the features are.
+    Needs :class:`scgm_scvi.model.EditedStatesMixin` and ``AnalogyMixin``; knows nothing of what the features are.
     """
 
     edit_strengths_: dict[str, float] | None = None

@@ -23,6 +23,7 @@ from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
 from ._diffusion import LatentDiffusionMixin
 from ._edit_curve import EditCurveMixin
+from ._edited_states import EditedStatesMixin
 from ._editing import EditingMixin
 from ._encoding import EncodingMixin
 from ._enhancement import EnhancementMixin
@@ -46,6 +47,7 @@ class SCGM(
     InterpolationMixin,
     EditingMixin,
     EditCurveMixin,
+    EditedStatesMixin,
     AnalogyMixin,
     ScoringMixin,
     LikelihoodMixin,
