@@ -108,7 +108,7 @@ def edit_shift(
     color: str | None = None,
     layer: str | None = None,
     basis: Literal["umap", "pca"] = "umap",
-    n_arrows: int = 12,
+    n_arrows: int = 8,
     n_pcs: int = 30,
     n_max: int = 2000,
     seed: int = 0,
@@ -117,8 +117,8 @@ def edit_shift(
 
     Counts are normalised, log-transformed and embedded together by scanpy's usual steps. An arrow
     goes from the median of a group of source cells to that of the same cells edited. Groups are
-    those of ``color``, or else of cells that start near each other and arrive near each other.
-    The arguments are not changed.
+    those of ``color``, or else of source cells that lie near each other. The arguments are not
+    changed.
 
     Parameters
     ----------
@@ -171,12 +171,19 @@ def edit_shift(
     if real is not None:
         real = real[subsample(np.arange(real.n_obs), n_max, rng)]
     xy = _embed(_parts(adata, real, key, layer), basis, n_pcs, seed)
-    groups = (
-        _moves(xy, n_arrows, seed) if color is None else adata.obs[color].astype(str).to_numpy()
-    )
+    if color is None:
+        groups = _neighbourhoods(xy["source"], n_arrows, seed)
+    else:
+        groups = adata.obs[color].astype(str).to_numpy()
     n_panels = 1 if color is None else 2
+    rows_of_legend = -(-len(np.unique(groups)) // 3) if color else 1
     figure, axes = plt.subplots(
-        1, n_panels, figsize=(5.2 * n_panels, 5.2), squeeze=False, sharex=True, sharey=True
+        *(1, n_panels),
+        figsize=(5.0 * n_panels, 5.1 + 0.22 * rows_of_legend),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     size = float(np.clip(12_000 / sum(map(len, xy.values())), 3, 25))
     everything = np.concatenate(list(xy.values()))
@@ -188,12 +195,12 @@ def edit_shift(
     if color is not None:
         _draw_groups(axes[0, 1], xy, groups, _column(real, color), size)
         axes[0, 1].set_title(color)
+    axis = {"umap": "UMAP", "pca": "PC"}[basis]
     for ax in axes.flat:
         _arrows(ax, xy, groups)
-        ax.set(xticks=[], yticks=[], xlabel=f"{basis.upper()}1", box_aspect=1)
+        ax.set(xticks=[], yticks=[], xlabel=f"{axis}1")
         ax.spines[["right", "top"]].set_visible(False)
-    axes[0, 0].set_ylabel(f"{basis.upper()}2")
-    figure.tight_layout()
+    axes[0, 0].set_ylabel(f"{axis}2")
     plt.close(figure)
     return figure
 
@@ -240,11 +247,10 @@ def _embed(parts: dict[str, AnnData], basis: str, n_pcs: int, seed: int) -> dict
     return {name: xy[(every.obs["part"] == name).to_numpy()] for name in parts}
 
 
-def _moves(xy: dict[str, np.ndarray], n: int, seed: int) -> np.ndarray:
-    """A group for each cell: those of a group start, and arrive, near each other."""
-    both = np.hstack([xy["source"], xy["edited"]])
-    n = min(n, len(np.unique(both, axis=0)))
-    return KMeans(n, n_init=3, random_state=seed).fit_predict(both)
+def _neighbourhoods(source: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """A group for each source cell: those of a group lie near each other."""
+    n = min(n, len(np.unique(source, axis=0)))
+    return KMeans(n, n_init=3, random_state=seed).fit_predict(source)
 
 
 class _Arrow(NamedTuple):
