@@ -119,3 +119,9 @@ def test_refusals(model, kwargs, error, message):
     conditions = kwargs.pop("conditions", TO_B)
     with pytest.raises(error, match=message):
         model.edit_curve(monocytes(5), conditions, progress_bar=False, **kwargs)
+
+
+def test_a_saved_model_keeps_the_choice(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "edit_strengths_", {"some edit": 0.7})
+    model.save(tmp_path / "model")
+    assert SCGM.load(tmp_path / "model", adata=False).edit_strengths_ == {"some edit": 0.7}
