@@ -223,9 +223,21 @@ class TestMethods:
         counts = edit(model, adata, None, genes=genes).layers["scgm_edited"]
         assert counts[:, [at["CD3E"]]].nnz == 0
 
+    def test_an_attribute_left_open(self, model, tmp_path):
+        out = edit(model, cells_of(), {"stimulation": None}, strength=None)
+        assert out.uns["scgm_edited"]["conditions"] == {"stimulation": "unspecified"}
+        out.write_h5ad(tmp_path / "open.h5ad")
+
+    def test_strength_0_intervenes_nowhere(self, model):
+        none, some = (
+            edit(model, cells_of(), genes=genes, strength=0, expression="normalized")
+            for genes in (None, {"CD3E": "knockout"})
+        )
+        np.testing.assert_array_equal(none.layers["scgm_edited"], some.layers["scgm_edited"])
+
     def test_a_strength_for_genes_alone(self, model):
         out = edit(model, cells_of(), None, genes={"CD3E": 10.0}, strength=None)
-        assert out.uns["scgm_edited"]["strength"] == 0.6
+        assert out.uns["scgm_edited"]["strength"] == 0.5
 
     def test_what_is_preserved_stays(self, model):
         adata = cells_of()

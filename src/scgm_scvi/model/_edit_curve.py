@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -158,10 +158,7 @@ class EditCurveMixin:
         composition: str,
     ) -> float:
         """The strength that an edit curve chooses, of held-out cells where the model has them."""
-        typical = {
-            str(k): v if np.ndim(v) == 0 else pd.Series(np.asarray(v, object)).mode()[0]
-            for k, v in conditions.items()
-        }
+        typical = {str(k): _typical(v) for k, v in conditions.items()}
         guidance = {"guidance_scale": guidance_scale, "composition": composition}
         key = str((_fingerprint(self.module.state_dict()), method, typical, guidance))
         known = self.edit_strengths_ or {}
@@ -217,15 +214,23 @@ class EditCurveMixin:
 
         def scores(states: torch.Tensor) -> dict[str, float]:
             edited = latent(states)
-            pairs = zip(own_part, _centred(edited, label), strict=True)
+            part = _centred(edited, label)
             return {
                 "effect": float(((edited @ towards).mean() - start) / way),
                 "identity": identity(edited),
                 "identity_generated": of_generated,
-                "similarity": float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])),
+                "similarity": _correlation(own_part, part),
             }
 
         return scores
+
+
+def _typical(value: Any) -> Any:
+    """The value itself, or the most frequent of those of each cell."""
+    if np.ndim(value) == 0:
+        return value
+    most = pd.Series(np.asarray(value, dtype=object)).mode()
+    return most[0] if len(most) else None
 
 
 def _that_differ(own: Tensors, target: Tensors) -> np.ndarray:
@@ -247,6 +252,13 @@ def _centred(x: np.ndarray, label: np.ndarray) -> np.ndarray:
     total = np.zeros((len(size), x.shape[1]))
     np.add.at(total, inverse, x)
     return x - (total / size[:, None])[inverse]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean correlation of rows; a cell that is alone of its label has nothing to tell."""
+    told = (x.std(axis=1) > 0) & (y.std(axis=1) > 0)
+    pairs = zip(x[told], y[told], strict=True)
+    return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])) if told.any() else np.nan
 
 
 def _choice(curve: pd.DataFrame, method: str) -> int:

@@ -35,7 +35,7 @@ from ._results import require_writable, write_result
 __all__ = ["EditingMixin"]
 
 Tensors = dict[str, torch.Tensor]
-_INTERVENTION_STRENGTH = 0.6  # where genes or a guide alone are to act
+_INTERVENTION_STRENGTH = 0.5  # where genes or a guide alone are to act
 _N_TOP = 100  # changed features that are reported
 _PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
 
@@ -88,7 +88,9 @@ class EditingMixin:
             leaves the attribute open. Naming the batch changes the batch.
         genes
             Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
-            or ``"fold:x"``, ``x`` times the cell's own expression.
+            or ``"fold:x"``, ``x`` times the cell's own expression. Genes that belong to a condition
+            which the cell is known not to have move more freely if it is left open:
+            ``{"condition": None}``.
         guide
             Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
             where better: any differentiable wish.
@@ -103,7 +105,7 @@ class EditingMixin:
             From 0, the model's reconstruction of the cell, to 1: all of the latent is drawn anew,
             or the whole shift is made. In between, noise of standard deviation
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
-            :meth:`edit_curve` chooses, kept in the model; 0.6 where no condition is named.
+            :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named.
         guidance_scale
             As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.5 for a change
             by analogy.
@@ -230,7 +232,7 @@ class EditingMixin:
             "strength": edit.strength,
             "conditions": _described(conditions),
             "composition": composition,
-            "analogies": stand_ins,
+            "analogies": [f"{cells} as {others}" for cells, others in stand_ins.items()],
             **({} if intervention is None else intervention.describe()),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
@@ -259,7 +261,7 @@ class EditingMixin:
         """Edit some cells, once for each seed."""
         before = self._express(cells.state, cells.own, "normalized", 0)
         attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
-        if intervention is not None:
+        if intervention is not None and edit.strength > 0:
             source = torch.as_tensor(before / before.sum(axis=1, keepdims=True))
             energy = intervention.energy(
                 source, lambda state: self.module.decode_state(state, attributes)
@@ -317,7 +319,8 @@ def _described(conditions: Conditions) -> Any:
     """What was asked for, as builtins: each value, or that every cell has its own."""
     if conditions is None:
         return {}
+    values = {k: v if np.ndim(v) == 0 else "of each cell" for k, v in conditions.items()}
     return {
-        str(k): getattr(v, "item", lambda v=v: v)() if np.ndim(v) == 0 else "of each cell"
-        for k, v in conditions.items()
+        str(k): "unspecified" if pd.isna(v) else getattr(v, "item", lambda v=v: v)()
+        for k, v in values.items()
     }
