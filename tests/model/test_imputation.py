@@ -14,7 +14,8 @@ from scipy import sparse, stats
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._imputation import _n_inside, mean_log1p, narrowest_interval
+from scgm_scvi.model._imputation import _n_inside, narrowest_interval
+from scgm_scvi.model._posterior import mean_log1p
 
 
 def impute(model, adata, genes=None, **kwargs):

@@ -12,17 +12,16 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
 from ._diffusion import _fingerprint
 from ._generation import _MEMORY_BUDGET, default_batch_size, stacked
-from ._posterior import Posterior, at_depth, zero_probability
+from ._posterior import Posterior, at_depth, mean_log1p
 from ._validation import validate_adata
 
-__all__ = ["ImputationMixin", "mean_log1p", "narrowest_interval"]
+__all__ = ["ImputationMixin", "narrowest_interval"]
 
 _DRAWS = 4  # of the counts of each latent
 _RARE = 0.01  # probability of being counted, below which a feature is given as zero
@@ -292,30 +291,3 @@ def narrowest_interval(draws: torch.Tensor, n_inside: int) -> tuple[torch.Tensor
     width = draws[n_inside - 1 :] - draws[: len(draws) - n_inside + 1]
     start = width.argmin(dim=0, keepdim=True)
     return draws.gather(0, start)[0], draws.gather(0, start + n_inside - 1)[0]
-
-
-def mean_log1p(px: Distribution, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Expectation of :math:`\ln(1 + f x)` of counts, and the probability that they are not 0.
-
-    From the probability :math:`q` of a count and from mean and variance of the counts above 0,
-    as if :math:`1 + f x` had a log-normal distribution there: exact where the only count is 1.
-
-    .. math::
-        q \left[\ln(1 + f m) - \tfrac12 \ln\left(1 + \frac{f^2 v}{(1 + f m)^2}\right)\right]
-
-    Parameters
-    ----------
-    px
-        Distribution of counts ``(n, n_features)``.
-    factor
-        :math:`f`, ``(n, 1)``.
-
-    Returns
-    -------
-    Two tensors ``(n, n_features)``.
-    """
-    counted = 1 - zero_probability(px)
-    m = px.mean / counted.clamp(min=1e-8)
-    v = ((px.variance + px.mean**2) / counted - m**2).clamp(min=0)
-    base = 1 + factor * m
-    return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2), counted

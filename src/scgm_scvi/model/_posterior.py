@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from scgm_scvi.module import nb_log_likelihood
 
-__all__ = ["Posterior", "PosteriorMixin", "at_depth", "zero_probability"]
+__all__ = ["Posterior", "PosteriorMixin", "at_depth", "mean_log1p", "zero_probability"]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -172,6 +172,33 @@ def zero_probability(px: Distribution) -> torch.Tensor:
     if isinstance(px, ZeroInflatedNegativeBinomial):
         zero = px.zi_probs + (1 - px.zi_probs) * zero
     return zero
+
+
+def mean_log1p(px: Distribution, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Expectation of :math:`\ln(1 + f x)` of counts, and the probability that they are not 0.
+
+    From the probability :math:`q` of a count and from mean and variance of the counts above 0,
+    as if :math:`1 + f x` had a log-normal distribution there: exact where the only count is 1.
+
+    .. math::
+        q \left[\ln(1 + f m) - \tfrac12 \ln\left(1 + \frac{f^2 v}{(1 + f m)^2}\right)\right]
+
+    Parameters
+    ----------
+    px
+        Distribution of counts ``(n, n_features)``.
+    factor
+        :math:`f`, ``(n, 1)``.
+
+    Returns
+    -------
+    Two tensors ``(n, n_features)``.
+    """
+    counted = 1 - zero_probability(px)
+    m = px.mean / counted.clamp(min=1e-8)
+    v = ((px.variance + px.mean**2) / counted - m**2).clamp(min=0)
+    base = 1 + factor * m
+    return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2), counted
 
 
 def _log_likelihood(px: Distribution, x: torch.Tensor) -> torch.Tensor:
