@@ -45,7 +45,7 @@ COLUMNS = [
     *("r2_mean", "r2_mean_top", "pearson_delta", "e_distance", "mmd2", "rf_auc_pca"),
     "variance_ratio",
 ]
-MOST = 500  # cells a side for the forest, whose AUC grows with their number
+MOST = 500  # cells a side: the forest's AUC grows with their number
 
 
 def log(adata: ad.AnnData) -> np.ndarray:
@@ -125,6 +125,7 @@ def scores(
             shift_from=(others["control"], others["target"]),
             predicted_expression="log1p" if is_log else "counts",
             pca_reference=reference,
+            n_max=MOST,
         ).set_index("metric")
         place = pca.transform(cells.X if is_log else log(cells))
         table.loc["rf_auc_pca", "value"] = np.mean([forest(place, p, rng) for p in places])

@@ -121,3 +121,16 @@ def test_candidates_are_seen_both_ways():
     np.testing.assert_array_equal(found, [[1, 1], [4, 1]])
     nothing = _candidates(design[:4], np.array([3, 1]), np.array([3, 3]), free)
     assert len(nothing) == 0
+
+
+def test_the_fewer_the_farther(unseen, monkeypatch):
+    """Of two that are alike, the one with more cells stands in."""
+    from scgm_scvi.model import _analogy
+
+    design = np.repeat([[1, 1], [1, 2], [2, 1], [2, 2]], [100, 16, 25, 400], axis=0)
+    known, free = np.array([[1, 1], [2, 1]]), np.array([True, False])
+    found = _analogy._sizes(design, known, np.array([3, 2]), free)
+    np.testing.assert_array_equal(found, [16, 25])
+    monkeypatch.setattr(_analogy, "_SCARCITY", 1e6)  # then only the number matters
+    _, _, (_, described) = analogy_of(unseen, NAIVE)
+    assert list(described.values()) == ["cell_type=Dendritic"]  # the most frequent type

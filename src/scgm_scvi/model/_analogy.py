@@ -17,6 +17,7 @@ __all__ = ["Analogy", "AnalogyMixin"]
 
 Tensors = dict[str, torch.Tensor]
 _N_CELLS = 128  # generated of each group, to tell which are alike
+_SCARCITY = 10.0  # a change known from n cells counts as 1 + 10 / sqrt(n) times as far
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class AnalogyMixin:
 
         They differ from a cell in the attributes that are not ``named``, were seen with those of
         its target and with its own, and are nearest to it by mean log expression before the
-        change, as the model generates both. ``None`` where all is known, or nothing stands in.
+        change, as the model generates both; the fewer they were, the farther they count. ``None``
+        where all is known, or nothing stands in.
         """
         spec, key = self.condition_spec, SCGM_KEYS.CONDITIONS_KEY
         names = list(spec.categorical)
@@ -88,8 +90,9 @@ class AnalogyMixin:
             if not len(known):
                 continue
             place = self._profile(a, profiles)
-            distances = [((self._profile(k, profiles) - place) ** 2).sum() for k in known]
-            nearest = known[int(np.argmin(distances))]
+            distances = [np.linalg.norm(self._profile(k, profiles) - place) for k in known]
+            scarce = 1 + _SCARCITY / np.sqrt(_sizes(design, known, b, free))
+            nearest = known[int(np.argmin(distances * scarce))]
             rows = inverse.ravel() == i
             before[np.ix_(rows, free)] = after[np.ix_(rows, free)] = nearest[free]
             unseen[rows] = 1
@@ -137,6 +140,14 @@ def _candidates(
         len(found), free.sum()
     )
     return out[~((out == 0) & (before > 0)).any(axis=1)]
+
+
+def _sizes(
+    design: np.ndarray, known: np.ndarray, after: np.ndarray, free: np.ndarray
+) -> np.ndarray:
+    """Of each candidate, the number of training cells before or after the change, the smaller."""
+    ends = [(row, np.where(free, row, after)) for row in known]
+    return np.array([min(_seen(design, end).sum() for end in pair) for pair in ends])
 
 
 def _written(spec: ConditionSpec, tokens: np.ndarray, free: np.ndarray) -> str:
