@@ -106,7 +106,7 @@ def test_the_scale_is_the_users(unseen):
             controls(unseen, NAIVE), {"stimulation": "IFNb"}, strength=0.8, copy=True,
             guidance_scale=scale, seed=0, progress_bar=False,
         ).obsm["X_scgm_edited"]
-        for scale in (None, 1.5, {"stimulation": 1.5}, 3.0)
+        for scale in (None, 1.25, {"stimulation": 1.25}, 3.0)
     ]  # fmt: skip
     np.testing.assert_allclose(latents[0], latents[1])
     np.testing.assert_allclose(latents[0], latents[2])

@@ -107,7 +107,7 @@ class EditingMixin:
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
             :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named.
         guidance_scale
-            As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.5 for a change
+            As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.25 for a change
             by analogy.
         composition
             ``"auto"``: the target's attributes are asked for jointly where training showed a cell
