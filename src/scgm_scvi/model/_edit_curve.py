@@ -113,7 +113,7 @@ class EditCurveMixin:
         n_cells = whole_number(n_cells, "n_cells")
         if conditions is None or not len(conditions):
             raise ValueError("conditions is empty: name what is to change.")
-        cells = self._held_out() if adata is None else adata
+        cells = self._cells_to_try() if adata is None else adata
         request = Request.parse(self.condition_spec, cells.n_obs, conditions)
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -143,7 +143,7 @@ class EditCurveMixin:
         curve["chosen"] = curve.index == _choice(curve, method)
         return curve
 
-    def _held_out(self) -> AnnData:
+    def _cells_to_try(self) -> AnnData:
         """Cells that neither stage was trained on; all, where there are too few."""
         with self._registered(None) as cells:
             held_out = self._stage_one_split(cells.n_obs)[1]
