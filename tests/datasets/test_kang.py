@@ -134,7 +134,10 @@ def test_failed_download_says_why_and_what_to_do(folder, monkeypatch):
 
 
 def test_missing_pip_is_named(folder, no_pip, monkeypatch):
-    monkeypatch.setattr(_sdist.importlib.util, "find_spec", lambda name: None)
+    def missing(name):
+        raise _sdist.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(_sdist.importlib.metadata, "version", missing)
     with pytest.raises(RuntimeError, match="not installed.*SCGM_SCVI_DATA"):
         kang()
     assert not folder.exists()

