@@ -23,29 +23,12 @@ from pathlib import Path
 
 import anndata as ad
 import pandas as pd
-import scvi
 import torch
+from editing import trained
 
-from scgm_scvi import SCGM
 from scgm_scvi.metrics import evaluate_perturbation
 
-QUIET = {"enable_progress_bar": False}
 COLUMNS = ["r2_mean", "r2_mean_top", "pearson_delta", "e_distance", "mmd2", "variance_ratio"]
-
-
-def trained(train: ad.AnnData, args: argparse.Namespace) -> SCGM:
-    path = args.out / "model"
-    if path.exists():
-        return SCGM.load(path, adata=False)
-    obs = train.obs
-    left_out = obs[args.label_key].isin(args.leave_out) & (obs[args.condition_key] == args.value)
-    seen = train[~left_out].copy()
-    scvi.settings.seed = args.seed
-    SCGM.setup_anndata(seen, labels_key=args.label_key, condition_keys=[args.condition_key])
-    model = SCGM(seen)
-    model.train(diffusion_kwargs={"seed": args.seed, **QUIET}, **QUIET)
-    model.save(path)
-    return model
 
 
 def main() -> None:
@@ -69,7 +52,9 @@ def main() -> None:
         parts = adata.obs[args.split_key].astype(str).str.split("|", expand=True)
         adata.obs[[args.label_key, args.condition_key]] = parts.to_numpy()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = trained(train, args)
+    obs = train.obs
+    left_out = obs[args.label_key].isin(args.leave_out) & (obs[args.condition_key] == args.value)
+    model = trained(train[~left_out].copy(), args.out / "model", args, args.seed)
 
     rows = []
     for kind in args.leave_out:

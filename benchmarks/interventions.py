@@ -32,8 +32,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scvi
 import torch
+from editing import trained
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -42,7 +42,6 @@ from scgm_scvi import SCGM
 from scgm_scvi.metrics._space import fit_pca, log_normalize, values_of
 from scgm_scvi.module import SCGM_KEYS
 
-QUIET = {"enable_progress_bar": False}
 TOTAL = 1e4
 
 
@@ -58,18 +57,6 @@ def cp10k(x: np.ndarray) -> np.ndarray:
 def halves(adata: ad.AnnData, seed: int) -> tuple[ad.AnnData, ad.AnnData]:
     first = np.random.default_rng(seed).random(adata.n_obs) < 0.5
     return adata[first].copy(), adata[~first].copy()
-
-
-def trained(train: ad.AnnData, args: argparse.Namespace) -> SCGM:
-    if args.model is not None and args.model.exists():
-        return SCGM.load(args.model, adata=False)
-    scvi.settings.seed = args.seed
-    SCGM.setup_anndata(train, labels_key=args.label_key, condition_keys=[args.condition_key])
-    model = SCGM(train)
-    model.train(diffusion_kwargs={"seed": args.seed, **QUIET}, **QUIET)
-    if args.model is not None:
-        model.save(args.model)
-    return model
 
 
 class Types:
@@ -200,7 +187,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = ad.read_h5ad(args.data)
     train, test = (data, ad.read_h5ad(args.held_out)) if args.held_out else halves(data, args.seed)
-    model = trained(train, args)
+    model = trained(train, args.model, args, args.seed)
     types = Types(train, args.label_key)
 
     obs = test.obs.astype({args.label_key: str, args.condition_key: str})

@@ -15,6 +15,7 @@ from scgm_scvi._errors import listed, nearest, whole_number
 
 from ._conditions import require_known
 from ._fields import condition_tokens
+from ._generation import fresh_seed
 
 __all__ = ["AugmentationMixin"]
 
@@ -113,7 +114,7 @@ class AugmentationMixin:
             key = next(iter(spec.categorical))
         require_known(key, list(spec.categorical), "key")
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+            seed = fresh_seed()
         with self._registered(adata) as registered:
             real = self.adata if adata is None else adata
             self._check_real(real, key)

@@ -248,10 +248,8 @@ def _patterns(tokens: np.ndarray) -> np.ndarray:
 
 def _centred(x: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Rows less the mean of their label."""
-    _, inverse, size = np.unique(label, return_inverse=True, return_counts=True)
-    total = np.zeros((len(size), x.shape[1]))
-    np.add.at(total, inverse, x)
-    return x - (total / size[:, None])[inverse]
+    frame = pd.DataFrame(x.astype(np.float64))
+    return (frame - frame.groupby(label).transform("mean")).to_numpy()
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

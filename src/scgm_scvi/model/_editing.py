@@ -28,7 +28,7 @@ from ._edited_states import (
     parse_sampling,
 )
 from ._energy import Energy
-from ._generation import default_batch_size, stacked
+from ._generation import default_batch_size, fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
 from ._results import require_writable, write_result
 
@@ -179,8 +179,7 @@ class EditingMixin:
                 "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
                 "or genes, or pass a guide. To denoise cells as they are, use model.enhance."
             )
-        if expression not in ("counts", "normalized"):
-            raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
+        require_expression(expression)
         check_method(method)
         n_samples = whole_number(n_samples, "n_samples")
         check_samples(method, n_samples, intervention is not None)
@@ -203,7 +202,7 @@ class EditingMixin:
         strength_sigma(strength)  # refuses what is no strength
         edit = Edit(method, float(strength), sampling, edit_library_size)
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+            seed = fresh_seed()
         batch_size = whole_number(
             default_batch_size(len(self.var_)) if batch_size is None else batch_size, "batch_size"
         )
@@ -227,7 +226,7 @@ class EditingMixin:
         if n_samples > 1:
             obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
         uns = {
-            **self._provenance(sampling, expression, seed),
+            **self._provenance(seed, **sampling.describe(), expression=expression),
             "method": method,
             "strength": edit.strength,
             "conditions": _described(conditions),
@@ -272,11 +271,11 @@ class EditingMixin:
         for seed in seeds.tolist():
             generator = torch.Generator(device=self.device).manual_seed(seed)
             new = self._edited(cells, edit, generator)
-            samples.append(self._express(new, attributes, "normalized", 0, adjust))
+            decoded = self._decoded(new, attributes, adjust)
+            samples.append(self._drawn(decoded, "normalized", seed))
             if len(samples) == 1:
                 latent = new[:, :-1].cpu().numpy()
-                counts = expression == "counts"
-                x = self._express(new, attributes, "counts", seed, adjust) if counts else None
+                x = self._drawn(decoded, "counts", seed) if expression == "counts" else None
         mean = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 
-from ._diffusion import _fingerprint
-from ._generation import default_batch_size
+from ._generation import default_batch_size, fresh_seed
 from ._posterior import zero_probability
 from ._results import require_writable, write_result
 
@@ -118,7 +116,7 @@ class EnhancementMixin:
             batch_size = default_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+            seed = fresh_seed()
         features = pd.Index(self.var_.index)
         require_writable(adata, features, key_added)
         generator = torch.Generator(device=self.device).manual_seed(seed)
@@ -144,16 +142,13 @@ class EnhancementMixin:
             layers={"": np.concatenate(parts)},
             latent=np.concatenate(latents),
             obs={},
-            uns={
-                "model": _fingerprint(self.module.state_dict()),
-                "class": type(self).__name__,
-                "own_counts": bool(own_counts),
-                "n_samples": n_samples,
-                "n_steps": n_steps,
-                "seed": int(seed),
-                "batch_size": batch_size,
-                "version": version("scgm_scvi"),
-            },
+            uns=self._provenance(
+                seed,
+                own_counts=bool(own_counts),
+                n_samples=n_samples,
+                n_steps=n_steps,
+                batch_size=batch_size,
+            ),
             copy=copy,
         )
 

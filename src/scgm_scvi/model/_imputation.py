@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,7 @@ from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
-from ._diffusion import _fingerprint
-from ._generation import _MEMORY_BUDGET, default_batch_size, stacked
+from ._generation import _MEMORY_BUDGET, default_batch_size, fresh_seed, stacked
 from ._posterior import Posterior, at_depth, mean_log1p
 from ._validation import validate_adata
 
@@ -130,7 +128,7 @@ class ImputationMixin:
             batch_size = max(1, min(own, default_batch_size(len(self.var_))))
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+            seed = fresh_seed()
         generator = torch.Generator(device=self.device).manual_seed(seed)
         seen = torch.as_tensor(seen, device=self.device)
         unseen = np.setdiff1d(np.arange(full.n_vars), seen.cpu().numpy())
@@ -154,17 +152,14 @@ class ImputationMixin:
                     layers[name].append(part.cpu().numpy())
                 latents.append(self._latents(posterior).cpu().numpy())
                 bar.update(len(mean))
-        uns = {
-            "model": _fingerprint(self.module.state_dict()),
-            "class": type(self).__name__,
-            "interval": float(interval),
-            "n_measured": len(seen),
-            "n_samples": n_samples,
-            "n_steps": n_steps,
-            "seed": int(seed),
-            "batch_size": batch_size,
-            "version": version("scgm_scvi"),
-        }
+        uns = self._provenance(
+            seed,
+            interval=float(interval),
+            n_measured=len(seen),
+            n_samples=n_samples,
+            n_steps=n_steps,
+            batch_size=batch_size,
+        )
         return AnnData(
             stacked(x),
             obs=adata.obs.copy(),

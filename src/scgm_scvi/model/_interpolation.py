@@ -16,7 +16,7 @@ from scgm_scvi.diffusion import slerp
 from scgm_scvi.module import SCGM_KEYS
 
 from ._conditions import Conditions, Request, rows_of
-from ._generation import default_batch_size, stacked
+from ._generation import default_batch_size, fresh_seed, require_expression, stacked
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -136,13 +136,12 @@ class InterpolationMixin:
         n = whole_number(n, "n")
         if n < 2:
             raise ValueError("n is 1; a trajectory has two ends at least.")
-        if expression not in ("counts", "normalized"):
-            raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
+        require_expression(expression)
         sampling = Sampling.parse(
             self.condition_spec, guidance_scale=guidance_scale, n_steps=n_steps
         )
         if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+            seed = fresh_seed()
         if batch_size is None:
             batch_size = default_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
@@ -167,7 +166,7 @@ class InterpolationMixin:
         obs["scgm_trajectory"] = pd.Categorical(np.repeat(names, n), categories=names)
         obs.index = [f"{name}_{i}" for name in names for i in range(n)]
         uns = {
-            **self._provenance(sampling, expression, seed),
+            **self._provenance(seed, **sampling.describe(), expression=expression),
             "interpolate": {"n": n, "source": _described(source), "target": _described(target)},
         }
         return ad.AnnData(
