@@ -189,7 +189,9 @@ class ClassificationMixin:
         """Log shares of the categories among training cells, none of them 0."""
         n = len(self.condition_spec.categorical[key])
         j = list(self.condition_spec.categorical).index(key)
-        counts = np.bincount(self.diffusion_design_["tokens"][:, j], minlength=n + 1)[1:]
+        design = self.diffusion_design_
+        tokens = design["tokens"][~design["replayed"]] if "replayed" in design else design["tokens"]
+        counts = np.bincount(tokens[:, j], minlength=n + 1)[1:]
         return np.log((counts + 1) / (counts + 1).sum())
 
     def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:

@@ -140,23 +140,26 @@ class Request:
         """Complete the request to a minibatch without features.
 
         Batch and covariates that the request leaves open are those of a training cell drawn among
-        the cells with the requested conditions (among all, where there is no such cell).
+        the cells with the requested conditions: a cell of the model's own data where there is one,
+        else one that fine-tuning replayed, else any.
 
         Parameters
         ----------
         design
-            Of training cells, with a row a cell: ``"tokens"`` of conditions and nuisances, and
-            ``"numeric"`` covariates.
+            Of training cells, with a row a cell: ``"tokens"`` of conditions and nuisances,
+            ``"numeric"`` covariates, and, after fine-tuning, which were ``"replayed"``.
         rng
             Source of randomness.
         """
         asked, known = np.concatenate([self.tokens, self.nuisances], axis=1), design["tokens"]
         rows = np.empty(len(self), dtype=np.int64)
+        is_own = ~design.get("replayed", np.zeros(len(known), dtype=bool))
         patterns, inverse = np.unique(asked, axis=0, return_inverse=True)
         for i, pattern in enumerate(patterns):
             cells = np.flatnonzero(inverse.ravel() == i)
-            match = np.flatnonzero(((known == pattern) | (pattern == 0)).all(axis=1))
-            rows[cells] = rng.choice(match if len(match) else len(known), size=len(cells))
+            match = ((known == pattern) | (pattern == 0)).all(axis=1)
+            among = next(m for m in (match & is_own, match, is_own) if m.any())
+            rows[cells] = rng.choice(np.flatnonzero(among), size=len(cells))
         drawn = known[rows, self.tokens.shape[1] :]
         nuisances = np.where(self.nuisances == 0, drawn, self.nuisances)
         numeric = design["numeric"][rows]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
+from torch import nn
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.train import (
@@ -21,9 +24,17 @@ from scgm_scvi.train import (
 
 from ._conditions import ConditionSpec
 
-__all__ = ["LatentDiffusionMixin"]
+__all__ = ["Encoded", "LatentDiffusionMixin"]
 
 _MAX_DESIGN_ROWS = 100_000
+
+
+class Encoded(NamedTuple):
+    """Cells as stage two sees them: their states' moments, their attributes."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+    design: dict[str, np.ndarray]
 
 
 class LatentDiffusionMixin:
@@ -118,14 +129,15 @@ class LatentDiffusionMixin:
                 "Stage one is not trained, so there are no latents to learn. "
                 "Call model.train(), which trains both stages."
             )
-        mean, variance, design = self._encode_cells()
-        train, validation = self._stage_one_split(len(mean))
-        denoiser = self.module.denoiser
-        self._standardize(mean[train], variance[train], design["values"][train])
-        shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
+        cells = self._encode_cells(self._make_data_loader(adata=self.adata, batch_size=1024))
+        train, validation = self._stage_one_split(len(cells.mean))
         if max_steps is None:
-            max_steps = int(np.clip(20 * len(train) / batch_size, 5_000, 100_000))
+            max_steps = self._default_diffusion_steps(len(train), batch_size)
         max_steps = whole_number(max_steps, "max_steps")
+        cells, train = self._begin_diffusion(cells, train, seed)
+        mean, variance, design = cells
+        denoiser = self.module.denoiser
+        shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         steps_per_epoch = min(100, max_steps)
         data = LatentDataModule(
             (mean - shift) / scale,
@@ -161,19 +173,35 @@ class LatentDiffusionMixin:
         )
         denoiser.requires_grad_(True).train()
         try:
-            with flush_denormals():
+            with flush_denormals(), self._trainable(denoiser, "denoiser."):
                 runner()
         finally:
             denoiser.requires_grad_(False)
             self.module.eval()
-        keep = np.sort(np.random.default_rng(seed).permutation(train)[:_MAX_DESIGN_ROWS])
+        keep = np.random.default_rng(seed).permutation(np.unique(train))
+        keep = np.sort(keep[:_MAX_DESIGN_ROWS])
         self.diffusion_design_ = {k: v[keep] for k, v in design.items()}
         self.diffusion_fingerprint_ = self._stage_one_fingerprint()
 
-    def _encode_cells(self) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray]]:
+    def _default_diffusion_steps(self, n_cells: int, batch_size: int) -> int:
+        return int(np.clip(20 * n_cells / batch_size, 5_000, 100_000))
+
+    def _begin_diffusion(
+        self, cells: Encoded, train: np.ndarray, seed: int
+    ) -> tuple[Encoded, np.ndarray]:
+        """What stage two trains on: the cells, and those rows of them; sets its units."""
+        mean, variance, design = cells
+        self._standardize(mean[train], variance[train], design["values"][train])
+        return cells, train
+
+    def _trainable(self, part: nn.Module, prefix: str = "") -> AbstractContextManager:
+        """Within it ``part`` of the module, whose parameters have ``prefix``, trains: all of it."""
+        return nullcontext()
+
+    def _encode_cells(self, minibatches: Iterable[Mapping[str, torch.Tensor]]) -> Encoded:
         """Mean and variance of every cell's state, and its conditions and nuisances."""
         means, variances, parts = [], [], []
-        for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
+        for tensors in minibatches:
             mean, variance = self.module.encode_state(tensors)
             means.append(mean.cpu())
             variances.append(variance.cpu())
@@ -181,7 +209,7 @@ class LatentDiffusionMixin:
             numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
             parts.append({"tokens": tokens, "values": values, "numeric": numeric.float()})
         design = {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]}
-        return torch.cat(means), torch.cat(variances), design
+        return Encoded(torch.cat(means), torch.cat(variances), design)
 
     def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows of stage one; all cells train where it left none."""

@@ -33,15 +33,20 @@ from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
 from ._outliers import OutlierMixin
 from ._posterior import PosteriorMixin
+from ._replaying import ReplayMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 from ._setup import SetupMixin
+from ._transfer import FINE_TUNING_STEPS, TransferMixin
 
 __all__ = ["SCGM"]
+
+_STEPS = 12_000
 
 
 class SCGM(
     SetupMixin,
+    TransferMixin,
     GenerationMixin,
     AugmentationMixin,
     InterpolationMixin,
@@ -58,6 +63,7 @@ class SCGM(
     PosteriorMixin,
     EncodingMixin,
     SamplingMixin,
+    ReplayMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
     SCVI,
@@ -103,6 +109,8 @@ class SCGM(
         Noise process that stage two is trained on, a name in
         :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: ``"edm"``, ``"ve"``, ``"vp"`` or ``"sub_vp"``.
         Whichever it is, every sampler and every grid can be used with the model.
+    adapter_rank
+        Rank of the adapters that :meth:`load_query_data` adds in mode ``"adapter"``; 0: none.
 
     Examples
     --------
@@ -132,6 +140,7 @@ class SCGM(
         encode_covariates: bool = False,
         diffusion_kwargs: dict[str, Any] | None = None,
         noise: str = "edm",
+        adapter_rank: int = 0,
     ) -> None:
         # SCVI's own __init__ builds its own module: skip to what it inherits.
         super(SCVI, self).__init__(adata, registry)
@@ -158,6 +167,7 @@ class SCGM(
             condition_dropout=condition_dropout,
             diffusion_kwargs=diffusion_kwargs,
             noise=noise,
+            adapter_rank=adapter_rank,
         )
         self.module.minified_data_type = self.minified_data_type
         self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
@@ -255,8 +265,11 @@ class SCGM(
         """
         steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
-            max_epochs = int(np.clip(round(12_000 / steps_per_epoch), 20, 400))
-        if not self.is_trained_:
+            n_steps = _STEPS if self.fine_tuning_ is None else FINE_TUNING_STEPS
+            max_epochs = int(np.clip(round(n_steps / steps_per_epoch), 20, 400))
+        if self.fine_tuning_ is not None:
+            plan_kwargs = {**self._begin_stage_one(seed=0), **(plan_kwargs or {})}
+        elif not self.is_trained_:
             self._start_from_mean()
         has_validation = train_size != 1 and validation_size != 0
         early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
@@ -275,7 +288,7 @@ class SCGM(
                 "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
             )
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
-        with flush_denormals():
+        with flush_denormals(), self._trainable(self.module):
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -297,6 +310,7 @@ class SCGM(
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
             )
+        self._replay = None
         latent = self.get_latent_representation()
         self.adata.obsm[self.latent_key] = latent
         self._report(latent)

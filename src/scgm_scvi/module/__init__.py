@@ -1,8 +1,19 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
 from ._constants import SCGM_KEYS
+from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
 from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._likelihood import nb_log_likelihood, with_mean
 from ._scgmvae import SCGMVAE
 
-__all__ = ["SCGMVAE", "SCGM_KEYS", "LatentDiffusionModuleMixin", "nb_log_likelihood", "with_mean"]
+__all__ = [
+    "SCGMVAE",
+    "SCGM_KEYS",
+    "CategoryCounts",
+    "LatentDiffusionModuleMixin",
+    "grow",
+    "nb_log_likelihood",
+    "new_entries",
+    "only_trained",
+    "with_mean",
+]

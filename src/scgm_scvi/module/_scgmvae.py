@@ -21,6 +21,7 @@ from scgm_scvi.nn import (
     ExpressionDecoder,
     ExpressionEncoder,
     MixturePrior,
+    add_adapters,
     drop_conditions,
 )
 
@@ -62,6 +63,9 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
     noise
         Noise process that the denoiser is trained on.
+    adapter_rank
+        Rank of the adapters beside every linear layer, see :func:`scgm_scvi.nn.add_adapters`; 0:
+        none.
 
     Examples
     --------
@@ -93,6 +97,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         condition_width: int = 64,
         diffusion_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
+        adapter_rank: int = 0,
     ) -> None:
         super().__init__(
             n_input,
@@ -160,6 +165,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             diffusion_kwargs,
             noise,
         )
+        if adapter_rank:
+            add_adapters(self, adapter_rank)
 
     def _get_generative_input(
         self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]

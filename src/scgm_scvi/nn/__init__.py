@@ -1,8 +1,9 @@
-"""Networks: the score network, condition embeddings, encoder, decoder, prior."""
+"""Networks: the score network, condition embeddings, encoder, decoder, prior, adapters."""
 
 from ._conditions import ConditionEmbedding, drop_conditions
 from ._decoder import ExpressionDecoder
 from ._encoder import ExpressionEncoder
+from ._low_rank import LowRankLinear, add_adapters, merge_adapters
 from ._prior import MixturePrior
 from ._score_network import ScoreNetwork
 
@@ -10,7 +11,10 @@ __all__ = [
     "ConditionEmbedding",
     "ExpressionDecoder",
     "ExpressionEncoder",
+    "LowRankLinear",
     "MixturePrior",
     "ScoreNetwork",
+    "add_adapters",
     "drop_conditions",
+    "merge_adapters",
 ]

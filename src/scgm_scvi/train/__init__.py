@@ -7,6 +7,7 @@ from ._ema import EMAOfWeights
 from ._keep_best import KeepBest
 from ._latent_data import LatentDataModule
 from ._optimizer import adamw_with_cosine
+from ._replay import Replay
 from ._vae_plan import SCGMTrainingPlan
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EMAOfWeights",
     "KeepBest",
     "LatentDataModule",
+    "Replay",
     "SCGMTrainingPlan",
     "adamw_with_cosine",
     "flush_denormals",

@@ -97,7 +97,7 @@ class DiffusionTrainingPlan(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW, warm-up, cosine decay to zero."""
         return adamw_with_cosine(
-            self.module.parameters(),
+            [p for p in self.module.parameters() if p.requires_grad],
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,

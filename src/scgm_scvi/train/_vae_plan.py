@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
 from ._optimizer import adamw_with_cosine
+from ._replay import Replay
 
 __all__ = ["SCGMTrainingPlan"]
 
@@ -33,6 +35,8 @@ class SCGMTrainingPlan(TrainingPlan):
     max_kl_weight
         Weight of the KL term. Below 1 because stage two replaces the prior by a better one; much
         below, the latent carries each cell's own noise and the decoder adds its own again.
+    replay
+        Cells to train on beside those of each minibatch.
     n_epochs_kl_warmup, **kwargs
         See :class:`scvi.train.TrainingPlan`.
 
@@ -54,6 +58,7 @@ class SCGMTrainingPlan(TrainingPlan):
         eps: float = 1e-8,
         warmup_steps: int = 100,
         max_kl_weight: float = 0.7,
+        replay: Replay | None = None,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -68,19 +73,29 @@ class SCGMTrainingPlan(TrainingPlan):
         )
         self.dispersion_lr_factor = dispersion_lr_factor
         self.warmup_steps = warmup_steps
+        self.replay = replay
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Mean loss of a minibatch, and of replayed cells beside it; metrics are of the former."""
+        loss = super().training_step(batch, batch_idx)
+        if self.replay is None:
+            return loss
+        beside = self.replay.beside(batch)
+        _, _, replayed = self.forward(beside, loss_kwargs=self.loss_kwargs)
+        share = self.replay.ratio / (1 + self.replay.ratio)
+        return (1 - share) * loss + share * replayed.loss
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Two parameter groups; warm-up, then cosine decay to zero over all steps."""
         named = [(k, p) for k, p in self.module.named_parameters() if p.requires_grad]
         fast = [p for k, p in named if k.startswith("px_r")]
         rest = [p for k, p in named if not k.startswith("px_r")]
-        groups = [{"params": rest}]
-        if fast:
-            groups.append(
-                {"params": fast, "lr": self.lr * self.dispersion_lr_factor, "weight_decay": 0.0}
-            )
+        groups = [
+            {"params": rest},
+            {"params": fast, "lr": self.lr * self.dispersion_lr_factor, "weight_decay": 0.0},
+        ]
         return adamw_with_cosine(
-            groups,
+            [group for group in groups if group["params"]],
             lr=self.lr,
             eps=self.eps,
             weight_decay=self.weight_decay,

@@ -1,0 +1,317 @@
+"""Fine-tune a trained model on other data."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from torch import nn
+
+from scgm_scvi._errors import listed, nearest
+from scgm_scvi.module import CategoryCounts, grow, new_entries, only_trained
+from scgm_scvi.nn import add_adapters, merge_adapters
+from scgm_scvi.train import Replay
+
+from ._conditions import ConditionSpec
+from ._diagnostics import logger
+from ._diffusion import Encoded
+from ._features import FeatureReport, align_features
+from ._validation import validate_adata
+
+__all__ = ["FINE_TUNING_STEPS", "TransferMixin"]
+
+MODES = ("full", "adapter", "surgery")
+FINE_TUNING_STEPS, _DIFFUSION_STEPS = 500, 1_000
+_LR = 5e-4
+_N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
+
+
+class TransferMixin:
+    """Start from a trained model instead of from nothing.
+
+    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``ReplayMixin``, and a
+    :class:`scgm_scvi.module.SCGMVAE`.
+    """
+
+    fine_tuning_: dict[str, Any] | None = None
+    _replay: Replay | None = None
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        *,
+        mode: Literal["full", "adapter", "surgery"] = "full",
+        adapter_rank: int = 6,
+        replay: float = 1.0,
+        min_shared: float = 0.5,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> TransferMixin:
+        """A model of other data that starts from a trained one; ``train()`` then fine-tunes it.
+
+        The query may have new batches, cell types and categories of any condition or covariate;
+        a condition whose column it lacks is unspecified. Features that it lacks are zeros, features
+        beyond those of the reference are dropped; how many, and which of the most variable are
+        missing, is logged and kept in ``fine_tuning_``.
+
+        Parameters
+        ----------
+        adata
+            The query: raw counts where the reference had them, with columns of the same names. It
+            is registered as it is if it has the reference's features in their order; else the model
+            gets a copy, ``model.adata``.
+        reference_model
+            A trained model, or the folder it was saved to. It is not changed, and needs no data:
+            one that is minified, or was loaded without data, will do.
+        mode
+            What :meth:`train` trains. ``"full"``: all weights. ``"adapter"``: low-rank adapters
+            beside every linear layer of encoder, decoder and denoiser, and the weights of new
+            categories: a few percent; :meth:`merge_adapters` makes them one with the others.
+            ``"surgery"``: only the weights of new categories (scArches); the latents of cells are
+            those that the reference gives them.
+        adapter_rank
+            Rank of the adapters.
+        replay
+            How many cells of the reference are trained on for each cell of the query, so that what
+            was learnt is not forgotten. The reference generates them: its data are not needed.
+            0: none.
+        min_shared
+            Least share of the reference's features that the query must have.
+        accelerator, device
+            As in :meth:`scvi.model.SCVI.load_query_data`.
+
+        Returns
+        -------
+        Model of the query. It generates once it is trained.
+
+        Raises
+        ------
+        TypeError
+            If the reference is a model of another class, or ``adata`` no AnnData.
+        ValueError
+            If the query has too few of the features (none, for another organism's gene names); if
+            an argument makes no sense; if ``"surgery"`` has nothing to train; if the reference is
+            not trained; if the query can't be set up as the reference's data were.
+        KeyError
+            If the query lacks the column of the batch or of a covariate.
+
+        Examples
+        --------
+        >>> query = SCGM.load_query_data(adata_new, "model/")  # doctest: +SKIP
+        >>> query.train()  # doctest: +SKIP
+        >>> query.generate(1000, {"cell_type": "CD4 T"})  # doctest: +SKIP
+
+        References
+        ----------
+        Lotfollahi et al. 2022, doi:10.1038/s41587-021-01001-7 (surgery);
+        Hu et al. 2021, arXiv:2106.09685 (adapters); Shin et al. 2017, arXiv:1705.08690 (replay).
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; use one of {listed(MODES)}.{nearest(mode, MODES)}")
+        for name, value in {"replay": replay, "min_shared": min_shared}.items():
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value!r}; it must be a number, 0 or more.")
+        reference = cls._reference(reference_model)
+        validate_adata(adata)
+        setup = reference.registry_["setup_args"]
+        before = reference.condition_spec
+        names = pd.Index(reference.get_var_names())
+        query, report = align_features(adata, names, reference.var_, setup.get("layer"), min_shared)
+        unknown = [k for k in before.continuous if k not in query.obs]
+        if unknown:  # unspecified throughout
+            query = query.copy() if query is adata else query
+            query.obs[unknown] = np.nan
+        state = _merged(reference.module).state_dict()
+        model = super().load_query_data(
+            query, reference, unfrozen=True, accelerator=accelerator, device=device
+        )
+        merge_adapters(model.module)
+        counts = [_counts(before), _counts(model.condition_spec)]
+        grow(model.module, state, *counts)
+        model._begin_fine_tuning(mode, adapter_rank, replay, counts[0], report)
+        return model
+
+    def merge_adapters(self) -> None:
+        """Make the adapters one with the weights beside them: a model as any other.
+
+        Nothing that the model computes changes, but for rounding; it can be fine-tuned again.
+
+        Examples
+        --------
+        >>> query.merge_adapters()  # doctest: +SKIP
+        """
+        is_fresh = self.is_diffusion_trained
+        merge_adapters(self.module)
+        self._set_adapter_rank(0)
+        self.fine_tuning_ = None
+        if is_fresh:
+            self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+
+    @classmethod
+    def _reference(cls, model: Any) -> TransferMixin:
+        """The reference, loaded if it is a folder."""
+        if isinstance(model, str | os.PathLike):
+            model = cls.load(model, adata=False)
+        if type(model) is not cls:
+            hint = ""
+            if not isinstance(model, TransferMixin) and hasattr(model, "module"):
+                hint = (
+                    f" To give a scvi model a second stage: {cls.__name__}.from_scvi_model(model)."
+                )
+            raise TypeError(
+                f"reference_model is a {type(model).__name__}; a {cls.__name__}, or the folder "
+                f"that one was saved to, is needed.{hint}"
+            )
+        if not model.is_trained_:
+            raise ValueError("reference_model is not trained: call its train() first.")
+        return model
+
+    def _begin_fine_tuning(
+        self,
+        mode: str,
+        adapter_rank: int,
+        replay: float,
+        known: CategoryCounts,
+        report: FeatureReport,
+    ) -> None:
+        has_denoiser = self.diffusion_fingerprint_ is not None
+        if mode == "adapter":
+            add_adapters(self.module, adapter_rank)
+        self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
+        self.module.eval()
+        self.fine_tuning_ = {
+            "mode": mode,
+            "replay": float(replay),
+            "known": {"nuisances": known.nuisances, "conditions": known.conditions},
+            "has_denoiser": has_denoiser,
+            "n_shared": report.n_model - len(report.missing),
+            "missing": report.missing,
+            "missing_variable": self._variable(report.missing),
+            "n_dropped": report.n_dropped,
+        }
+        if mode == "surgery" and not self._new_entries():
+            raise ValueError(
+                "mode 'surgery' trains the weights of new categories, and the query has no new "
+                "batch, type or other category. Use mode='adapter' or 'full', or the reference as "
+                "it is."
+            )
+        self._report_features()
+
+    def _set_adapter_rank(self, rank: int) -> None:
+        self.init_params_["non_kwargs"]["adapter_rank"] = rank
+
+    @torch.no_grad()
+    def _variable(self, missing: list[str]) -> list[str]:
+        """Those of ``missing`` that are among the most variable features over the prior's states."""
+        if not missing:
+            return []
+        means = self.module.prior.means
+        size = means.new_full((len(means), 1), np.log(1e4))
+        batch = torch.zeros(len(means), 1, dtype=torch.long, device=means.device)
+        tensors = {REGISTRY_KEYS.BATCH_KEY: batch}
+        spec = self.condition_spec
+        if spec.covariates:
+            tensors[REGISTRY_KEYS.CAT_COVS_KEY] = batch.expand(-1, len(spec.covariates))
+        if spec.numeric_covariates:
+            zeros = size.new_zeros(len(means), len(spec.numeric_covariates))
+            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = zeros
+        mean = self.module.decode_state(torch.cat([means, size], dim=1), tensors).mean
+        names = np.asarray(self.get_var_names())
+        order = np.log1p(mean.clamp(min=0).cpu().numpy()).var(axis=0).argsort()[::-1]
+        lacking = set(missing)
+        return [str(n) for n in names[order[:_N_VARIABLE]] if n in lacking]
+
+    def _report_features(self) -> None:
+        f = self.fine_tuning_
+        n = f["n_shared"] + len(f["missing"])
+        message = (
+            f"Query: {f['n_shared']} of the reference's {n} features, {f['n_dropped']} dropped"
+        )
+        if f["missing"]:
+            top = f["missing_variable"]
+            message += (
+                f"; zeros in place of {len(f['missing'])} missing ones, of which {len(top)} are "
+                f"among the {_N_VARIABLE} most variable: {listed(top, 5)}"
+            )
+        (logger.warning if len(f["missing"]) > 0.2 * n else logger.info)("%s.", message)
+
+    def _new_entries(self) -> dict[str, torch.Tensor]:
+        """Masks of what belongs to categories that the reference did not have."""
+        known = CategoryCounts(**self.fine_tuning_["known"])
+        return new_entries(self.module, known, _counts(self.condition_spec))
+
+    @property
+    def _starts_from_reference(self) -> bool:
+        """Whether stage two starts from a denoiser that is trained."""
+        return self.fine_tuning_ is not None and self.fine_tuning_["has_denoiser"]
+
+    @contextmanager
+    def _trainable(self, part: nn.Module, prefix: str = "") -> Iterator[None]:
+        """Within it ``part`` of the module trains what the mode of fine-tuning says."""
+        mode = "full" if self.fine_tuning_ is None else self.fine_tuning_["mode"]
+        if mode == "full" or (prefix and not self._starts_from_reference):
+            yield
+            return
+        own = dict(part.named_parameters())
+        new = {k.removeprefix(prefix): v for k, v in self._new_entries().items()}
+        new = {k: v for k, v in new.items() if k in own}
+        with only_trained(part, new, adapters=mode == "adapter"):
+            yield
+
+    def _default_diffusion_steps(self, n_cells: int, batch_size: int) -> int:
+        if self._starts_from_reference:
+            return _DIFFUSION_STEPS
+        return super()._default_diffusion_steps(n_cells, batch_size)
+
+    def _begin_stage_one(self, seed: int) -> dict[str, Any]:
+        """Remember the reference before it changes; what the training plan takes."""
+        f = self.fine_tuning_
+        self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
+        plan = {"replay": self._replay, "lr": _LR}
+        return plan if f["mode"] == "full" else {**plan, "weight_decay": 0.0}
+
+    def _begin_diffusion(
+        self, cells: Encoded, train: np.ndarray, seed: int
+    ) -> tuple[Encoded, np.ndarray]:
+        """The cells with replayed ones after them; units stay those of the reference."""
+        if not self._starts_from_reference:
+            return super()._begin_diffusion(cells, train, seed)
+        design = {**cells.design, "replayed": np.zeros(len(cells.mean), dtype=bool)}
+        if not (ratio := self.fine_tuning_["replay"]):
+            return Encoded(cells.mean, cells.variance, design), train
+        replay = self._replay or self._remembered(ratio, seed)
+        chunks = np.array_split(np.arange(len(replay)), max(1, len(replay) // 1024))
+        old = self._encode_cells(replay.rows(rows) for rows in chunks)
+        old.design["replayed"] = np.ones(len(old.mean), dtype=bool)
+        both = Encoded(
+            torch.cat([cells.mean, old.mean]),
+            torch.cat([cells.variance, old.variance]),
+            {k: np.concatenate([v, old.design[k]]) for k, v in design.items()},
+        )
+        n_times = max(1, round(len(replay) / (ratio * len(train))))
+        rows = np.arange(len(cells.mean), len(both.mean))
+        return both, np.concatenate([np.tile(train, n_times), rows])
+
+
+def _counts(spec: ConditionSpec) -> CategoryCounts:
+    return CategoryCounts(
+        nuisances=[len(c) for c in spec.nuisances.values()],
+        conditions=[len(c) for c in spec.categorical.values()],
+    )
+
+
+def _merged(module: nn.Module) -> nn.Module:
+    """A copy without adapters that computes the same."""
+    out = copy.deepcopy(module)
+    merge_adapters(out)
+    return out
