@@ -255,7 +255,7 @@ def test_query_with_a_new_batch_and_a_new_type(tmp_path):
     old = reference.module.denoiser.network.conditions.tables[0].weight
     new = model.module.denoiser.network.conditions.tables[0].weight
     torch.testing.assert_close(new[: len(old)], old)  # the null token and old types stay put
-    with pytest.raises(RuntimeError, match="stale"):
+    with pytest.raises(RuntimeError, match="not fine-tuned yet"):
         model.generate(5)
     model.train(max_epochs=1, diffusion_kwargs={"max_steps": 5, **QUIET}, **QUIET)
     cells = model.generate(5, {"cell_type": "novel"}, seed=0, progress_bar=False)

@@ -40,11 +40,16 @@ class FeatureReport:
 
 
 def align_features(
-    adata: AnnData, names: pd.Index, var: pd.DataFrame, layer: str | None, min_share: float
+    adata: AnnData,
+    names: pd.Index,
+    var: pd.DataFrame,
+    layer: str | None,
+    min_share: float,
+    columns: Sequence[str] = (),
 ) -> tuple[AnnData, FeatureReport]:
-    """``adata`` with exactly the features ``names``: itself, or a copy of it.
+    """``adata`` with exactly the features ``names``: itself, or a stand-in.
 
-    Features that it lacks are zeros in the copy; those beyond are dropped.
+    Features that it lacks are zeros in the stand-in; those beyond are dropped.
 
     Parameters
     ----------
@@ -53,11 +58,13 @@ def align_features(
     names
         Features of the model, in its order.
     var
-        Table of them, for the copy.
+        Table of them, for the stand-in.
     layer
-        Layer that holds the values, or ``None`` for ``X``; the copy has no other.
+        Layer that holds the values, or ``None`` for ``X``; the stand-in has no other.
     min_share
         Least share of ``names`` that must be there.
+    columns
+        Columns of missing values to add to ``obs``.
 
     Raises
     ------
@@ -69,28 +76,28 @@ def align_features(
     report = FeatureReport(len(names), missing.tolist(), int((found < 0).sum()))
     if report.share < min_share or len(missing) == len(names):
         raise ValueError(_too_few(adata.var_names, names, missing, min_share))
-    if adata.var_names.equals(names):
-        return adata, report
     x = adata.X if layer is None else adata.layers.get(layer)
-    if x is None:  # said by setup_anndata, in its words
+    is_same = adata.var_names.equals(names)
+    if (is_same and not columns) or x is None:  # no values: setup_anndata says so, in its words
         return adata, report
-    kept = np.flatnonzero(found >= 0)
-    chosen = sparse.csr_matrix(
-        (np.ones(len(kept), dtype=x.dtype), (kept, found[kept])),
-        shape=(adata.n_vars, len(names)),
-    )
-    x = x @ chosen if sparse.issparse(x) else np.asarray(chosen.T @ np.asarray(x).T).T
-    uns = {k: v for k, v in adata.uns.items() if not str(k).startswith("_scvi")}
-    var = var if var.index.equals(names) else pd.DataFrame(index=names)
-    copy = AnnData(
-        sparse.csr_matrix(x) if layer is None else None,
-        obs=adata.obs.copy(),
-        var=var.copy(),
+    if not is_same:
+        x = _arranged(x, found, len(names))
+    return AnnData(
+        x if layer is None else None,
+        obs=adata.obs.assign(**dict.fromkeys(columns, np.nan)),
+        var=(var if var.index.equals(names) else pd.DataFrame(index=names)).copy(),
         obsm=dict(adata.obsm),
-        uns=uns,
-        layers=None if layer is None else {layer: sparse.csr_matrix(x)},
-    )
-    return copy, report
+        uns={k: v for k, v in adata.uns.items() if not str(k).startswith("_scvi")},
+        layers=None if layer is None else {layer: x},
+    ), report
+
+
+def _arranged(x: np.ndarray | sparse.spmatrix, found: np.ndarray, n: int) -> sparse.csr_matrix:
+    """The ``n`` columns that ``found`` sends those of ``x`` to, -1 being nowhere."""
+    kept = np.flatnonzero(found >= 0)
+    ones = np.ones(len(kept), dtype=x.dtype)
+    to = sparse.csr_matrix((ones, (kept, found[kept])), shape=(x.shape[1], n))
+    return sparse.csr_matrix(x) @ to
 
 
 def _too_few(have: pd.Index, names: pd.Index, missing: pd.Index, min_share: float) -> str:

@@ -15,8 +15,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from torch import nn
 
-from scgm_scvi._errors import listed, nearest
-from scgm_scvi.module import CategoryCounts, grow, new_entries, only_trained
+from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow, new_entries, only_trained
 from scgm_scvi.nn import add_adapters, merge_adapters
 from scgm_scvi.train import Replay
 
@@ -30,7 +30,7 @@ __all__ = ["FINE_TUNING_STEPS", "TransferMixin"]
 
 MODES = ("full", "adapter", "surgery")
 FINE_TUNING_STEPS, _DIFFUSION_STEPS = 500, 1_000
-_LR = 5e-4
+_LR = 2e-3
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
@@ -116,21 +116,24 @@ class TransferMixin:
         Lotfollahi et al. 2022, doi:10.1038/s41587-021-01001-7 (surgery);
         Hu et al. 2021, arXiv:2106.09685 (adapters); Shin et al. 2017, arXiv:1705.08690 (replay).
         """
+        if mode == "adapter":
+            adapter_rank = whole_number(adapter_rank, "adapter_rank")
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; use one of {listed(MODES)}.{nearest(mode, MODES)}")
         for name, value in {"replay": replay, "min_shared": min_shared}.items():
             if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value!r}; it must be a number, 0 or more.")
         reference = cls._reference(reference_model)
+        if replay:
+            reference._require_memory()
         validate_adata(adata)
         setup = reference.registry_["setup_args"]
         before = reference.condition_spec
         names = pd.Index(reference.get_var_names())
-        query, report = align_features(adata, names, reference.var_, setup.get("layer"), min_shared)
-        unknown = [k for k in before.continuous if k not in query.obs]
-        if unknown:  # unspecified throughout
-            query = query.copy() if query is adata else query
-            query.obs[unknown] = np.nan
+        unknown = [k for k in before.steered if k not in adata.obs]
+        query, report = align_features(
+            adata, names, reference.var_, setup.get("layer"), min_shared, unknown
+        )
         state = _merged(reference.module).state_dict()
         model = super().load_query_data(
             query, reference, unfrozen=True, accelerator=accelerator, device=device
@@ -176,6 +179,15 @@ class TransferMixin:
             raise ValueError("reference_model is not trained: call its train() first.")
         return model
 
+    def _require_memory(self) -> None:
+        """Raise unless the model can generate what is to be replayed."""
+        if not self.is_diffusion_trained:
+            state = "not trained" if self.diffusion_fingerprint_ is None else "stale"
+            raise ValueError(
+                f"reference_model's stage two is {state}, so it can't generate cells to replay. "
+                "Call its train_diffusion() first, or pass replay=0."
+            )
+
     def _begin_fine_tuning(
         self,
         mode: str,
@@ -215,16 +227,17 @@ class TransferMixin:
         """Those of ``missing`` that are among the most variable features over the prior's states."""
         if not missing:
             return []
-        means = self.module.prior.means
-        size = means.new_full((len(means), 1), np.log(1e4))
-        batch = torch.zeros(len(means), 1, dtype=torch.long, device=means.device)
-        tensors = {REGISTRY_KEYS.BATCH_KEY: batch}
-        spec = self.condition_spec
-        if spec.covariates:
-            tensors[REGISTRY_KEYS.CAT_COVS_KEY] = batch.expand(-1, len(spec.covariates))
-        if spec.numeric_covariates:
-            zeros = size.new_zeros(len(means), len(spec.numeric_covariates))
-            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = zeros
+        means, spec = self.module.prior.means, self.condition_spec
+        n = len(means)
+        size = means.new_full((n, 1), np.log(1e4))
+        some = torch.zeros(n, 1, dtype=torch.long, device=means.device)  # unspecified; the first
+        tensors = {
+            SCGM_KEYS.CONDITIONS_KEY: some.expand(-1, len(spec.categorical)),
+            SCGM_KEYS.CONDITION_VALUES_KEY: size.new_full((n, len(spec.continuous)), np.nan),
+            REGISTRY_KEYS.BATCH_KEY: some,
+            REGISTRY_KEYS.CAT_COVS_KEY: some.expand(-1, len(spec.covariates)),
+            REGISTRY_KEYS.CONT_COVS_KEY: size.new_zeros(n, len(spec.numeric_covariates)),
+        }
         mean = self.module.decode_state(torch.cat([means, size], dim=1), tensors).mean
         names = np.asarray(self.get_var_names())
         order = np.log1p(mean.clamp(min=0).cpu().numpy()).var(axis=0).argsort()[::-1]
@@ -258,15 +271,34 @@ class TransferMixin:
     @contextmanager
     def _trainable(self, part: nn.Module, prefix: str = "") -> Iterator[None]:
         """Within it ``part`` of the module trains what the mode of fine-tuning says."""
-        mode = "full" if self.fine_tuning_ is None else self.fine_tuning_["mode"]
-        if mode == "full" or (prefix and not self._starts_from_reference):
+        if self.fine_tuning_ is None or (prefix and not self._starts_from_reference):
             yield
             return
-        own = dict(part.named_parameters())
-        new = {k.removeprefix(prefix): v for k, v in self._new_entries().items()}
-        new = {k: v for k, v in new.items() if k in own}
-        with only_trained(part, new, adapters=mode == "adapter"):
-            yield
+        shifts = self.module.decoder.batch_shifts.requires_grad_(True)
+        try:
+            if self.fine_tuning_["mode"] == "full":
+                yield
+                return
+            own = dict(part.named_parameters())
+            new = {k.removeprefix(prefix): v for k, v in self._new_entries().items()}
+            new = {k: v for k, v in new.items() if k in own}
+            with only_trained(part, new, adapters=self.fine_tuning_["mode"] == "adapter"):
+                yield
+        finally:
+            shifts.requires_grad_(False)
+
+    @torch.no_grad()
+    def _start_new_batches(self) -> None:
+        """Shift each feature in each new batch by what the reference gets wrong of it on average."""
+        table = self.module.decoder.batch_shifts.weight
+        n_known = self.fine_tuning_["known"]["nuisances"][0]
+        observed, expected = torch.zeros(2, *table.shape, device=table.device)
+        for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
+            batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long().to(table.device)
+            mean = self.module.decode_state(self.module.encode_state(tensors)[0], tensors).mean
+            observed.index_add_(0, batch, tensors[REGISTRY_KEYS.X_KEY].to(table.device))
+            expected.index_add_(0, batch, mean)
+        table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
 
     def _default_diffusion_steps(self, n_cells: int, batch_size: int) -> int:
         if self._starts_from_reference:
@@ -277,6 +309,8 @@ class TransferMixin:
         """Remember the reference before it changes; what the training plan takes."""
         f = self.fine_tuning_
         self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
+        if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
+            self._start_new_batches()
         plan = {"replay": self._replay, "lr": _LR}
         return plan if f["mode"] == "full" else {**plan, "weight_decay": 0.0}
 

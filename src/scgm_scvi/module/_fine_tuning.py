@@ -41,7 +41,7 @@ def grow(
 
     Known categories keep their weights, wherever they stand now. A new one starts at the mean of
     its attribute's known ones, so that the network answers as for an average batch or type;
-    dispersions of a new type start at the gene's own.
+    shifts of features and of dispersions start at zero.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def grow(
     """
     grown = dict(state)
     for key, dim, stretches in _growing(module, before, after):
-        grown[key] = _grown(grown[key], dim, stretches, at_zero="px_r_shifts" in key)
+        grown[key] = _grown(grown[key], dim, stretches, at_zero="_shifts" in key)
     module.load_state_dict(grown)
 
 
@@ -153,9 +153,10 @@ def _growing(
                     yield f"{name}.{key}", 1, _one_hot(n_rest, before, after)
     nuisances = list(zip(before.nuisances, after.nuisances, strict=True))
     conditions = list(zip(before.conditions, after.conditions, strict=True))
+    batches = [_Stretch(0, nuisances[0][0], *nuisances[0])]
+    yield "decoder.batch_shifts.weight", 0, batches
     if module.px_r.dim() == 2:
-        old, new = nuisances[0]
-        yield "px_r", 1, [_Stretch(0, old, old, new)]
+        yield "px_r", 1, batches
     for prefix, pairs in {
         "condition_embedding.tables": conditions,
         "px_r_shifts": conditions[: len(module.px_r_shifts)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class ExpressionDecoder(nn.Module):
     n_output
         Number of features.
     n_cat_list
-        Categories of each nuisance (batch, covariates), given one-hot to every layer.
+        Categories of each nuisance, the batch first, given one-hot to every layer.
     n_layers, n_hidden, dropout_rate
         Of the hidden layers.
     zero_inflation
@@ -53,7 +53,7 @@ class ExpressionDecoder(nn.Module):
         self,
         n_input: int,
         n_output: int,
-        n_cat_list: Iterable[int] | None = None,
+        n_cat_list: Sequence[int] | None = None,
         n_layers: int = 1,
         n_hidden: int = 128,
         dropout_rate: float = 0.0,
@@ -74,6 +74,10 @@ class ExpressionDecoder(nn.Module):
             **kwargs,
         )
         self.scale = nn.Linear(n_hidden, n_output)
+        # Log shift of each feature in each batch: zero, and frozen, until a model meets a new one.
+        n_batch = max(1, n_cat_list[0] if n_cat_list else 1)
+        self.batch_shifts = nn.Embedding(n_batch, n_output).requires_grad_(False)
+        nn.init.zeros_(self.batch_shifts.weight)
         self.activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
         self.zero_logits = nn.Linear(n_hidden, n_output) if zero_inflation else None
         self.dispersion_factors = self.dispersion_loadings = None
@@ -97,10 +101,13 @@ class ExpressionDecoder(nn.Module):
         """Proportions, shift of the log dispersion (or ``None``), mean, zero logits (or ``None``).
 
         ``z`` has shape ``(..., n, n_input)``, ``log_size`` (log library size or log size factor)
-        ``(..., n, 1)``.
+        ``(..., n, 1)``; the batch comes first in ``cat_list``, ``(n, 1)`` each.
         """
         h = self.px_decoder(z, *cat_list)
-        scale = self.activation(self.scale(h))
+        logits = self.scale(h)
+        if cat_list:
+            logits = logits + self.batch_shifts(cat_list[0].squeeze(-1).long())
+        scale = self.activation(logits)
         rate = torch.exp(log_size) * scale
         shift = None
         if self.dispersion_factors is not None:
