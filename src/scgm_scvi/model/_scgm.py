@@ -17,51 +17,14 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
-from ._analogy import AnalogyMixin
-from ._augmentation import AugmentationMixin
-from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
-from ._diffusion import LatentDiffusionMixin
-from ._edit_curve import EditCurveMixin
-from ._edited_states import EditedStatesMixin
-from ._editing import EditingMixin
-from ._encoding import EncodingMixin
-from ._enhancement import EnhancementMixin
-from ._generation import GenerationMixin
-from ._imputation import ImputationMixin
-from ._interpolation import InterpolationMixin
-from ._likelihood import LikelihoodMixin
-from ._outliers import OutlierMixin
-from ._posterior import PosteriorMixin
-from ._sampling import SamplingMixin
-from ._scoring import ScoringMixin
+from ._latent_diffusion_model import LatentDiffusionModel
 from ._setup import SetupMixin
 
 __all__ = ["SCGM"]
 
 
-class SCGM(
-    SetupMixin,
-    GenerationMixin,
-    AugmentationMixin,
-    InterpolationMixin,
-    EditingMixin,
-    EditCurveMixin,
-    EditedStatesMixin,
-    AnalogyMixin,
-    ScoringMixin,
-    LikelihoodMixin,
-    ClassificationMixin,
-    OutlierMixin,
-    EnhancementMixin,
-    ImputationMixin,
-    PosteriorMixin,
-    EncodingMixin,
-    SamplingMixin,
-    LatentDiffusionMixin,
-    DiagnosticsMixin,
-    SCVI,
-):
+class SCGM(SetupMixin, LatentDiffusionModel, DiagnosticsMixin, SCVI):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count
