@@ -18,13 +18,15 @@ from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
 from ._diagnostics import DiagnosticsMixin
+from ._from_scvi import FromSCVIMixin
 from ._latent_diffusion_model import LatentDiffusionModel
+from ._pretrained import PRETRAINED
 from ._setup import SetupMixin
 
 __all__ = ["SCGM"]
 
 
-class SCGM(SetupMixin, LatentDiffusionModel, DiagnosticsMixin, SCVI):
+class SCGM(SetupMixin, FromSCVIMixin, LatentDiffusionModel, DiagnosticsMixin, SCVI):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count
@@ -156,6 +158,10 @@ class SCGM(SetupMixin, LatentDiffusionModel, DiagnosticsMixin, SCVI):
             ``adata`` and the others of :meth:`scvi.model.SCVI.load`; ``adata=False`` loads a
             model that can generate, without data.
 
+        Returns
+        -------
+        The model, of the class that was saved: SCGM, or what :meth:`from_scvi_model` made.
+
         Raises
         ------
         RuntimeError
@@ -163,10 +169,19 @@ class SCGM(SetupMixin, LatentDiffusionModel, DiagnosticsMixin, SCVI):
         ValueError
             If it holds a model of another class.
         """
+        path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
         try:
             return super().load(str(dir_path), *args, **kwargs)
+        except ValueError:  # of another class, or for another reason
+            kinds = {kind.__name__: kind for kind in PRETRAINED.values()}
+            if not path.exists():
+                raise
+            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
+            kind = kinds.get(saved["registry_"].get("model_name"))
+            if kind is None:
+                raise
+            return kind.load(str(dir_path), *args, **kwargs)
         except (RuntimeError, TypeError, AttributeError) as e:
-            path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
             saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
             raise RuntimeError(
                 f"{str(path)!r} was saved by scgm_scvi {saved.get('scgm_version_', 'unknown')}; "

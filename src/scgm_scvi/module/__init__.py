@@ -3,6 +3,15 @@
 from ._constants import SCGM_KEYS
 from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._likelihood import nb_log_likelihood, with_mean
+from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._scgmvae import SCGMVAE
 
-__all__ = ["SCGMVAE", "SCGM_KEYS", "LatentDiffusionModuleMixin", "nb_log_likelihood", "with_mean"]
+__all__ = [
+    "DiffusionSCANVAE",
+    "DiffusionVAE",
+    "LatentDiffusionModuleMixin",
+    "SCGMVAE",
+    "SCGM_KEYS",
+    "nb_log_likelihood",
+    "with_mean",
+]
