@@ -185,5 +185,6 @@ def _known(column: pd.Series, unspecified: Any) -> pd.Series:
     if not hit.any():
         return column
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.remove_categories([unspecified])
+        known = [c for c in column.cat.categories if c != unspecified]
+        return column.cat.set_categories(known)  # to remove one would sort the others
     return column.astype(object).mask(hit, np.nan)
