@@ -22,12 +22,14 @@ from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
 if TYPE_CHECKING:
+    from scvi.model import SCVI
     from scvi.model.base import BaseModelClass
 
-__all__ = ["BASELINES", "Method", "posterior_predictive"]
+__all__ = ["BASELINES", "Method", "decoded", "gaussian_latents", "posterior_predictive"]
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]  # counts, cells by genes
 Method = Callable[[pd.DataFrame, int], AnnData]
+Latents = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 _CHUNK = 1000
 
@@ -116,7 +118,6 @@ def scvi(train: AnnData, label_key: str, seed: int, quick: bool) -> dict[str, Me
     The ceiling is the posterior predictive of the training cells: not new cells, and in the
     training set's composition whatever is asked for.
     """
-    import torch
     from scvi import settings
     from scvi.model import SCVI
 
@@ -126,25 +127,43 @@ def scvi(train: AnnData, label_key: str, seed: int, quick: bool) -> dict[str, Me
     model = SCVI(own, gene_likelihood="nb")
     epochs = 80 if quick else None
     model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
+    return {
+        "scVI Gaussian per label": decoded(model, train, label_key, gaussian_latents(model)),
+        "scVI posterior predictive": posterior_predictive(model, train),
+    }
+
+
+def gaussian_latents(model: SCVI) -> Latents:
+    """Draws from a Gaussian fitted to posterior samples of the cells of a label."""
     z = model.get_latent_representation(give_mean=False)
-    depth = np.asarray(own.X.sum(axis=1)).ravel()
+    return lambda rows, n, rng: _gaussian(z[rows], n, rng)
+
+
+def decoded(model: SCVI, train: AnnData, label_key: str, latents: Latents) -> Method:
+    """Latents decoded by an ``SCVI`` of ``train``, at the depth and in the batch of its cells.
+
+    ``latents`` is a function of rows of ``train`` that have the label, of the number of cells and
+    of a source of randomness.
+    """
+    import torch
+
+    depth = np.asarray(train.X.sum(axis=1)).ravel()
+    batches = model.adata_manager.get_from_registry("batch").ravel()
 
     def fit(rows: np.ndarray) -> Draw:
         @torch.inference_mode()
         def draw(n: int, rng: np.random.Generator) -> np.ndarray:
-            latent = torch.tensor(_gaussian(z[rows], n, rng), dtype=torch.float32)
-            library = torch.tensor(np.log(rng.choice(depth[rows], n)))[:, None]
-            batch = torch.zeros(n, 1, dtype=torch.long)
+            latent = torch.tensor(latents(rows, n, rng), dtype=torch.float32)
+            cells = rng.choice(rows, n)
+            library = torch.tensor(np.log(depth[cells]))[:, None]
+            batch = torch.tensor(batches[cells], dtype=torch.long)[:, None]
             with torch.random.fork_rng():
                 torch.manual_seed(int(rng.integers(2**31)))
                 return model.module.generative(latent, library, batch)["px"].sample().numpy()
 
         return draw
 
-    return {
-        "scVI Gaussian per label": _per_label(train, label_key, fit),
-        "scVI posterior predictive": posterior_predictive(model, train),
-    }
+    return _per_label(train, label_key, fit)
 
 
 def posterior_predictive(model: BaseModelClass, train: AnnData) -> Method:

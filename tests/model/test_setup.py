@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
 from scgm_scvi import SCGM
+from scgm_scvi.model._conditions import Request
 
 
 def snapshot(adata):
@@ -162,3 +164,29 @@ def test_categories_of_any_type(adata):
         adata.obsm["_scvi_scgm_conditions"],
         np.stack([np.arange(700) % 3 + 1, (np.arange(700) % 2 == 0) + 1], axis=1),
     )
+
+
+@pytest.mark.parametrize("kind", ["category", "object", "int"])
+def test_a_category_that_says_unspecified(adata, kind):
+    codes = np.arange(700) % 3
+    if kind == "int":
+        adata.obs["type"], unlabelled, known = codes, 1, [0, 2]
+    else:
+        adata.obs["type"] = np.array(["b", "Unknown", "a"])[codes]
+        unlabelled, known = "Unknown", ["a", "b"]
+    if kind == "category":
+        known = ["b", "a"]  # an order of its own
+        adata.obs["type"] = pd.Categorical(adata.obs["type"], ["b", "Unknown", "a"])
+    before = adata.obs["type"].copy()
+    SCGM.setup_anndata(adata, labels_key="type", unlabeled_category=unlabelled)
+    pd.testing.assert_series_equal(adata.obs["type"], before)
+    model = SCGM(adata, n_latent=4, n_hidden=8)
+    assert model.condition_spec.categorical["type"].tolist() == known
+    tokens = np.array([0 if t == unlabelled else known.index(t) + 1 for t in before])
+    np.testing.assert_array_equal(adata.obsm["_scvi_scgm_conditions"][:, 0], tokens)
+    request = Request.parse(model.condition_spec, None, {"type": [known[1], unlabelled, None]})
+    assert request.tokens[:, 0].tolist() == [2, 0, 0]
+
+
+def test_unlabelled_category_of_no_label(adata):
+    refuse(adata, ValueError, "there is no labels_key", unlabeled_category="Unknown")

@@ -3,7 +3,16 @@
 from ._diffusion import LatentDiffusionMixin
 from ._energy import DenoisedCells
 from ._generation import GenerationMixin
+from ._pretrained import DiffusionSCANVI, DiffusionSCVI
 from ._sampling import SamplingMixin
 from ._scgm import SCGM
 
-__all__ = ["SCGM", "DenoisedCells", "GenerationMixin", "LatentDiffusionMixin", "SamplingMixin"]
+__all__ = [
+    "SCGM",
+    "DenoisedCells",
+    "DiffusionSCANVI",
+    "DiffusionSCVI",
+    "GenerationMixin",
+    "LatentDiffusionMixin",
+    "SamplingMixin",
+]

@@ -36,7 +36,7 @@ _PASSED_ON = (
 class AugmentationMixin:
     """Balance data with generated cells.
 
-    Needs :class:`scgm_scvi.model.GenerationMixin`; knows nothing of what the features are.
+    Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the features are.
     """
 
     def augment(
@@ -119,14 +119,14 @@ class AugmentationMixin:
             real = self.adata if adata is None else adata
             self._check_real(real, key)
             categories = spec.categorical[key]
-            codes = condition_tokens(real.obs[key], categories, key) - 1
+            codes = condition_tokens(real.obs[key], categories, key, spec.unspecified.get(key)) - 1
             present = np.bincount(codes[codes >= 0], minlength=len(categories))
             n_new = np.maximum(_targets(n, categories, present, key) - present, 0)
             counts = self.get_anndata_manager(registered, required=True).get_from_registry(
                 REGISTRY_KEYS.X_KEY
             )
             x = [sparse.csr_matrix(counts, dtype=np.float32)]
-            latent = [self.get_latent_representation(registered)]
+            latent = [self._mean_latents(registered)]
             var = real.var.loc[registered.var_names].copy()
         obs = real.obs[[c for c in real.obs if not str(c).startswith("_scvi_")]]
         n_real, names, uns = len(obs), obs.index.astype(str), {}

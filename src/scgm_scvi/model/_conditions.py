@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class ConditionSpec:
         Nuisance to its categories; ``batch`` has one entry.
     numeric_covariates
         Names of continuous covariates.
+    unspecified
+        Condition to a value that says as much, such as ``"Unknown"``.
     """
 
     categorical: dict[str, np.ndarray]
@@ -42,6 +45,7 @@ class ConditionSpec:
     batch: dict[str, np.ndarray]
     covariates: dict[str, np.ndarray]
     numeric_covariates: list[str]
+    unspecified: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -58,6 +62,7 @@ class ConditionSpec:
             batch={batch["original_key"]: np.asarray(batch["categorical_mapping"])},
             covariates=dict(state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})),
             numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
+            unspecified=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("unspecified", {})),
         )
 
     @property
@@ -120,7 +125,7 @@ class Request:
             names = None
         return cls(
             spec,
-            tokens=_token_columns(table, spec.categorical, n),
+            tokens=_token_columns(table, spec.categorical, n, spec.unspecified),
             values=_value_columns(table, spec.continuous, n),
             nuisances=_token_columns(table, spec.nuisances, n),
             names=None if names is None else names.astype(str),
@@ -288,10 +293,15 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _token_columns(
-    table: Mapping[str, Sequence], attributes: Mapping[str, np.ndarray], n: int
+    table: Mapping[str, Sequence],
+    attributes: Mapping[str, np.ndarray],
+    n: int,
+    unspecified: Mapping[str, Any] = MappingProxyType({}),
 ) -> np.ndarray:
     columns = [
-        condition_tokens(pd.Series(np.asarray(table[k], dtype=object)), categories, k)
+        condition_tokens(
+            pd.Series(np.asarray(table[k], dtype=object)), categories, k, unspecified.get(k)
+        )
         if k in table
         else np.zeros(n, dtype=np.int64)
         for k, categories in attributes.items()

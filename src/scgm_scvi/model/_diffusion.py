@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -114,6 +113,8 @@ class LatentDiffusionMixin:
         ------
         RuntimeError
             If stage one is not trained.
+        ValueError
+            If the model was loaded without data, or cells can't be encoded.
 
         Examples
         --------
@@ -126,10 +127,9 @@ class LatentDiffusionMixin:
         """
         if not self.is_trained_:
             raise RuntimeError(
-                "Stage one is not trained, so there are no latents to learn. "
-                "Call model.train(), which trains both stages."
+                "Stage one is not trained, so there are no latents to learn. Call model.train()."
             )
-        cells = self._encode_cells(self._make_data_loader(adata=self.adata, batch_size=1024))
+        cells = self._encode_cells()
         train, validation = self._stage_one_split(len(cells.mean))
         if max_steps is None:
             max_steps = self._default_diffusion_steps(len(train), batch_size)
@@ -198,10 +198,13 @@ class LatentDiffusionMixin:
         """Within it ``part`` of the module, whose parameters have ``prefix``, trains: all of it."""
         return nullcontext()
 
-    def _encode_cells(self, minibatches: Iterable[Mapping[str, torch.Tensor]]) -> Encoded:
+    def _encode_cells(self) -> Encoded:
         """Mean and variance of every cell's state, and its conditions and nuisances."""
+        if self.adata is None:
+            raise ValueError("The model was loaded without data, so there are no cells to learn.")
         means, variances, parts = [], [], []
-        for tensors in minibatches:
+        cells = self._validate_anndata()  # another model may have registered them since
+        for tensors in self._make_data_loader(adata=cells, batch_size=1024):
             mean, variance = self.module.encode_state(tensors)
             means.append(mean.cpu())
             variances.append(variance.cpu())
@@ -209,7 +212,14 @@ class LatentDiffusionMixin:
             numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
             parts.append({"tokens": tokens, "values": values, "numeric": numeric.float()})
         design = {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]}
-        return Encoded(torch.cat(means), torch.cat(variances), design)
+        mean, variance = torch.cat(means), torch.cat(variances)
+        lost = int((~(mean.isfinite() & variance.isfinite()).all(dim=1)).sum())
+        if lost:
+            raise ValueError(
+                f"{lost} of {len(mean)} cells have no finite latent or library size: cells without "
+                "counts, or without a positive size factor. Leave them out."
+            )
+        return Encoded(mean, variance, design)
 
     def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows of stage one; all cells train where it left none."""
@@ -237,8 +247,8 @@ class LatentDiffusionMixin:
         """Raise unless stage two is trained on the encoder as it is."""
         if self.diffusion_fingerprint_ is None:
             raise RuntimeError(
-                "Stage two is not trained, so nothing can be generated yet. Call model.train() "
-                "for both stages, or model.train_diffusion() after stage one."
+                "Stage two is not trained, so nothing can be generated yet. Call "
+                "model.train_diffusion() after stage one; SCGM's model.train() trains both."
             )
         if not self.is_diffusion_trained and not self.is_trained_:
             raise RuntimeError(

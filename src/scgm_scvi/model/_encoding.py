@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -40,6 +41,12 @@ class EncodingMixin:
                 both = {**tensors, **own}
                 parts.append({k: both[k] for k in _ATTRIBUTES if k in both})
         return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}, torch.cat(states)
+
+    def _mean_latents(self, cells: AnnData) -> np.ndarray:
+        """Posterior means of registered cells, as :meth:`generate` draws latents."""
+        loader = self._make_data_loader(adata=cells, batch_size=1024)
+        means = [self.module.encode_state(tensors)[0][:, :-1].cpu() for tensors in loader]
+        return torch.cat(means).numpy()
 
     def _inverted(self, tensors: Tensors, state: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         """The noise that the cells come from, under their own conditions."""

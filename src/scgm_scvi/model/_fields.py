@@ -1,27 +1,40 @@
-"""The registry field of categorical conditions."""
+"""The registry fields of categorical conditions, and of scvi's labels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scvi.data.fields import CategoricalJointObsField
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LabelsWithUnlabeledObsField,
+)
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["ConditionsField", "condition_tokens"]
+__all__ = ["ConditionsField", "LabelsField", "condition_tokens"]
 
 
-def condition_tokens(column: pd.Series, categories: np.ndarray, name: str) -> np.ndarray:
+def condition_tokens(
+    column: pd.Series, categories: np.ndarray, name: str, unspecified: Any = None
+) -> np.ndarray:
     """Tokens of a column: 0 where missing, ``i + 1`` for ``categories[i]``; int64 ``(n,)``.
+
+    Parameters
+    ----------
+    unspecified
+        A value that counts as missing.
 
     Raises
     ------
     ValueError
         If a value is not among the categories.
     """
+    column = _known(column, unspecified)
     codes = pd.Index(categories).get_indexer(column)
     unknown = (codes < 0) & column.notna().to_numpy()
     if unknown.any():
@@ -45,11 +58,24 @@ class ConditionsField(CategoricalJointObsField):
         Key in scvi's data registry.
     attr_keys
         Columns of ``obs``.
+    unspecified
+        Column to a value of it that counts as missing, as of cells that wait for a label.
     """
+
+    UNSPECIFIED_KEY = "unspecified"
+
+    def __init__(
+        self,
+        registry_key: str,
+        attr_keys: list[str] | None,
+        unspecified: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(registry_key, attr_keys)
+        self.unspecified = dict(unspecified or {})
 
     def _write_tokens(self, adata: AnnData, categories: dict[str, np.ndarray]) -> dict[str, Any]:
         columns = [
-            condition_tokens(adata.obs[k], categories[k], k)
+            condition_tokens(adata.obs[k], categories[k], k, self.unspecified.get(k))
             if k in adata.obs
             else np.zeros(adata.n_obs, dtype=np.int64)
             for k in self.attr_keys
@@ -59,12 +85,18 @@ class ConditionsField(CategoricalJointObsField):
             self.MAPPINGS_KEY: categories,
             self.FIELD_KEYS_KEY: list(self.attr_keys),
             self.N_CATS_PER_KEY: [len(categories[k]) for k in self.attr_keys],
+            self.UNSPECIFIED_KEY: self.unspecified,
         }
+
+    def _present(self, adata: AnnData, key: str) -> np.ndarray:
+        """Categories in use, in their order."""
+        column = _known(adata.obs[key], self.unspecified.get(key)).astype("category")
+        return column.cat.remove_unused_categories().cat.categories.to_numpy()
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Take the categories present in ``adata`` and write the tokens."""
         self.validate_field(adata)
-        return self._write_tokens(adata, {k: _categories(adata.obs[k]) for k in self.attr_keys})
+        return self._write_tokens(adata, {k: self._present(adata, k) for k in self.attr_keys})
 
     def transfer_field(
         self,
@@ -83,13 +115,76 @@ class ConditionsField(CategoricalJointObsField):
         for key in self.attr_keys:
             known = np.asarray(state_registry[self.MAPPINGS_KEY][key])
             if extend_categories and key in adata_target.obs:
-                present = _categories(adata_target.obs[key])
+                present = self._present(adata_target, key)
                 new = [c for c in present.tolist() if c not in set(known.tolist())]
                 known = pd.Index([*known.tolist(), *new]).to_numpy()
             categories[key] = known
         return self._write_tokens(adata_target, categories)
 
 
-def _categories(column: pd.Series) -> np.ndarray:
-    """Categories in use, in their order."""
-    return column.astype("category").cat.remove_unused_categories().cat.categories.to_numpy()
+class LabelsField(LabelsWithUnlabeledObsField):
+    """scvi's labels, which cells that a trained model is given may lack.
+
+    Parameters
+    ----------
+    registry_key
+        Key in scvi's data registry.
+    obs_key
+        Column of ``obs``; ``None``: all cells are the same.
+    unlabeled_category
+        Value of cells that are not labelled, which then has the last code, as in scvi's parent
+        field; missing values are taken for it. ``None``: there is none, and the code of missing
+        values is -1.
+    """
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """As scvi does."""
+        if self._unlabeled_category is None:
+            return CategoricalObsField.register_field(self, adata)
+        return super().register_field(adata)
+
+    def transfer_field(
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        allow_missing_labels: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Use another object's labels; new ones are an error, or append where scvi lets them."""
+        unlabeled = self._unlabeled_category
+        absent = self._original_attr_key not in adata_target.obs
+        if self.is_default:
+            return CategoricalObsField.transfer_field(self, state_registry, adata_target)
+        if absent and allow_missing_labels and unlabeled is not None:
+            adata_target.obs[self._original_attr_key] = unlabeled
+        elif absent and allow_missing_labels:
+            adata_target.obs[self.attr_key] = np.full(adata_target.n_obs, -1)
+            return dict(state_registry)
+        self.validate_field(adata_target)
+        column = adata_target.obs[self._original_attr_key]
+        known = state_registry[self.CATEGORICAL_MAPPING_KEY].tolist()
+        if unlabeled is not None and unlabeled not in known:
+            known.append(unlabeled)
+        elif unlabeled is None and extend_categories:
+            known += [c for c in column.dropna().unique().tolist() if c not in set(known)]
+        mapping = pd.Index(known).to_numpy()
+        codes = condition_tokens(column, mapping, self._original_attr_key) - 1
+        if unlabeled is not None:
+            codes[codes < 0] = known.index(unlabeled)
+        adata_target.obs[self.attr_key] = codes
+        state = {**state_registry, self.CATEGORICAL_MAPPING_KEY: mapping}
+        return state if unlabeled is None else {**state, self.UNLABELED_CATEGORY: unlabeled}
+
+
+def _known(column: pd.Series, unspecified: Any) -> pd.Series:
+    """The column with a value of it missing; categories keep their order, and their type."""
+    if unspecified is None:
+        return column
+    hit = (column == unspecified).to_numpy()
+    if not hit.any():
+        return column
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = [c for c in column.cat.categories if c != unspecified]
+        return column.cat.set_categories(known)  # to remove one would sort the others
+    return column.astype(object).mask(hit, np.nan)

@@ -41,6 +41,6 @@ class ReplayMixin:
         if self.module.use_size_factor_key:
             tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = state[:, -1:].exp().cpu()
         kept = np.asarray(abs(x).sum(axis=1)).ravel() > 0  # an empty cell has no log depth
-        return Replay(
-            x[kept], {k: v[torch.as_tensor(kept)] for k, v in tensors.items()}, ratio, seed
-        )
+        rows = torch.as_tensor(np.flatnonzero(kept))
+        tensors = {k: v[rows] for k, v in tensors.items()}
+        return Replay(x[kept], state.cpu()[rows], tensors, ratio, seed)

@@ -17,25 +17,11 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
-from ._analogy import AnalogyMixin
-from ._augmentation import AugmentationMixin
-from ._classification import ClassificationMixin
 from ._diagnostics import DiagnosticsMixin
-from ._diffusion import LatentDiffusionMixin
-from ._edit_curve import EditCurveMixin
-from ._edited_states import EditedStatesMixin
-from ._editing import EditingMixin
-from ._encoding import EncodingMixin
-from ._enhancement import EnhancementMixin
-from ._generation import GenerationMixin
-from ._imputation import ImputationMixin
-from ._interpolation import InterpolationMixin
-from ._likelihood import LikelihoodMixin
-from ._outliers import OutlierMixin
-from ._posterior import PosteriorMixin
+from ._from_scvi import FromSCVIMixin
+from ._latent_diffusion_model import LatentDiffusionModel
+from ._pretrained import PRETRAINED
 from ._replaying import ReplayMixin
-from ._sampling import SamplingMixin
-from ._scoring import ScoringMixin
 from ._setup import SetupMixin
 from ._transfer import FINE_TUNING_STEPS, TransferMixin
 
@@ -47,24 +33,9 @@ _STEPS = 12_000
 class SCGM(
     SetupMixin,
     TransferMixin,
-    GenerationMixin,
-    AugmentationMixin,
-    InterpolationMixin,
-    EditingMixin,
-    EditCurveMixin,
-    EditedStatesMixin,
-    AnalogyMixin,
-    ScoringMixin,
-    LikelihoodMixin,
-    ClassificationMixin,
-    OutlierMixin,
-    EnhancementMixin,
-    ImputationMixin,
-    PosteriorMixin,
-    EncodingMixin,
-    SamplingMixin,
     ReplayMixin,
-    LatentDiffusionMixin,
+    FromSCVIMixin,
+    LatentDiffusionModel,
     DiagnosticsMixin,
     SCVI,
 ):
@@ -203,6 +174,10 @@ class SCGM(
             ``adata`` and the others of :meth:`scvi.model.SCVI.load`; ``adata=False`` loads a
             model that can generate, without data.
 
+        Returns
+        -------
+        The model, of the class that was saved: SCGM, or what :meth:`from_scvi_model` made.
+
         Raises
         ------
         RuntimeError
@@ -210,10 +185,19 @@ class SCGM(
         ValueError
             If it holds a model of another class.
         """
+        path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
         try:
             return super().load(str(dir_path), *args, **kwargs)
+        except ValueError:  # of another class, or for another reason
+            kinds = {kind.__name__: kind for kind in PRETRAINED.values()}
+            if not path.exists():
+                raise
+            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
+            kind = kinds.get(saved["registry_"].get("model_name"))
+            if kind is None:
+                raise
+            return kind.load(str(dir_path), *args, **kwargs)
         except (RuntimeError, TypeError, AttributeError) as e:
-            path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
             saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
             raise RuntimeError(
                 f"{str(path)!r} was saved by scgm_scvi {saved.get('scgm_version_', 'unknown')}; "

@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data._utils import _get_adata_minify_type
 from scvi.data.fields import (
+    BaseAnnDataField,
     CategoricalJointObsField,
     CategoricalObsField,
     LayerField,
@@ -45,6 +46,7 @@ class SetupMixin:
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
         is_count_data: bool = True,
+        unlabeled_category: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Say what in ``adata`` a model learns from.
@@ -70,6 +72,8 @@ class SetupMixin:
             Column with size factors, used in place of the library size.
         is_count_data
             ``False`` for log-normalised values, with ``gene_likelihood="normal"``.
+        unlabeled_category
+            Value of ``labels_key`` that means "unspecified", as missing values do.
         **kwargs
             Of scvi-tools, when it transfers a set-up to other data.
 
@@ -106,6 +110,12 @@ class SetupMixin:
             del keys["labels_key"], keys["condition_keys"]
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
         validate_keys(adata, keys, numeric)
+        further = cls._further_fields(labels_key, unlabeled_category)
+        if unlabeled_category is not None and labels_key is None:
+            raise ValueError(
+                f"unlabeled_category is {unlabeled_category!r}, but there is no labels_key whose "
+                "value it could be."
+            )
         if minify_type is None:
             validate_matrix(adata, layer, is_count_data, check_features=not transferred)
         fields = [
@@ -114,7 +124,12 @@ class SetupMixin:
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-            ConditionsField(SCGM_KEYS.CONDITIONS_KEY, [*labels, *lists["condition_keys"]]),
+            *further,
+            ConditionsField(
+                SCGM_KEYS.CONDITIONS_KEY,
+                [*labels, *lists["condition_keys"]],
+                {key: unlabeled_category for key in labels if unlabeled_category is not None},
+            ),
             NumericalJointObsField(SCGM_KEYS.CONDITION_VALUES_KEY, continuous_condition_keys),
         ]
         if minify_type is not None:
@@ -122,6 +137,13 @@ class SetupMixin:
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def _further_fields(
+        cls, labels_key: str | None, unlabeled_category: str | None
+    ) -> list[BaseAnnDataField]:
+        """Fields that a class needs besides; to be overridden."""
+        return []
 
     @contextmanager
     def _registered(self, adata: AnnData | None, ignored: Sequence[str] = ()) -> Iterator[AnnData]:

@@ -29,8 +29,8 @@ from ._validation import validate_adata
 __all__ = ["FINE_TUNING_STEPS", "TransferMixin"]
 
 MODES = ("full", "adapter", "surgery")
-FINE_TUNING_STEPS, _DIFFUSION_STEPS = 500, 1_000
-_LR = 2e-3
+FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 1_500
+_LR = {"full": 3e-3, "adapter": 1e-2, "surgery": 1e-2}
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
@@ -311,7 +311,7 @@ class TransferMixin:
         self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
         if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
             self._start_new_batches()
-        plan = {"replay": self._replay, "lr": _LR}
+        plan = {"replay": self._replay, "lr": _LR[f["mode"]]}
         return plan if f["mode"] == "full" else {**plan, "weight_decay": 0.0}
 
     def _begin_diffusion(
@@ -324,13 +324,18 @@ class TransferMixin:
         if not (ratio := self.fine_tuning_["replay"]):
             return Encoded(cells.mean, cells.variance, design), train
         replay = self._replay or self._remembered(ratio, seed)
-        chunks = np.array_split(np.arange(len(replay)), max(1, len(replay) // 1024))
-        old = self._encode_cells(replay.rows(rows) for rows in chunks)
-        old.design["replayed"] = np.ones(len(old.mean), dtype=bool)
+        tokens, values = self.module.denoiser_conditions(replay.tensors)
+        n, numeric = len(replay), replay.tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
+        old = {
+            "tokens": tokens.numpy(),
+            "values": values.numpy(),
+            "numeric": np.zeros((n, 0), np.float32) if numeric is None else numeric.float().numpy(),
+            "replayed": np.ones(n, dtype=bool),
+        }
         both = Encoded(
-            torch.cat([cells.mean, old.mean]),
-            torch.cat([cells.variance, old.variance]),
-            {k: np.concatenate([v, old.design[k]]) for k, v in design.items()},
+            torch.cat([cells.mean, replay.state]),
+            torch.cat([cells.variance, torch.zeros_like(replay.state)]),  # these are samples
+            {k: np.concatenate([v, old[k]]) for k, v in design.items()},
         )
         n_times = max(1, round(len(replay) / (ratio * len(train))))
         rows = np.arange(len(cells.mean), len(both.mean))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["match_features", "validate_adata", "validate_keys", "validate_matrix"]
+__all__ = ["has_fractions", "match_features", "validate_adata", "validate_keys", "validate_matrix"]
 
 
 def validate_adata(adata: AnnData, *, may_be_view: bool = False) -> None:
@@ -150,8 +150,8 @@ def validate_matrix(
     values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"{place} has dtype {values.dtype}; numbers are needed.")
-    for start in range(0, len(values), 1 << 24):  # bounded memory on large matrices
-        _validate_values(values[start : start + (1 << 24)], place, is_count_data)
+    for part in _parts(values):
+        _validate_values(part, place, is_count_data)
     if not is_count_data:
         return
     message = _empty_message(x, 1, adata.obs_names, place, "cells")
@@ -165,6 +165,21 @@ def validate_matrix(
             UserWarning,
             stacklevel=3,
         )
+
+
+def has_fractions(adata: AnnData, layer: str | None) -> bool:
+    """Whether values are no integers, as of counts that were corrected for ambient RNA."""
+    x = adata.X if layer is None else adata.layers.get(layer)
+    if x is None:
+        return False
+    values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
+    return any((part != np.rint(part)).any() for part in _parts(values))
+
+
+def _parts(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Bounded memory on large matrices."""
+    for start in range(0, len(values), 1 << 24):
+        yield values[start : start + (1 << 24)]
 
 
 def _validate_values(values: np.ndarray, place: str, is_count_data: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,13 +22,33 @@ __all__ = ["LatentDiffusionModuleMixin"]
 Tensors = Mapping[str, torch.Tensor | None]
 
 
+def _in_evaluation(method: Callable) -> Callable:
+    """Call a method in evaluation mode, whatever the module is in.
+
+    With batch normalisation a cell would otherwise depend on its minibatch, and change the module.
+    """
+
+    @wraps(method)
+    def evaluated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return method(self, *args, **kwargs)
+        self.eval()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.train()
+
+    return evaluated
+
+
 class LatentDiffusionModuleMixin:
     """Encode cells to a state, decode a state to a distribution, and hold the denoiser of states.
 
     The state of a cell is its latent with the log library size (or log size factor) appended:
-    depth and identity are modelled jointly. Nothing here knows what the features are; a module
-    whose inference names things otherwise overrides :meth:`encode_state` and
-    :meth:`decode_state`.
+    depth and identity are modelled jointly. Where the library size is itself a latent, it comes
+    with its variance; a latent that scvi transforms for the decoder (logistic normal) is taken
+    before that, where it is Gaussian. Nothing here knows what the features are; a module whose
+    inference names things otherwise overrides :meth:`encode_state` and :meth:`decode_state`.
     """
 
     denoiser: Denoiser
@@ -64,6 +85,18 @@ class LatentDiffusionModuleMixin:
         )
         self.denoiser = Denoiser(network, n_latent + 1, noise=noise).requires_grad_(False)
 
+    def init_labels(self, codes: Sequence[int]) -> None:
+        """Say which label of scvi's each token of the first condition is, if any.
+
+        For modules whose decoder reads labels, which override this.
+
+        Parameters
+        ----------
+        codes
+            By token; -1 where the label is unspecified, as of token 0. Empty where cells have no
+            labels.
+        """
+
     def denoiser_conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``(n, n_categorical)`` and values ``(n, n_continuous)`` for the denoiser.
 
@@ -87,19 +120,25 @@ class LatentDiffusionModuleMixin:
             values = torch.zeros(len(batch), 0, device=batch.device)
         return tokens.long(), values.float()
 
+    @_in_evaluation
     @torch.inference_mode()
     @auto_move_data
     def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance, each ``(n, n_latent + 1)``, of the cells' states."""
         outputs = self.inference(**self._get_inference_input(tensors))
         qz = outputs[MODULE_KEYS.QZ_KEY]
+        ql = outputs.get(MODULE_KEYS.QL_KEY)
         log_size = outputs[MODULE_KEYS.LIBRARY_KEY]
+        size_variance = torch.zeros_like(log_size)
         if self.use_size_factor_key:
             log_size = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY].log()
+        elif ql is not None:  # what is in its place in the outputs is a sample
+            log_size, size_variance = ql.loc, ql.scale.square()
         mean = torch.cat([qz.loc, log_size], dim=1)
-        variance = torch.cat([qz.scale.square(), torch.zeros_like(log_size)], dim=1)
+        variance = torch.cat([qz.scale.square(), size_variance], dim=1)
         return mean, variance
 
+    @_in_evaluation
     @auto_move_data
     def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
         """Distribution of the features of cells with ``state`` ``(n, n_latent + 1)``.
@@ -107,7 +146,7 @@ class LatentDiffusionModuleMixin:
         ``tensors`` is a minibatch without features: batch, covariates and conditions. Differentiable
         in ``state``.
         """
-        latent, log_size = state[:, :-1], state[:, -1:]
+        latent, log_size = self.z_encoder.z_transformation(state[:, :-1]), state[:, -1:]
         inputs = self._get_generative_input(
             {**tensors, REGISTRY_KEYS.SIZE_FACTOR_KEY: log_size.exp()},
             {MODULE_KEYS.Z_KEY: latent, MODULE_KEYS.LIBRARY_KEY: log_size},

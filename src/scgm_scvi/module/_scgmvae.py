@@ -267,6 +267,26 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             kl_local={MODULE_KEYS.KL_Z_KEY: kl},
         )
 
+    def replay_loss(
+        self,
+        state: torch.Tensor,
+        tensors: dict[str, torch.Tensor],
+        kl_weight: torch.Tensor | float = 1.0,
+    ) -> torch.Tensor:
+        """Mean negative log-likelihood of generated cells whose states ``(n, n_latent + 1)`` are known.
+
+        The ELBO with the known latent in place of a sample of the encoder's: the decoder goes on
+        decoding it to the cell, and the encoder encoding the cell to it. What the model knew thus
+        stays where it was in the latent. The encoder's part is the sleep phase of Hinton et al.
+        1995, doi:10.1126/science.7761831.
+        """
+        latent = state[:, : self.n_latent]
+        qz = self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
+        px = self.decode_state(state, tensors)
+        reconstruction = -px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(-1)
+        known = qz.log_prob(latent).sum(-1) + self.prior.log_prob(latent)
+        return (reconstruction - kl_weight * known).mean()
+
     @torch.inference_mode()
     @auto_move_data
     def marginal_ll(

@@ -15,13 +15,15 @@ __all__ = ["Replay"]
 class Replay:
     """Cells to be drawn beside those of a minibatch.
 
-    They may come from the model itself, as it was before (generative replay): then no data of
-    earlier studies are needed.
+    They come from the model itself, as it was before (generative replay): no data of earlier
+    studies are needed, and the state that each was decoded from is known.
 
     Parameters
     ----------
     x
         Their features, ``(n, n_features)``.
+    state
+        Their states, ``(n, n_latent + 1)``.
     tensors
         The other entries of a minibatch, each ``(n, k)``.
     ratio
@@ -39,9 +41,10 @@ class Replay:
     >>> import numpy as np, torch
     >>> from scipy import sparse
     >>> from scgm_scvi.train import Replay
-    >>> replay = Replay(sparse.csr_matrix(np.ones((5, 3))), {"batch": torch.zeros(5, 1)}, 0.5, 0)
-    >>> batch = {"X": torch.zeros(4, 3), "batch": torch.ones(4, 1)}
-    >>> replay.beside(batch)["X"].shape
+    >>> x, state = sparse.csr_matrix(np.ones((5, 3))), torch.zeros(5, 2)
+    >>> replay = Replay(x, state, {"batch": torch.zeros(5, 1)}, ratio=0.5, seed=0)
+    >>> state, tensors = replay.beside({"X": torch.zeros(4, 3), "batch": torch.ones(4, 1)})
+    >>> tensors["X"].shape
     torch.Size([2, 3])
 
     References
@@ -52,13 +55,14 @@ class Replay:
     def __init__(
         self,
         x: sparse.csr_matrix | np.ndarray,
+        state: torch.Tensor,
         tensors: Mapping[str, torch.Tensor],
         ratio: float,
         seed: int,
     ) -> None:
         if not 0 < ratio < float("inf"):
             raise ValueError(f"ratio is {ratio!r}; it must be a number above 0.")
-        self.x = x
+        self.x, self.state = x, state
         self.tensors = dict(tensors)
         self.ratio = ratio
         self.generator = np.random.default_rng(seed)
@@ -66,15 +70,16 @@ class Replay:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def rows(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The minibatch of these cells."""
-        x = self.x[rows]
-        x = x.toarray() if sparse.issparse(x) else x
-        out = {k: v[torch.as_tensor(rows)] for k, v in self.tensors.items()}
-        return {REGISTRY_KEYS.X_KEY: torch.as_tensor(x, dtype=torch.float32), **out}
-
-    def beside(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """As many cells as shall stand beside a minibatch, with its entries."""
+    def beside(
+        self, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """States and minibatch, with the entries of ``batch``, of cells to stand beside it."""
         n = max(1, round(self.ratio * len(batch[REGISTRY_KEYS.X_KEY])))
-        drawn = self.rows(self.generator.integers(len(self), size=n))
-        return {k: drawn[k].to(v.device, v.dtype) for k, v in batch.items() if k in drawn}
+        rows = self.generator.integers(len(self), size=n)
+        x = self.x[rows]
+        x = torch.as_tensor(x.toarray() if sparse.issparse(x) else x)
+        rows = torch.as_tensor(rows)
+        drawn = {k: v[rows] for k, v in self.tensors.items()} | {REGISTRY_KEYS.X_KEY: x}
+        like = batch[REGISTRY_KEYS.X_KEY]
+        tensors = {k: drawn[k].to(v.device, v.dtype) for k, v in batch.items() if k in drawn}
+        return self.state[rows].to(like.device), tensors

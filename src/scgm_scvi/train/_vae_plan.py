@@ -80,10 +80,10 @@ class SCGMTrainingPlan(TrainingPlan):
         loss = super().training_step(batch, batch_idx)
         if self.replay is None:
             return loss
-        beside = self.replay.beside(batch)
-        _, _, replayed = self.forward(beside, loss_kwargs=self.loss_kwargs)
+        state, tensors = self.replay.beside(batch)
+        replayed = self.module.replay_loss(state, tensors, self.kl_weight)
         share = self.replay.ratio / (1 + self.replay.ratio)
-        return (1 - share) * loss + share * replayed.loss
+        return (1 - share) * loss + share * replayed
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Two parameter groups; warm-up, then cosine decay to zero over all steps."""

@@ -1,0 +1,49 @@
+"""All that a model can do once its module has a denoiser, whatever its stage one is."""
+
+from __future__ import annotations
+
+from ._analogy import AnalogyMixin
+from ._augmentation import AugmentationMixin
+from ._classification import ClassificationMixin
+from ._diffusion import LatentDiffusionMixin
+from ._edit_curve import EditCurveMixin
+from ._edited_states import EditedStatesMixin
+from ._editing import EditingMixin
+from ._encoding import EncodingMixin
+from ._enhancement import EnhancementMixin
+from ._generation import GenerationMixin
+from ._imputation import ImputationMixin
+from ._interpolation import InterpolationMixin
+from ._likelihood import LikelihoodMixin
+from ._outliers import OutlierMixin
+from ._posterior import PosteriorMixin
+from ._sampling import SamplingMixin
+from ._scoring import ScoringMixin
+
+__all__ = ["LatentDiffusionModel"]
+
+
+class LatentDiffusionModel(
+    GenerationMixin,
+    AugmentationMixin,
+    InterpolationMixin,
+    EditingMixin,
+    EditCurveMixin,
+    EditedStatesMixin,
+    AnalogyMixin,
+    ScoringMixin,
+    LikelihoodMixin,
+    ClassificationMixin,
+    OutlierMixin,
+    EnhancementMixin,
+    ImputationMixin,
+    PosteriorMixin,
+    EncodingMixin,
+    SamplingMixin,
+    LatentDiffusionMixin,
+):
+    """The verbs of stage two, in one bundle.
+
+    Needs ``SetupMixin`` before it, an scvi model after it, and a module with
+    :class:`scgm_scvi.module.LatentDiffusionModuleMixin`.
+    """
