@@ -72,7 +72,7 @@ class LatentDiffusionMixin:
         max_steps: int | None = None,
         *,
         batch_size: int = 256,
-        lr: float = 1e-3,
+        lr: float | None = None,
         ema_decay: float = 0.999,
         condition_dropout: float = 0.1,
         seed: int = 0,
@@ -90,11 +90,12 @@ class LatentDiffusionMixin:
         ----------
         max_steps
             Number of optimiser steps. Default: 20 passes over the cells, but between 5,000 and
-            100,000 steps.
+            100,000 steps; 1,500 where a model of :meth:`load_query_data` is fine-tuned.
         batch_size
             Cells in a minibatch.
         lr
-            Peak learning rate, decayed to zero by a cosine.
+            Peak learning rate, decayed to zero by a cosine. Default: 0.001; 0.005 for adapters and
+            surgery.
         ema_decay
             Of the moving average; smaller in a short run.
         condition_dropout
@@ -131,9 +132,9 @@ class LatentDiffusionMixin:
             )
         cells = self._encode_cells()
         train, validation = self._stage_one_split(len(cells.mean))
-        if max_steps is None:
-            max_steps = self._default_diffusion_steps(len(train), batch_size)
-        max_steps = whole_number(max_steps, "max_steps")
+        default_steps, default_lr = self._diffusion_defaults(len(train), batch_size)
+        lr = default_lr if lr is None else lr
+        max_steps = whole_number(default_steps if max_steps is None else max_steps, "max_steps")
         cells, train = self._begin_diffusion(cells, train, seed)
         mean, variance, design = cells
         denoiser = self.module.denoiser
@@ -183,8 +184,9 @@ class LatentDiffusionMixin:
         self.diffusion_design_ = {k: v[keep] for k, v in design.items()}
         self.diffusion_fingerprint_ = self._stage_one_fingerprint()
 
-    def _default_diffusion_steps(self, n_cells: int, batch_size: int) -> int:
-        return int(np.clip(20 * n_cells / batch_size, 5_000, 100_000))
+    def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, float]:
+        """Number of steps, and peak learning rate."""
+        return int(np.clip(20 * n_cells / batch_size, 5_000, 100_000)), 1e-3
 
     def _begin_diffusion(
         self, cells: Encoded, train: np.ndarray, seed: int

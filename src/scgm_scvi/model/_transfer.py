@@ -31,6 +31,7 @@ __all__ = ["FINE_TUNING_STEPS", "TransferMixin"]
 MODES = ("full", "adapter", "surgery")
 FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 1_500
 _LR = {"full": 3e-3, "adapter": 1e-2, "surgery": 1e-2}
+_DIFFUSION_LR = {"full": 1e-3, "adapter": 5e-3, "surgery": 5e-3}
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
@@ -300,10 +301,10 @@ class TransferMixin:
             expected.index_add_(0, batch, mean)
         table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
 
-    def _default_diffusion_steps(self, n_cells: int, batch_size: int) -> int:
+    def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, float]:
         if self._starts_from_reference:
-            return _DIFFUSION_STEPS
-        return super()._default_diffusion_steps(n_cells, batch_size)
+            return _DIFFUSION_STEPS, _DIFFUSION_LR[self.fine_tuning_["mode"]]
+        return super()._diffusion_defaults(n_cells, batch_size)
 
     def _begin_stage_one(self, seed: int) -> dict[str, Any]:
         """Remember the reference before it changes; what the training plan takes."""
