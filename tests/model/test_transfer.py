@@ -221,7 +221,7 @@ def test_a_missing_continuous_condition_is_unspecified(saved):
 def test_replay_keeps_what_the_reference_knew(model, saved, monkeypatch):
     """The same training with and without: the denoiser's loss of the reference's own cells."""
     monkeypatch.setattr(_replaying, "_N_REPLAYED", 300)
-    monkeypatch.setattr("scgm_scvi.model._transfer._LR", {"full": 5e-3})
+    monkeypatch.setattr("scgm_scvi.model._fine_tuning._LR", {"full": 5e-3})
     query = make_query()
     query = query[query.obs["cell_type"] == "novel"].copy()
     query.X = query.X.tocsr().power(2)  # unlike anything before

@@ -132,8 +132,8 @@ class LatentDiffusionMixin:
             )
         cells = self._encode_cells()
         train, validation = self._stage_one_split(len(cells.mean))
-        default_steps, default_lr = self._diffusion_defaults(len(train), batch_size)
-        lr = default_lr if lr is None else lr
+        default_steps, defaults = self._diffusion_defaults(len(train), batch_size)
+        plan_kwargs = defaults | (plan_kwargs or {}) | ({} if lr is None else {"lr": lr})
         max_steps = whole_number(default_steps if max_steps is None else max_steps, "max_steps")
         cells, train = self._begin_diffusion(cells, train, seed)
         mean, variance, design = cells
@@ -152,11 +152,7 @@ class LatentDiffusionMixin:
             seed=seed,
         )
         plan = DiffusionTrainingPlan(
-            denoiser,
-            lr=lr,
-            condition_dropout=condition_dropout,
-            seed=seed,
-            **(plan_kwargs or {}),
+            denoiser, condition_dropout=condition_dropout, seed=seed, **plan_kwargs
         )
         callbacks = [*trainer_kwargs.pop("callbacks", []), EMAOfWeights(max_steps, ema_decay)]
         runner = DiffusionTrainRunner(
@@ -184,9 +180,9 @@ class LatentDiffusionMixin:
         self.diffusion_design_ = {k: v[keep] for k, v in design.items()}
         self.diffusion_fingerprint_ = self._stage_one_fingerprint()
 
-    def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, float]:
-        """Number of steps, and peak learning rate."""
-        return int(np.clip(20 * n_cells / batch_size, 5_000, 100_000)), 1e-3
+    def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
+        """Number of steps, and what the training plan takes."""
+        return int(np.clip(20 * n_cells / batch_size, 5_000, 100_000)), {"lr": 1e-3}
 
     def _begin_diffusion(
         self, cells: Encoded, train: np.ndarray, seed: int

@@ -18,12 +18,13 @@ from scgm_scvi.module import SCGM_KEYS, SCGMVAE
 from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
 
 from ._diagnostics import DiagnosticsMixin
+from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
 from ._from_scvi import FromSCVIMixin
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._pretrained import PRETRAINED
 from ._replaying import ReplayMixin
 from ._setup import SetupMixin
-from ._transfer import FINE_TUNING_STEPS, TransferMixin
+from ._transfer import TransferMixin
 
 __all__ = ["SCGM"]
 
@@ -33,6 +34,7 @@ _STEPS = 12_000
 class SCGM(
     SetupMixin,
     TransferMixin,
+    FineTuningMixin,
     ReplayMixin,
     FromSCVIMixin,
     LatentDiffusionModel,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -16,34 +14,24 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow, new_entries, only_trained
+from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow
 from scgm_scvi.nn import add_adapters, merge_adapters
-from scgm_scvi.train import Replay
 
-from ._conditions import ConditionSpec
 from ._diagnostics import logger
-from ._diffusion import Encoded
 from ._features import FeatureReport, align_features
+from ._fine_tuning import MODES, category_counts
 from ._validation import validate_adata
 
-__all__ = ["FINE_TUNING_STEPS", "TransferMixin"]
+__all__ = ["TransferMixin"]
 
-MODES = ("full", "adapter", "surgery")
-FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 1_500
-_LR = {"full": 3e-3, "adapter": 1e-2, "surgery": 1e-2}
-_DIFFUSION_LR = {"full": 1e-3, "adapter": 5e-3, "surgery": 5e-3}
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
 class TransferMixin:
     """Start from a trained model instead of from nothing.
 
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``ReplayMixin``, and a
-    :class:`scgm_scvi.module.SCGMVAE`.
+    Needs ``FineTuningMixin``.
     """
-
-    fine_tuning_: dict[str, Any] | None = None
-    _replay: Replay | None = None
 
     @classmethod
     def load_query_data(
@@ -140,26 +128,10 @@ class TransferMixin:
             query, reference, unfrozen=True, accelerator=accelerator, device=device
         )
         merge_adapters(model.module)
-        counts = [_counts(before), _counts(model.condition_spec)]
+        counts = [category_counts(before), category_counts(model.condition_spec)]
         grow(model.module, state, *counts)
         model._begin_fine_tuning(mode, adapter_rank, replay, counts[0], report)
         return model
-
-    def merge_adapters(self) -> None:
-        """Make the adapters one with the weights beside them: a model as any other.
-
-        Nothing that the model computes changes, but for rounding; it can be fine-tuned again.
-
-        Examples
-        --------
-        >>> query.merge_adapters()  # doctest: +SKIP
-        """
-        is_fresh = self.is_diffusion_trained
-        merge_adapters(self.module)
-        self._set_adapter_rank(0)
-        self.fine_tuning_ = None
-        if is_fresh:
-            self.diffusion_fingerprint_ = self._stage_one_fingerprint()
 
     @classmethod
     def _reference(cls, model: Any) -> TransferMixin:
@@ -220,9 +192,6 @@ class TransferMixin:
             )
         self._report_features()
 
-    def _set_adapter_rank(self, rank: int) -> None:
-        self.init_params_["non_kwargs"]["adapter_rank"] = rank
-
     @torch.no_grad()
     def _variable(self, missing: list[str]) -> list[str]:
         """Those of ``missing`` that are among the most variable features over the prior's states."""
@@ -258,96 +227,6 @@ class TransferMixin:
                 f"among the {_N_VARIABLE} most variable: {listed(top, 5)}"
             )
         (logger.warning if len(f["missing"]) > 0.2 * n else logger.info)("%s.", message)
-
-    def _new_entries(self) -> dict[str, torch.Tensor]:
-        """Masks of what belongs to categories that the reference did not have."""
-        known = CategoryCounts(**self.fine_tuning_["known"])
-        return new_entries(self.module, known, _counts(self.condition_spec))
-
-    @property
-    def _starts_from_reference(self) -> bool:
-        """Whether stage two starts from a denoiser that is trained."""
-        return self.fine_tuning_ is not None and self.fine_tuning_["has_denoiser"]
-
-    @contextmanager
-    def _trainable(self, part: nn.Module, prefix: str = "") -> Iterator[None]:
-        """Within it ``part`` of the module trains what the mode of fine-tuning says."""
-        if self.fine_tuning_ is None or (prefix and not self._starts_from_reference):
-            yield
-            return
-        shifts = self.module.decoder.batch_shifts.requires_grad_(True)
-        try:
-            if self.fine_tuning_["mode"] == "full":
-                yield
-                return
-            own = dict(part.named_parameters())
-            new = {k.removeprefix(prefix): v for k, v in self._new_entries().items()}
-            new = {k: v for k, v in new.items() if k in own}
-            with only_trained(part, new, adapters=self.fine_tuning_["mode"] == "adapter"):
-                yield
-        finally:
-            shifts.requires_grad_(False)
-
-    @torch.no_grad()
-    def _start_new_batches(self) -> None:
-        """Shift each feature in each new batch by what the reference gets wrong of it on average."""
-        table = self.module.decoder.batch_shifts.weight
-        n_known = self.fine_tuning_["known"]["nuisances"][0]
-        observed, expected = torch.zeros(2, *table.shape, device=table.device)
-        for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
-            batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long().to(table.device)
-            mean = self.module.decode_state(self.module.encode_state(tensors)[0], tensors).mean
-            observed.index_add_(0, batch, tensors[REGISTRY_KEYS.X_KEY].to(table.device))
-            expected.index_add_(0, batch, mean)
-        table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
-
-    def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, float]:
-        if self._starts_from_reference:
-            return _DIFFUSION_STEPS, _DIFFUSION_LR[self.fine_tuning_["mode"]]
-        return super()._diffusion_defaults(n_cells, batch_size)
-
-    def _begin_stage_one(self, seed: int) -> dict[str, Any]:
-        """Remember the reference before it changes; what the training plan takes."""
-        f = self.fine_tuning_
-        self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
-        if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
-            self._start_new_batches()
-        plan = {"replay": self._replay, "lr": _LR[f["mode"]]}
-        return plan if f["mode"] == "full" else {**plan, "weight_decay": 0.0}
-
-    def _begin_diffusion(
-        self, cells: Encoded, train: np.ndarray, seed: int
-    ) -> tuple[Encoded, np.ndarray]:
-        """The cells with replayed ones after them; units stay those of the reference."""
-        if not self._starts_from_reference:
-            return super()._begin_diffusion(cells, train, seed)
-        design = {**cells.design, "replayed": np.zeros(len(cells.mean), dtype=bool)}
-        if not (ratio := self.fine_tuning_["replay"]):
-            return Encoded(cells.mean, cells.variance, design), train
-        replay = self._replay or self._remembered(ratio, seed)
-        tokens, values = self.module.denoiser_conditions(replay.tensors)
-        n, numeric = len(replay), replay.tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
-        old = {
-            "tokens": tokens.numpy(),
-            "values": values.numpy(),
-            "numeric": np.zeros((n, 0), np.float32) if numeric is None else numeric.float().numpy(),
-            "replayed": np.ones(n, dtype=bool),
-        }
-        both = Encoded(
-            torch.cat([cells.mean, replay.state]),
-            torch.cat([cells.variance, torch.zeros_like(replay.state)]),  # these are samples
-            {k: np.concatenate([v, old[k]]) for k, v in design.items()},
-        )
-        n_times = max(1, round(len(replay) / (ratio * len(train))))
-        rows = np.arange(len(cells.mean), len(both.mean))
-        return both, np.concatenate([np.tile(train, n_times), rows])
-
-
-def _counts(spec: ConditionSpec) -> CategoryCounts:
-    return CategoryCounts(
-        nuisances=[len(c) for c in spec.nuisances.values()],
-        conditions=[len(c) for c in spec.categorical.values()],
-    )
 
 
 def _merged(module: nn.Module) -> nn.Module:
