@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +29,7 @@ from ._generation import GenerationMixin
 from ._imputation import ImputationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
+from ._loading import LoadingMixin
 from ._outliers import OutlierMixin
 from ._posterior import PosteriorMixin
 from ._sampling import SamplingMixin
@@ -60,6 +59,7 @@ class SCGM(
     SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
+    LoadingMixin,
     SCVI,
 ):
     """Score-based generative model of single cells.
@@ -180,35 +180,6 @@ class SCGM(
                 f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
                 "log-normalised values with 'normal'."
             )
-
-    @classmethod
-    def load(cls, dir_path: str | os.PathLike, *args: Any, **kwargs: Any) -> SCGM:
-        """Load a saved model: see :meth:`scvi.model.SCVI.load`.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        *args, **kwargs
-            ``adata`` and the others of :meth:`scvi.model.SCVI.load`; ``adata=False`` loads a
-            model that can generate, without data.
-
-        Raises
-        ------
-        RuntimeError
-            If the file was written by a version of scgm_scvi whose models differ.
-        ValueError
-            If it holds a model of another class.
-        """
-        try:
-            return super().load(str(dir_path), *args, **kwargs)
-        except (RuntimeError, TypeError, AttributeError) as e:
-            path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
-            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
-            raise RuntimeError(
-                f"{str(path)!r} was saved by scgm_scvi {saved.get('scgm_version_', 'unknown')}; "
-                f"this is {version('scgm_scvi')}, and could not load it: {e}"
-            ) from e
 
     def train(
         self,
