@@ -25,6 +25,7 @@ from ._edited_states import EditedStatesMixin
 from ._editing import EditingMixin
 from ._encoding import EncodingMixin
 from ._enhancement import EnhancementMixin
+from ._export import ExportMixin
 from ._generation import GenerationMixin
 from ._imputation import ImputationMixin
 from ._interpolation import InterpolationMixin
@@ -59,6 +60,7 @@ class SCGM(
     SamplingMixin,
     LatentDiffusionMixin,
     DiagnosticsMixin,
+    ExportMixin,
     LoadingMixin,
     SCVI,
 ):
