@@ -80,7 +80,7 @@ class ExportMixin:
         try:
             safetensors.torch.save_file(tensors, part / _WEIGHTS, metadata={"format": "pt"})
             document["sha256"] = {_WEIGHTS: _hash_of_file(part / _WEIGHTS), _JSON: _hash(document)}
-            (part / _JSON).write_text(_json(document, indent=1), encoding="utf-8")
+            (part / _JSON).write_text(_json(document, indent=1) + "\n", encoding="utf-8")
             (part / _WEIGHTS).chmod((part / _JSON).stat().st_mode)  # safetensors': the owner's only
             _replace(path, part)
         finally:
