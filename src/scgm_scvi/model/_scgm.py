@@ -27,6 +27,7 @@ from ._encoding import EncodingMixin
 from ._enhancement import EnhancementMixin
 from ._export import ExportMixin
 from ._generation import GenerationMixin
+from ._hub import HubMixin
 from ._imputation import ImputationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
@@ -61,6 +62,7 @@ class SCGM(
     LatentDiffusionMixin,
     DiagnosticsMixin,
     ExportMixin,
+    HubMixin,
     LoadingMixin,
     SCVI,
 ):
