@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from helpers import QUIET, SMALL, make_adata
 
@@ -23,6 +24,7 @@ def unseen() -> SCGM:
     adata.obs["stimulation"] = np.where(np.arange(adata.n_obs) % 2, "IFNb", "control")
     out = (adata.obs["cell_type"] == NAIVE) & (adata.obs["stimulation"] == "IFNb")
     adata = adata[~out].copy()
+    scvi.settings.seed = 0  # whatever ran before
     SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["stimulation"])
     model = SCGM(adata, **SMALL)
     model.train(max_epochs=8, diffusion_kwargs={"max_steps": 150, **QUIET}, **QUIET)

@@ -59,7 +59,7 @@ class TestWhatComesBack:
     def test_written_in_place_and_nothing_else_is_touched(self, model):
         adata, before = cells_of(), cells_of()
         assert edit(model, adata, copy=False, key_added="e") is None
-        assert list(adata.layers) == ["e"]
+        assert [k for k in adata.layers if k] == ["e"]  # newer anndata lists X there, as None
         assert "X_e" in adata.obsm and "e" in adata.uns
         assert list(adata.obs) == [*before.obs, "e_effect"]
         pd.testing.assert_frame_equal(adata.obs[list(before.obs)], before.obs)

@@ -47,6 +47,10 @@ class FromSCVIMixin:
     """Start from a trained scvi model."""
 
     @classmethod
+    def _kin(cls) -> dict[str, type]:
+        return {kind.__name__: kind for kind in PRETRAINED.values()}
+
+    @classmethod
     def from_scvi_model(
         cls,
         scvi_model: BaseModelClass,

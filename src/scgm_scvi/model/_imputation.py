@@ -17,7 +17,7 @@ from scgm_scvi._errors import listed, nearest, whole_number
 
 from ._generation import _MEMORY_BUDGET, default_batch_size, fresh_seed, stacked
 from ._posterior import Posterior, at_depth, mean_log1p
-from ._validation import validate_adata
+from ._validation import layer_names, validate_adata
 
 __all__ = ["ImputationMixin", "narrowest_interval"]
 
@@ -215,8 +215,8 @@ class ImputationMixin:
         layer = self.registry_["setup_args"].get("layer")
         if layer is not None and layer not in adata.layers:
             raise KeyError(
-                f"layer: {layer!r} is not in adata.layers.{nearest(layer, adata.layers)} "
-                f"Layers: {listed(adata.layers)}. The model reads counts from there."
+                f"layer: {layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))} "
+                f"Layers: {listed(layer_names(adata))}. The model reads counts from there."
             )
         x = adata.X if layer is None else adata.layers[layer]
         x = sparse.csc_matrix(x)[:, adata.var_names.get_indexer(features[seen])].tocoo()

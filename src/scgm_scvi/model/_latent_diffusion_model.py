@@ -11,10 +11,13 @@ from ._edited_states import EditedStatesMixin
 from ._editing import EditingMixin
 from ._encoding import EncodingMixin
 from ._enhancement import EnhancementMixin
+from ._export import ExportMixin
 from ._generation import GenerationMixin
+from ._hub import HubMixin
 from ._imputation import ImputationMixin
 from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
+from ._loading import LoadingMixin
 from ._outliers import OutlierMixin
 from ._posterior import PosteriorMixin
 from ._sampling import SamplingMixin
@@ -41,8 +44,11 @@ class LatentDiffusionModel(
     EncodingMixin,
     SamplingMixin,
     LatentDiffusionMixin,
+    ExportMixin,
+    HubMixin,
+    LoadingMixin,
 ):
-    """The verbs of stage two, in one bundle.
+    """The verbs of stage two, and what shares a model, in one bundle.
 
     Needs ``SetupMixin`` before it, an scvi model after it, and a module with
     :class:`scgm_scvi.module.LatentDiffusionModuleMixin`.

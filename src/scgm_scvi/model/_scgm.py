@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +19,6 @@ from ._diagnostics import DiagnosticsMixin
 from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
 from ._from_scvi import FromSCVIMixin
 from ._latent_diffusion_model import LatentDiffusionModel
-from ._pretrained import PRETRAINED
 from ._replaying import ReplayMixin
 from ._setup import SetupMixin
 from ._transfer import TransferMixin
@@ -163,48 +160,6 @@ class SCGM(
                 f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
                 "log-normalised values with 'normal'."
             )
-
-    @classmethod
-    def load(cls, dir_path: str | os.PathLike, *args: Any, **kwargs: Any) -> SCGM:
-        """Load a saved model: see :meth:`scvi.model.SCVI.load`.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        *args, **kwargs
-            ``adata`` and the others of :meth:`scvi.model.SCVI.load`; ``adata=False`` loads a
-            model that can generate, without data.
-
-        Returns
-        -------
-        The model, of the class that was saved: SCGM, or what :meth:`from_scvi_model` made.
-
-        Raises
-        ------
-        RuntimeError
-            If the file was written by a version of scgm_scvi whose models differ.
-        ValueError
-            If it holds a model of another class.
-        """
-        path = Path(dir_path) / f"{kwargs.get('prefix') or ''}model.pt"
-        try:
-            return super().load(str(dir_path), *args, **kwargs)
-        except ValueError:  # of another class, or for another reason
-            kinds = {kind.__name__: kind for kind in PRETRAINED.values()}
-            if not path.exists():
-                raise
-            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
-            kind = kinds.get(saved["registry_"].get("model_name"))
-            if kind is None:
-                raise
-            return kind.load(str(dir_path), *args, **kwargs)
-        except (RuntimeError, TypeError, AttributeError) as e:
-            saved = torch.load(path, weights_only=False, map_location="cpu")["attr_dict"]
-            raise RuntimeError(
-                f"{str(path)!r} was saved by scgm_scvi {saved.get('scgm_version_', 'unknown')}; "
-                f"this is {version('scgm_scvi')}, and could not load it: {e}"
-            ) from e
 
     def train(
         self,

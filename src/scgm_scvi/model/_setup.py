@@ -171,9 +171,13 @@ class SetupMixin:
         x = adata.X if layer is None else adata.layers.get(layer)
         if isinstance(x, np.ndarray):
             x = np.asarray(x)  # that of a view is of a class that torch does not read
+        obs = adata.obs.assign(**dict.fromkeys(ignored, np.nan))
+        # float32 is what scvi-tools reads; where pandas 3 need not convert, torch gets a read-only
+        # array, and warns
+        obs = obs.astype(dict.fromkeys(obs.select_dtypes(np.float32), np.float64))
         stand_in = AnnData(
             x if layer is None else None,
-            obs=adata.obs.assign(**dict.fromkeys(ignored, np.nan)),
+            obs=obs,
             var=adata.var[[]].copy(),
             layers=None if layer is None or x is None else {layer: x},
         )

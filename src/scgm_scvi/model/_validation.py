@@ -12,7 +12,14 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["has_fractions", "match_features", "validate_adata", "validate_keys", "validate_matrix"]
+__all__ = [
+    "has_fractions",
+    "layer_names",
+    "match_features",
+    "validate_adata",
+    "validate_keys",
+    "validate_matrix",
+]
 
 
 def validate_adata(adata: AnnData, *, may_be_view: bool = False) -> None:
@@ -140,8 +147,8 @@ def validate_matrix(
     """
     if layer is not None and layer not in adata.layers:
         raise KeyError(
-            f"layer: {layer!r} is not in adata.layers.{nearest(layer, adata.layers)} "
-            f"Layers: {listed(adata.layers)}."
+            f"layer: {layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))} "
+            f"Layers: {listed(layer_names(adata))}."
         )
     place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     x = adata.X if layer is None else adata.layers[layer]
@@ -204,6 +211,11 @@ def _validate_values(values: np.ndarray, place: str, is_count_data: bool) -> Non
             'log-normalised input pass is_count_data=False here and gene_likelihood="normal" '
             "to the model."
         )
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Keys of ``adata.layers``, without the ``None`` by which newer anndata lists ``X`` there."""
+    return [name for name in adata.layers if name is not None]
 
 
 def _empty_message(

@@ -91,20 +91,25 @@ class ChunkWriter:
             self._root = zarr.open_group(str(self._part), mode="w", zarr_format=3)
         with _plain_chunks():
             write_elem(self._root, "/", ad.AnnData(shape=(0, 0)))
-            for key, value in [("X", x), *((f"obsm/{k}", v) for k, v in obsm.items())]:
+            for group, key, value in [
+                (self._root, "X", x),
+                *((self._root["obsm"], k, v) for k, v in obsm.items()),
+            ]:
                 if sparse.issparse(value):
                     value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
-                    write_elem(self._root, key, value)
+                    write_elem(group, key, value)
                 else:
-                    self._write_growing(key, value, (value.shape[1],))
-            self._write_growing("obs", obs, ())
+                    self._write_growing(group, key, value, (value.shape[1],))
+            # as objects: pandas 3's own strings may become a group, which does not grow
+            obs = obs.set_axis(obs.index.astype(object), axis=0)
+            self._write_growing(self._root, "obs", obs, ())
 
-    def _write_growing(self, key: str, value: Any, width: tuple[int, ...]) -> None:
+    def _write_growing(self, group: Any, key: str, value: Any, width: tuple[int, ...]) -> None:
         """Write arrays, or a table of columns, that can grow along their first axis."""
         options = {"chunks": (1024, *width)}
         if isinstance(self._root, h5py.File):
             options["maxshape"] = (None, *width)
-        write_elem(self._root, key, value, dataset_kwargs=options)
+        write_elem(group, key, value, dataset_kwargs=options)
 
     def finish(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
         """Write what is not per cell."""

@@ -1,0 +1,179 @@
+"""Load a saved model, and look into its file before that."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from anndata import AnnData
+
+from ._pickles import model_file, require_harmless
+
+__all__ = ["LoadingMixin"]
+
+
+class LoadingMixin:
+    """What unpickles, and refuses to where it is not asked to trust a file."""
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        datamodule: Any = None,
+        allowed_classes_names_list: list[str] | None = None,
+        *,
+        trusted: bool = False,
+    ) -> LoadingMixin:
+        """Load a model that :meth:`save` wrote.
+
+        The file is a pickle, and a pickle can run code when it is opened. Before that, this looks
+        at what the file would import, and refuses more than saved models hold.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Cells to load it with. Default: those saved with it. ``False``: none; the model can
+            generate.
+        accelerator, device
+            As in :meth:`scvi.model.SCVI.load`.
+        prefix
+            Of the names of saved files.
+        backup_url
+            Where to download the file from if the folder lacks it; needs ``trusted=True``.
+        datamodule, allowed_classes_names_list
+            As in :meth:`scvi.model.SCVI.load`.
+        trusted
+            Open the file whatever it would import. Only for one whose maker you trust.
+
+        Returns
+        -------
+        The model, of the class that was saved: ``SCGM``, or what ``SCGM.from_scvi_model`` made.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved model.
+        ValueError
+            If the file is damaged, would import more than saved models hold, or holds a model of
+            another class.
+        RuntimeError
+            If it was written by a version of scgm_scvi whose models differ.
+
+        See Also
+        --------
+        from_export : Load a model that someone else made.
+
+        Examples
+        --------
+        >>> model.save("model/")  # doctest: +SKIP
+        >>> model = SCGM.load("model/", adata)  # doctest: +SKIP
+        >>> model = SCGM.load("model/", adata=False)  # without data  # doctest: +SKIP
+        """
+        if backup_url is not None and not trusted:
+            raise ValueError(
+                f"backup_url={backup_url!r} would download a pickle, which can run code when it is "
+                "opened. If you trust it, pass trusted=True; or ask for the model as an export "
+                "(SCGM.from_export)."
+            )
+        if not trusted:
+            require_harmless(dir_path, prefix)
+        elif backup_url is None:
+            model_file(dir_path, prefix)
+        try:
+            return super().load(
+                str(dir_path),
+                adata=adata,
+                accelerator=accelerator,
+                device=device,
+                prefix=prefix,
+                backup_url=backup_url,
+                datamodule=datamodule,
+                allowed_classes_names_list=allowed_classes_names_list,
+            )
+        except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
+            kind = cls._kin().get(_saved_class(model_file(dir_path, prefix)))
+            if kind is not None:
+                options = {"accelerator": accelerator, "device": device, "prefix": prefix}
+                return kind.load(dir_path, adata, **options, trusted=trusted)
+            _explain(e, cls.__name__, model_file(dir_path, prefix), allowed_classes_names_list)
+            raise
+
+    @classmethod
+    def _kin(cls) -> dict[str, type[LoadingMixin]]:
+        """Other classes that :meth:`load` gives back if such a model was saved."""
+        return {}
+
+    @staticmethod
+    def load_registry(
+        dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
+    ) -> dict:
+        """The registry saved with a model: what of an AnnData it was set up with.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        prefix
+            Of the names of saved files.
+        trusted
+            As in :meth:`load`.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`load` does.
+        """
+        if not trusted:
+            require_harmless(dir_path, prefix)
+        file = model_file(dir_path, prefix)
+        return torch.load(file, map_location="cpu", weights_only=False)["attr_dict"]["registry_"]
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
+        """Not for these models: no version of scgm_scvi wrote scvi-tools' old format."""
+        raise NotImplementedError(
+            f"{cls.__name__} was never saved in the format of scvi-tools before 0.15, so there is "
+            "nothing to convert. Load a saved model with load."
+        )
+
+
+def _saved_class(file: Path) -> str | None:
+    """Class of the model in a file, where it tells."""
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=False)
+        return saved["attr_dict"]["registry_"].get("model_name")
+    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError):
+        return None
+
+
+def _explain(error: Exception, name: str, file: Path, allowed: list[str] | None) -> None:
+    """Raise what is behind an error of scvi-tools, if what was saved tells."""
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise ValueError(f"{str(file)!r} is damaged: {error}. Get it again.") from error
+    attributes = saved.get("attr_dict") if isinstance(saved, dict) else None
+    if not isinstance(attributes, dict) or "registry_" not in attributes:
+        raise ValueError(f"{str(file)!r} holds no model that {name}.save wrote.") from error
+    saved_name = attributes["registry_"].get("model_name", name)
+    if saved_name != name and saved_name not in (allowed or []):
+        raise ValueError(
+            f"{str(file)!r} holds a model of class {saved_name!r}, not {name!r}. "
+            f"Load it with {saved_name}.load."
+        ) from error
+    if isinstance(error, RuntimeError | TypeError | AttributeError):
+        raise RuntimeError(
+            f"{str(file)!r} was saved by scgm_scvi {attributes.get('scgm_version_', 'unknown')}; "
+            f"this is {version('scgm_scvi')}, and could not load it: {error}"
+        ) from error

@@ -1,0 +1,170 @@
+"""Models described for the Hugging Face Hub, and loaded as it would; without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import QUIET, SMALL, make_adata
+
+from scgm_scvi import SCGM
+
+LICENCE = {"license_info": "cc-by-4.0"}
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save(tmp_path / "model", save_anndata=True)
+    return tmp_path / "model"
+
+
+def text_of(hub) -> str:
+    return hub.model_card.content
+
+
+class TestModel:
+    def test_pushed_and_pulled(self, model, folder):
+        """What is written beside the model is all that scvi-tools needs to load it again."""
+        from scvi.hub import HubModel
+
+        SCGM.hub_model(folder, **LICENCE).save()
+        assert {"README.md", "_scvi_required_metadata.json"} <= {p.name for p in folder.iterdir()}
+        hub = HubModel(str(folder))
+        assert type(hub.model) is SCGM
+        assert hub.model.adata.n_obs == 700
+        assert hub.model.is_diffusion_trained
+        request = {"conditions": {"cell_type": "CD34+"}, "seed": 3, "progress_bar": False}
+        cells, want = (m.generate(5, **request) for m in (hub.model, model))
+        assert (cells.X != want.X).nnz == 0
+
+    def test_without_cells(self, folder):
+        (folder / "adata.h5ad").unlink()
+        hub = SCGM.hub_model(folder, **LICENCE)
+        assert hub.model.adata is None
+        assert hub.model.generate(2, seed=0, progress_bar=False).n_obs == 2
+        assert sorted(p.name for p in folder.iterdir()) == ["model.pt"]
+
+    def test_metadata(self, folder):
+        url = "https://cellxgene.cziscience.com/e/8a5dbb8b-0d1a-4a3d-8b6e-b3bb4c2e2a1c.cxg"
+        hub = SCGM.hub_model(
+            folder, **LICENCE, training_data_url=url, anndata_version="0.12.0", repo_name="a/b"
+        )
+        metadata = hub.metadata
+        assert (metadata.model_cls_name, metadata.model_parent_module) == ("SCGM", "scgm_scvi")
+        assert (metadata.training_data_url, metadata.anndata_version) == (url, "0.12.0")
+        assert hub.repo_name == "a/b"
+
+
+class TestCard:
+    def test_header(self, folder):
+        hub = SCGM.hub_model(folder, **LICENCE, data_is_annotated=True, tissues=["blood"])
+        data = hub.model_card.data
+        assert (data.license, data.library_name) == ("cc-by-4.0", "scvi-tools")
+        tags = {"model_cls_name:SCGM", "tissue:blood", "modality:rna", "annotated:True"}
+        assert tags <= set(data.tags)
+        assert not [
+            t for t in SCGM.hub_model(folder, **LICENCE).model_card.data.tags if "anno" in t[:4]
+        ]
+
+    def test_what_it_says(self, model, folder):
+        hub = SCGM.hub_model(
+            folder,
+            **LICENCE,
+            description="Blood {of} ten.",
+            references="Doe 2020",
+            tissues=["blood"],
+        )
+        text = text_of(hub)
+        for part in (
+            "| features | 765 |",
+            "| training cells | 700 |",
+            "| stage one (autoencoder) | trained |",
+            "| stage two (diffusion) | trained |",
+            "- `stimulation`: `IFNb`, `control`",
+            "- `donor`: `d1`, `d2`, `d3`",
+            "- `plate`: `p1`, `p2`",
+            "The file is a pickle",
+            "Blood {of} ten.",
+            "Doe 2020",
+            "cc-by-4.0",
+            '"n_latent": 12',
+        ):
+            assert part in text
+        for name in model.condition_spec.categorical["cell_type"]:
+            assert f"`{name}`" in text
+        low, high = re.search(
+            r"`dose`: a number, ([\d.e-]+) to ([\d.]+) in training", text
+        ).groups()
+        dose = model.adata.obs["dose"]
+        assert dose.min() <= float(low) < 1
+        assert 9 < float(high) <= dose.max() + 0.01
+
+    def test_its_code_works(self, folder, monkeypatch):
+        import huggingface_hub
+
+        hub = SCGM.hub_model(folder, **LICENCE, repo_name="owner/cells")
+        (code,) = re.findall(r"```python\n(.*?)```", text_of(hub), re.DOTALL)
+        asked = []
+        monkeypatch.setattr(
+            huggingface_hub, "snapshot_download", lambda repo: asked.append(repo) or str(folder)
+        )
+        names = {}
+        exec(compile(code, "card", "exec"), names)
+        assert asked == ["owner/cells"]
+        assert names["cells"].n_obs == 100
+        assert set(names["cells"].obs["stimulation"]) == {"IFNb"}
+
+    def test_without_stage_two(self, adata, tmp_path):
+        adata.obs["batch`|x"] = np.resize(["a`b", "c"], adata.n_obs)
+        SCGM.setup_anndata(adata, batch_key="batch`|x")
+        model = SCGM(adata, **SMALL)
+        model.save(tmp_path / "untrained")
+        text = text_of(SCGM.hub_model(tmp_path / "untrained", **LICENCE))
+        assert "| stage one (autoencoder) | not trained |" in text
+        assert "| stage two (diffusion) | not trained |" in text
+        assert "generated by; any of them may be left out.\n\n- none" in text
+        assert "- `` batch`|x ``: `` a`b ``, `c`" in text
+        assert "model.generate" not in text
+        settings = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
+        model.train(**settings)
+        model.train(diffusion=False, max_epochs=1, **QUIET)
+        model.save(tmp_path / "stale")
+        text = text_of(SCGM.hub_model(tmp_path / "stale", **LICENCE))
+        assert "| stage two (diffusion) | stale" in text
+
+
+class TestErrors:
+    def test_without_the_library(self, folder, monkeypatch):
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        with pytest.raises(ImportError, match=r"pip install 'scgm_scvi\[hub\]'"):
+            SCGM.hub_model(folder, **LICENCE)
+
+    def test_bad_arguments(self, folder, tmp_path):
+        with pytest.raises(ValueError, match="license_info is ''; name the licence"):
+            SCGM.hub_model(folder, license_info="")
+        with pytest.raises(TypeError, match="tissues is the string 'blood'"):
+            SCGM.hub_model(folder, **LICENCE, tissues="blood")
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            SCGM.hub_model(tmp_path / "nowhere", **LICENCE)
+
+    def test_a_harmful_file(self, folder, tmp_path):
+        from scvi.hub import HubModel
+
+        class Payload:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path / 'was-here'}",)
+
+        SCGM.hub_model(folder, **LICENCE).save()
+        file = folder / "model.pt"
+        saved = torch.load(file, weights_only=False)
+        torch.save({**saved, "more": Payload()}, file)
+        with pytest.raises(ValueError, match="posix.system"):
+            SCGM.hub_model(folder, **LICENCE)
+        hub = HubModel(str(folder))  # as pulled from the hub
+        with pytest.raises(ValueError, match="posix.system"):
+            hub.load_model(adata=make_adata())
+        assert not (tmp_path / "was-here").exists()
