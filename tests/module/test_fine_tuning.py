@@ -88,7 +88,11 @@ def test_masks_are_of_new_entries_only():
     m = module((3, 2), (3,))
     masks = new_entries(m, before, after)
     layers = [f"decoder.px_decoder.fc_layers.Layer {i}.0.weight" for i in range(2)]
-    assert set(masks) == {*layers, "denoiser.network.conditions.tables.1.weight"}
+    assert set(masks) == {
+        *layers,
+        "decoder.batch_shifts.weight",
+        "denoiser.network.conditions.tables.1.weight",
+    }
     assert masks[layers[1]].sum(dim=1).unique().tolist() == [1]
     assert masks[layers[1]][0].nonzero().item() == 8 + 2  # hidden, then batches 0 and 1
     assert masks["denoiser.network.conditions.tables.1.weight"].any(dim=1).nonzero().item() == 3
@@ -112,7 +116,8 @@ def test_only_new_entries_and_adapters_train():
     assert any("adapter_" in k for k in changed)
     key = "condition_embedding.tables.0.weight"
     assert changed[key].any(dim=1).nonzero().ravel().tolist() == [4]
-    assert all(p.requires_grad != k.startswith("denoiser") for k, p in m.named_parameters())
+    frozen = {k for k, p in m.named_parameters() if not p.requires_grad}  # as it was before
+    assert frozen == {k for k, _ in m.named_parameters() if k.startswith(("denoiser", "decoder.b"))}
 
 
 def outputs_with_grad(m):

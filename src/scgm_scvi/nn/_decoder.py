@@ -75,9 +75,9 @@ class ExpressionDecoder(nn.Module):
         )
         self.scale = nn.Linear(n_hidden, n_output)
         # Log shift of each feature in each batch: zero, and frozen, until a model meets a new one.
-        n_batch = max(1, n_cat_list[0] if n_cat_list else 1)
-        self.batch_shifts = nn.Embedding(n_batch, n_output).requires_grad_(False)
-        nn.init.zeros_(self.batch_shifts.weight)
+        n_batch = n_cat_list[0] if n_cat_list else 1
+        zeros = torch.zeros(max(1, n_batch), n_output)
+        self.batch_shifts = nn.Embedding.from_pretrained(zeros, freeze=True)
         self.activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
         self.zero_logits = nn.Linear(n_hidden, n_output) if zero_inflation else None
         self.dispersion_factors = self.dispersion_loadings = None
