@@ -94,8 +94,7 @@ class LatentDiffusionMixin:
         batch_size
             Cells in a minibatch.
         lr
-            Peak learning rate, decayed to zero by a cosine. Default: 0.001; 0.005 for adapters and
-            surgery.
+            Peak learning rate, decayed to zero by a cosine. Default: 0.001; 0.005 in fine-tuning.
         ema_decay
             Of the moving average; smaller in a short run.
         condition_dropout

@@ -23,7 +23,8 @@ __all__ = ["FINE_TUNING_STEPS", "MODES", "FineTuningMixin", "category_counts"]
 MODES = ("full", "adapter", "surgery")
 FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 1_500
 _LR = {"full": 3e-3, "adapter": 1e-2, "surgery": 1e-2}
-_DIFFUSION_LR = {"full": 1e-3, "adapter": 5e-3, "surgery": 5e-3}
+_DIFFUSION_LR = dict.fromkeys(MODES, 5e-3)
+_DISPERSION_LR_FACTOR = 3.0  # dispersions begin where they should be, and need not run ahead
 
 
 class FineTuningMixin:
@@ -113,7 +114,8 @@ class FineTuningMixin:
         self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
         if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
             self._start_new_batches()
-        return {"replay": self._replay, **self._plan(_LR)}
+        factor = {"dispersion_lr_factor": _DISPERSION_LR_FACTOR}
+        return {"replay": self._replay, **factor, **self._plan(_LR)}
 
     def _begin_diffusion(
         self, cells: Encoded, train: np.ndarray, seed: int
