@@ -234,7 +234,7 @@ def test_replay_keeps_what_the_reference_knew(model, saved, monkeypatch):
     assert with_replay > without + 5, (with_replay, without)
 
 
-def test_other_objects_are_refused_with_a_reason(model, saved, tmp_path):
+def test_other_objects_are_refused_with_a_reason(saved, tmp_path):
     query = make_query()
     fresh = make_adata()
     scvi.model.SCVI.setup_anndata(fresh)
@@ -247,7 +247,7 @@ def test_other_objects_are_refused_with_a_reason(model, saved, tmp_path):
     SCGM.setup_anndata(fresh)
     with pytest.raises(ValueError, match=r"reference_model is not trained.*train\(\)"):
         SCGM.load_query_data(query, SCGM(fresh, n_latent=4, n_hidden=8))
-    with pytest.raises(ValueError, match="Failed to load model file"):
+    with pytest.raises(FileNotFoundError, match=r"holds no 'model\.pt'"):
         SCGM.load_query_data(query, tmp_path)
 
 
@@ -287,8 +287,10 @@ def test_arguments_that_make_no_sense(saved, kwargs, message):
 
 
 def test_surgery_without_anything_new_is_refused(saved):
+    query = make_adata()[:100].copy()
     with pytest.raises(ValueError, match=r"no new batch, type or other category.*'adapter'"):
-        SCGM.load_query_data(make_adata()[:100].copy(), saved, mode="surgery")
+        SCGM.load_query_data(query, saved, mode="surgery")
+    assert not query.uns
 
 
 def test_a_query_without_the_batch_column_is_refused(saved):

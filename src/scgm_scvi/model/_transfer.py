@@ -118,6 +118,8 @@ class TransferMixin:
         validate_adata(adata)
         setup = reference.registry_["setup_args"]
         before = reference.condition_spec
+        if mode == "surgery":
+            _require_new(adata, {**before.nuisances, **before.categorical})
         names = pd.Index(reference.get_var_names())
         unknown = [k for k in before.steered if k not in adata.obs]
         query, report = align_features(
@@ -184,12 +186,6 @@ class TransferMixin:
             "missing_variable": self._variable(report.missing),
             "n_dropped": report.n_dropped,
         }
-        if mode == "surgery" and not self._new_entries():
-            raise ValueError(
-                "mode 'surgery' trains the weights of new categories, and the query has no new "
-                "batch, type or other category. Use mode='adapter' or 'full', or the reference as "
-                "it is."
-            )
         self._report_features()
 
     @torch.no_grad()
@@ -234,3 +230,14 @@ def _merged(module: nn.Module) -> nn.Module:
     out = copy.deepcopy(module)
     merge_adapters(out)
     return out
+
+
+def _require_new(adata: AnnData, known: dict[str, np.ndarray]) -> None:
+    """Raise unless a column of ``obs`` has a category that is not known."""
+    for name, categories in known.items():
+        if name in adata.obs and not adata.obs[name].dropna().isin(categories).all():
+            return
+    raise ValueError(
+        "mode 'surgery' trains the weights of new categories, and the query has no new batch, type "
+        "or other category. Use mode='adapter' or 'full', or the reference as it is."
+    )
