@@ -199,6 +199,27 @@ def test_features_missing_and_extra_are_matched_and_reported(saved, model, caplo
     assert report["missing_variable"][0] in message
 
 
+def test_missing_features_are_filled_in_for_the_encoder(model, saved, tmp_path):
+    cells = model.adata[:200].copy()
+    names = np.random.default_rng(0).permutation(cells.var_names)[: cells.n_vars * 7 // 10]
+    panel = cells[:, cells.var_names.isin(names)].copy()
+    panel.obs["donor"] = "new"
+    query = SCGM.load_query_data(panel, saved, mode="surgery")
+    true, filled = model._states(cells)[1][:, :-1], query._states(None)[1][:, :-1]
+    fill, query.module.z_encoder.fill = query.module.z_encoder.fill, None
+    zeros = query._states(None)[1][:, :-1]
+    query.module.z_encoder.fill = fill
+    assert np.linalg.norm(filled - true) < 0.9 * np.linalg.norm(zeros - true)
+    query.train(max_epochs=1, diffusion_kwargs={"max_steps": 2, **QUIET}, **QUIET)
+    np.testing.assert_allclose(query.adata.obsm["X_scgm"], filled, rtol=1e-5, atol=1e-6)
+    query.save(tmp_path / "query")
+    again = SCGM.load(tmp_path / "query", query.adata.copy())
+    np.testing.assert_array_equal(again.get_latent_representation(), query.adata.obsm["X_scgm"])
+    whole = SCGM.load_query_data(make_query(), tmp_path / "query")  # nothing is missing here
+    assert whole.module.z_encoder.fill is None
+    assert whole.init_params_["non_kwargs"]["n_memory"] == 0
+
+
 def test_variable_features_are_those_that_vary(model, saved):
     query = SCGM.load_query_data(make_query(), saved)
     found = query._variable(list(query.get_var_names()))

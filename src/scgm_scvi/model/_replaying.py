@@ -23,17 +23,18 @@ class ReplayMixin:
     Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``SamplingMixin`` and ``GenerationMixin``.
     """
 
-    def _remembered(self, ratio: float, seed: int) -> Replay:
+    def _remembered(self, ratio: float, seed: int, n_cells: int | None = None) -> Replay:
         """Cells generated as the model is now, with the attributes of its training cells."""
+        n_cells = _N_REPLAYED if n_cells is None else n_cells
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         design, sampling = self.diffusion_design_, Sampling.parse(self.condition_spec)
-        rows = rng.choice(len(design["tokens"]), _N_REPLAYED)
+        rows = rng.choice(len(design["tokens"]), n_cells)
         request = Request.of_design(self.condition_spec, design, rows)
         tensors = request.draw_nuisances(design, rng)
         states, x = [], []
         size = default_batch_size(len(self.var_))
-        for start in range(0, _N_REPLAYED, size):
+        for start in range(0, n_cells, size):
             some = {k: v[start : start + size] for k, v in tensors.items()}
             states.append(self._sample_state(some, sampling, generator))
             x.append(self._express(states[-1], some, "counts", seed + start))

@@ -81,6 +81,9 @@ class SCGM(
         Whichever it is, every sampler and every grid can be used with the model.
     adapter_rank
         Rank of the adapters that :meth:`load_query_data` adds in mode ``"adapter"``; 0: none.
+    n_memory
+        Cells that :meth:`load_query_data` has the encoder remember, to fill in features that a query
+        lacks; 0: none.
 
     Examples
     --------
@@ -111,6 +114,7 @@ class SCGM(
         diffusion_kwargs: dict[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
+        n_memory: int = 0,
     ) -> None:
         # SCVI's own __init__ builds its own module: skip to what it inherits.
         super(SCVI, self).__init__(adata, registry)
@@ -138,6 +142,7 @@ class SCGM(
             diffusion_kwargs=diffusion_kwargs,
             noise=noise,
             adapter_rank=adapter_rank,
+            n_memory=n_memory,
         )
         self.module.minified_data_type = self.minified_data_type
         self.var_ = pd.DataFrame() if adata is None else adata.var.copy()

@@ -15,7 +15,7 @@ from torch import nn
 
 from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow
-from scgm_scvi.nn import add_adapters, merge_adapters
+from scgm_scvi.nn import FeatureFill, add_adapters, merge_adapters
 
 from ._diagnostics import logger
 from ._features import FeatureReport, align_features
@@ -24,6 +24,7 @@ from ._validation import validate_adata
 
 __all__ = ["TransferMixin"]
 
+_N_MEMORY = 1_000  # cells that the encoder remembers where features are missing
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
@@ -130,9 +131,12 @@ class TransferMixin:
             query, reference, unfrozen=True, accelerator=accelerator, device=device
         )
         merge_adapters(model.module)
+        _forget(model.module, state)
         counts = [category_counts(before), category_counts(model.condition_spec)]
         grow(model.module, state, *counts)
         model._begin_fine_tuning(mode, adapter_rank, replay, counts[0], report)
+        if report.missing and reference.is_diffusion_trained:
+            model._remember(reference, report.missing)
         return model
 
     @classmethod
@@ -175,6 +179,7 @@ class TransferMixin:
         if mode == "adapter":
             add_adapters(self.module, adapter_rank)
         self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
+        self.init_params_["non_kwargs"]["n_memory"] = 0
         self.module.eval()
         self.fine_tuning_ = {
             "mode": mode,
@@ -187,6 +192,19 @@ class TransferMixin:
             "n_dropped": report.n_dropped,
         }
         self._report_features()
+
+    @torch.no_grad()
+    def _remember(self, reference: TransferMixin, missing: list[str]) -> None:
+        """Have the encoder fill in missing features, from cells that the reference generates."""
+        encoder = self.module.z_encoder
+        if not encoder.normalize:
+            return
+        cells = reference._remembered(1.0, seed=0, n_cells=_N_MEMORY)
+        x = torch.as_tensor(cells.x.toarray(), device=self.device)
+        encoder.fill = FeatureFill(*x.shape).to(self.device)
+        is_missing = np.isin(self.get_var_names(), missing)
+        encoder.fill.remember(x, torch.as_tensor(is_missing, device=self.device))
+        self.init_params_["non_kwargs"]["n_memory"] = len(x)
 
     @torch.no_grad()
     def _variable(self, missing: list[str]) -> list[str]:
@@ -230,6 +248,13 @@ def _merged(module: nn.Module) -> nn.Module:
     out = copy.deepcopy(module)
     merge_adapters(out)
     return out
+
+
+def _forget(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Take a reference's memory of other missing features from the module, and from its weights."""
+    module.z_encoder.fill = None
+    for key in [k for k in state if k.startswith("z_encoder.fill.")]:
+        del state[key]
 
 
 def _require_new(adata: AnnData, known: dict[str, np.ndarray]) -> None:

@@ -66,6 +66,9 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     adapter_rank
         Rank of the adapters beside every linear layer, see :func:`scgm_scvi.nn.add_adapters`; 0:
         none.
+    n_memory
+        Cells that the encoder remembers to fill in missing features, see
+        :class:`scgm_scvi.nn.FeatureFill`.
 
     Examples
     --------
@@ -98,6 +101,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         diffusion_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
+        n_memory: int = 0,
     ) -> None:
         super().__init__(
             n_input,
@@ -132,6 +136,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_cat_list=categories if encode_covariates else None,
             n_features=n_input,
             normalize=gene_likelihood != "normal",
+            n_memory=n_memory,
             return_dist=True,
             **shared,
         )

@@ -3,6 +3,7 @@
 from ._conditions import ConditionEmbedding, drop_conditions
 from ._decoder import ExpressionDecoder
 from ._encoder import ExpressionEncoder
+from ._feature_fill import FeatureFill
 from ._low_rank import LowRankLinear, add_adapters, merge_adapters
 from ._prior import MixturePrior
 from ._score_network import ScoreNetwork
@@ -11,6 +12,7 @@ __all__ = [
     "ConditionEmbedding",
     "ExpressionDecoder",
     "ExpressionEncoder",
+    "FeatureFill",
     "LowRankLinear",
     "MixturePrior",
     "ScoreNetwork",

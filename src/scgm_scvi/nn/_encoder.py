@@ -9,6 +9,8 @@ import torch
 from scvi.nn import Encoder
 from torch import nn
 
+from ._feature_fill import FeatureFill
+
 __all__ = ["ExpressionEncoder"]
 
 
@@ -27,6 +29,9 @@ class ExpressionEncoder(Encoder):
         How many of the leading inputs are expression; the rest are covariates, passed as they are.
     normalize
         ``False`` for input that is normalised already.
+    n_memory
+        Cells of the memory from which missing features are filled in, see :class:`FeatureFill`; 0:
+        none.
     n_input, n_output, n_cat_list, **kwargs
         See :class:`scvi.nn.Encoder`; by default with layer and without batch normalisation.
 
@@ -48,6 +53,7 @@ class ExpressionEncoder(Encoder):
         *,
         n_features: int,
         normalize: bool = True,
+        n_memory: int = 0,
         **kwargs: Any,
     ) -> None:
         kwargs = {"use_batch_norm": False, "use_layer_norm": True} | kwargs
@@ -56,6 +62,7 @@ class ExpressionEncoder(Encoder):
         )
         self.n_features = n_features
         self.normalize = normalize
+        self.fill = FeatureFill(n_memory, n_features) if n_memory else None
         # A posterior that starts narrow lets the decoder see the cell from the first step.
         nn.init.constant_(self.var_encoder.bias, -3.0)
 
@@ -63,7 +70,10 @@ class ExpressionEncoder(Encoder):
         """Encode ``x`` of shape ``(n, n_input)``; returns as :class:`scvi.nn.Encoder`."""
         if self.normalize:
             counts, rest = x[:, : self.n_features], x[:, self.n_features :]
-            depth = counts.sum(1, keepdim=True).clamp(min=1e-8)
-            x = torch.log1p(counts * (1e4 / depth))
+            if self.fill is not None:
+                x = self.fill(counts)
+            else:
+                depth = counts.sum(1, keepdim=True).clamp(min=1e-8)
+                x = torch.log1p(counts * (1e4 / depth))
             x = torch.cat([x, rest], dim=1) if rest.shape[1] else x
         return super().forward(x, *cat_list)
