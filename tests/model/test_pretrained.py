@@ -519,7 +519,9 @@ class TestSaving:
             assert type(loaded) is DiffusionSCANVI
             got = loaded.generate(6, {"cell_type": "CD34+"}, seed=3, **SILENT)
             assert (got.X != want.X).nnz == 0
-        with pytest.raises(ValueError, match="holds a model of class .DiffusionSCANVI., not .DiffusionSCVI."):
+        with pytest.raises(
+            ValueError, match="holds a model of class .DiffusionSCANVI., not .DiffusionSCVI."
+        ):
             DiffusionSCVI.load(tmp_path / "model", adata=False)
 
     def test_a_latent_library_size(self, adata, tmp_path):
@@ -556,7 +558,7 @@ class TestSaving:
 
     def test_scgm_is_refused_as_before(self, trained, tmp_path):
         trained[0].save(tmp_path / "scvi")
-        with pytest.raises(ValueError, match="holds a model of class .DiffusionSCANVI., not .DiffusionSCVI."):
+        with pytest.raises(ValueError, match="holds a model of class .SCVI., not .SCGM."):
             SCGM.load(tmp_path / "scvi", adata=False)
 
 

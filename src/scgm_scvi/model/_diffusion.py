@@ -247,10 +247,6 @@ class LatentDiffusionMixin:
                 "Stage two is not trained, so nothing can be generated yet. Call "
                 "model.train_diffusion() after stage one; SCGM's model.train() trains both."
             )
-        if not self.is_diffusion_trained and not self.is_trained_:
-            raise RuntimeError(
-                "The model was made for a query and is not fine-tuned yet. Call model.train()."
-            )
         if not self.is_diffusion_trained:
             raise RuntimeError(
                 "Stage two is stale: stage one changed after it was trained, so its latents are "

@@ -98,6 +98,13 @@ class FineTuningMixin:
             expected.index_add_(0, batch, mean)
         table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
 
+    def _require_diffusion(self) -> None:
+        if self.fine_tuning_ is not None and not self.is_trained_:
+            raise RuntimeError(
+                "The model was made for a query and is not fine-tuned yet. Call model.train()."
+            )
+        super()._require_diffusion()
+
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         if self._starts_from_reference:
             return _DIFFUSION_STEPS, self._plan(_DIFFUSION_LR)
