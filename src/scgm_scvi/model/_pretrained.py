@@ -43,7 +43,9 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
                 "The model has use_observed_lib_size=False, for which scvi-tools needs the data "
                 "that it was trained on: pass adata."
             )
-        super().__init__(adata, registry, **scvi_kwargs)
+        # not all of scvi's models know a registry, and none needs it where there are data
+        data = {"adata": adata} if adata is not None else {"adata": None, "registry": registry}
+        super().__init__(**data, **scvi_kwargs)
         spec = self.condition_spec
         self.module.init_denoiser(
             self.module.n_latent,
