@@ -150,7 +150,7 @@ def measure(
     meter, floor = Meter(model), None
     done = set()
     if path.exists():
-        rows = pd.read_csv(path).fillna({"grid": ""})
+        rows = pd.read_csv(path, converters={"grid": str})  # empty, not missing
         done = {tuple(map(str, row)) for row in rows[KEY].itertuples(index=False)}
     for point in points:
         for seed in seeds[:1] if point.is_long else seeds:
