@@ -150,7 +150,7 @@ def measure(
     meter, floor = Meter(model), None
     done = set()
     if path.exists():
-        rows = pd.read_csv(path).fillna({"grid": ""})
+        rows = read_rows(path)
         done = {tuple(map(str, row)) for row in rows[KEY].itertuples(index=False)}
     for point in points:
         for seed in seeds[:1] if point.is_long else seeds:
@@ -181,9 +181,16 @@ def line_name(row: pd.Series) -> str:
     return " ".join(p for p in parts if p)
 
 
+def read_rows(path: Path) -> pd.DataFrame:
+    """What was measured so far; a point without a grid has an empty one."""
+    rows = pd.read_csv(path)
+    rows["grid"] = rows["grid"].astype(object).fillna("")  # a column of none is read as numbers
+    return rows
+
+
 def averages(path: Path) -> pd.DataFrame:
     """Means over seeds, and errors of the means, with ``/floor`` columns."""
-    rows = pd.read_csv(path).fillna({"grid": ""})
+    rows = read_rows(path)
     rows["line"] = rows.apply(line_name, axis=1)
     for metric in ("w2", "label_w2"):
         rows[f"{metric}/floor"] = rows[metric] / rows[f"{metric}_floor"]

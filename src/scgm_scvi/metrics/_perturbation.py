@@ -172,7 +172,7 @@ def evaluate_perturbation(
     labels = {
         name: np.full(a.n_obs, "")
         if condition_key is None
-        else a.obs[condition_key].astype(str).to_numpy()
+        else np.array([str(v) for v in a.obs[condition_key]])  # of missing ones too
         for name, a in objects.items()
     }
 

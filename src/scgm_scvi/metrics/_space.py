@@ -142,7 +142,9 @@ def prepare(adata: AnnData, features: list[str], pca: PCA, key: str | None, name
     """Cells of an AnnData of counts in the space of the metrics."""
     counts = counts_of(adata, features, name)
     log = log_normalize(counts)
-    label = np.full(adata.n_obs, "") if key is None else adata.obs[key].astype(str).to_numpy()
+    # str of each, since pandas 3 leaves missing values missing
+    names = [""] * adata.n_obs if key is None else [str(v) for v in adata.obs[key]]
+    label = np.array(names, dtype=object)
     return Cells(counts.sum(axis=1), log, pca.transform(log), label)
 
 

@@ -162,7 +162,11 @@ def _explain(error: Exception, name: str, file: Path, allowed: list[str] | None)
     try:
         saved = torch.load(file, map_location="cpu", weights_only=False)
     except (RuntimeError, EOFError, pickle.UnpicklingError):
-        raise ValueError(f"{str(file)!r} is damaged: {error}. Get it again.") from error
+        raise ValueError(
+            f"{str(file)!r} can't be unpickled: {error}. It is damaged, or was written with newer "
+            f"versions of pandas or numpy. Get it again, or as an export ({name}.export), which "
+            "moves between versions."
+        ) from error
     attributes = saved.get("attr_dict") if isinstance(saved, dict) else None
     if not isinstance(attributes, dict) or "registry_" not in attributes:
         raise ValueError(f"{str(file)!r} holds no model that {name}.save wrote.") from error
