@@ -44,7 +44,7 @@ from scgm_scvi import SCGM
 from scgm_scvi.metrics import evaluate_generation
 
 QUIET = {"enable_progress_bar": False}
-STEPS, DIFFUSION_STEPS, MOST_EPOCHS = 1_000, 1_500, 400  # what fine-tuning takes
+STEPS, DIFFUSION_STEPS, MOST_EPOCHS = 1_000, 3_000, 400  # what fine-tuning takes
 METRICS = ["rf_auc_pca", "w2", "rf_auc_gene", "cond_acc"]
 TUNED = ("full", "adapter", "surgery")
 

@@ -90,7 +90,7 @@ class LatentDiffusionMixin:
         ----------
         max_steps
             Number of optimiser steps. Default: 20 passes over the cells, but between 5,000 and
-            100,000 steps; 1,500 where a model of :meth:`load_query_data` is fine-tuned.
+            100,000 steps; 3,000 where a model of :meth:`load_query_data` is fine-tuned.
         batch_size
             Cells in a minibatch.
         lr

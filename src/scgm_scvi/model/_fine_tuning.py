@@ -21,7 +21,7 @@ from ._diffusion import Encoded
 __all__ = ["FINE_TUNING_STEPS", "MODES", "FineTuningMixin", "category_counts"]
 
 MODES = ("full", "adapter", "surgery")
-FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 1_500
+FINE_TUNING_STEPS, _DIFFUSION_STEPS = 1_000, 3_000
 _LR = {"full": 3e-3, "adapter": 1e-2, "surgery": 1e-2}
 _DIFFUSION_LR = dict.fromkeys(MODES, 5e-3)
 _DISPERSION_LR_FACTOR = 3.0  # dispersions begin where they should be, and need not run ahead
