@@ -1,17 +1,13 @@
-"""The ``scgm`` command: thin over what Python offers."""
+"""``scgm demo``: train, generate and compare on data that comes with scanpy."""
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from pathlib import Path
 
-from cyclopts import App
+from ._app import app, quiet
 
-__all__ = ["app", "main"]
-
-app = App(name="scgm", help="Generate single cells with a latent diffusion model.")
+__all__ = ["demo"]
 
 
 @app.command
@@ -34,7 +30,7 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     from scgm_scvi import datasets, metrics, pl
     from scgm_scvi.model import SCGM
 
-    _quiet()
+    quiet()
     torch.set_num_threads(1)  # the matrices are small: threads would wait for each other
     started = time.monotonic()
     scvi.settings.seed = seed
@@ -77,19 +73,3 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
         f"Next: sc.read_h5ad('{out}/generated.h5ad') in scanpy, or "
         "tutorials/01_quickstart.ipynb to do the same with your own data."
     )
-
-
-def _quiet() -> None:
-    """Keep the progress bars, drop what libraries say about themselves."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
-if __name__ == "__main__":
-    main()

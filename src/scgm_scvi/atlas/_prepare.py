@@ -1,0 +1,179 @@
+"""One dataset, from its source's files to counts on the atlas's genes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ._genes import GeneAxis, GeneMapping
+from ._labels import harmonise_labels
+from ._plan import DatasetPlan
+from ._qc import QC
+from ._reading import Reading
+from ._record import Record
+from ._scale import Scale, detect_scale, to_counts
+from ._store import Staged, Store
+from .sources import SOURCES
+
+__all__ = ["prepare"]
+
+_BLOCK = 4096  # cells in memory at a time
+_N_SCALE = 1000  # cells that the scale is told by
+_MOST_INEXACT = (
+    0.05  # share of cells whose counts can't be rebuilt, above which the scale is in doubt
+)
+
+
+@dataclass
+class _Checked:
+    """What a first pass over the cells has found."""
+
+    keep: np.ndarray  # (n,)
+    library_size: np.ndarray  # (n,) counts on the whole axis
+    dropped: Counter[str]
+
+
+def prepare(
+    store: Path,
+    dataset: DatasetPlan,
+    record: Record,
+    files: dict[str, Path],
+    *,
+    organism: str,
+    qc: dict[str, Any],
+    fingerprint: str,
+) -> Staged:
+    """Write a dataset beside the store, ready to be committed.
+
+    Two passes over the cells, a block at a time: the first says which ones to keep, the second
+    writes them.
+
+    Raises
+    ------
+    ValueError
+        If the files hold another organism's genes, no cell that passes, far more or fewer cells
+        than planned, or values on more than one scale.
+    """
+    source = SOURCES[dataset.source](download=None)  # reads only
+    reading = source.read(record, files, **dataset.read)
+    n = len(reading.obs)
+    _check_size(n, dataset)
+    axis = GeneAxis.load(organism)
+    mapping = axis.map(reading.var)
+    _check_genes(mapping, reading.var, organism)
+    scale = detect_scale(_sample(reading))
+    thresholds = QC(**{**qc, **dataset.qc})
+    checked = _checked(reading, mapping, axis, scale, thresholds)
+    if not checked.keep.any():
+        raise ValueError(
+            f"None of {n} cells passes quality control ({dict(checked.dropped)}). Give the dataset "
+            "thresholds of its own in [dataset.qc], or leave it out."
+        )
+    obs = harmonise_labels(
+        reading.obs, source=record.source, key=record.key, defaults=_defaults(record, dataset)
+    )
+    obs["library_size"] = checked.library_size
+    provenance = {
+        "record": record.to_dict(),
+        "plan": asdict(dataset),
+        "fingerprint": fingerprint,
+        "scale": asdict(scale),
+        "genes": mapping.report(),
+        "qc": {
+            "thresholds": asdict(thresholds),
+            "n_before": n,
+            "dropped": dict(checked.dropped),
+        },
+    }
+    return Store(store).stage(
+        record.key,
+        _kept(reading, mapping, scale, checked.keep),
+        obs.loc[checked.keep],
+        axis.var,
+        measured=mapping.measured,
+        provenance=provenance,
+    )
+
+
+def _check_size(n: int, dataset: DatasetPlan) -> None:
+    expected = dataset.n_cells
+    if expected and not expected / 2 <= n <= expected * 2:
+        raise ValueError(
+            f"The files hold {n} cells; the plan says n_cells = {expected}. Correct the plan if "
+            "this is the dataset that was meant."
+        )
+
+
+def _check_genes(mapping: GeneMapping, var: pd.DataFrame, organism: str) -> None:
+    if not mapping.measured.any():
+        some = ", ".join(map(str, var.index[:5]))
+        raise ValueError(
+            f"None of {len(var)} genes is one of {organism} ({some}, ...). Is this a dataset of "
+            "another organism, or of chromatin? Leave it out."
+        )
+
+
+def _sample(reading: Reading) -> sparse.csr_matrix:
+    """Cells from all over the dataset, as its authors may have sorted it."""
+    n = len(reading.obs)
+    step = max(1, n // _N_SCALE)
+    parts, start = [], 0
+    for block in reading.blocks(_BLOCK):
+        parts.append(block[(-start) % step :: step])
+        start += block.shape[0]
+    return sparse.vstack(parts, format="csr")
+
+
+def _on_axis(
+    reading: Reading, mapping: GeneMapping, scale: Scale
+) -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
+    """Blocks of values on the axis, and which of the cells have exact counts."""
+    for block in reading.blocks(_BLOCK):
+        if scale.counts_available:
+            counts = to_counts(block, scale)
+            yield mapping.apply(counts.counts), counts.exact
+        else:
+            yield mapping.apply(block), np.ones(block.shape[0], dtype=bool)
+
+
+def _checked(
+    reading: Reading, mapping: GeneMapping, axis: GeneAxis, scale: Scale, qc: QC
+) -> _Checked:
+    keep, sizes, dropped, n_inexact = [], [], Counter(), 0
+    for values, exact in _on_axis(reading, mapping, scale):
+        n_inexact += int((~exact).sum())
+        result = qc.filter(values, axis)
+        dropped.update(result.reasons)
+        dropped["counts can't be rebuilt"] += int((result.keep & ~exact).sum())
+        keep.append(result.keep & exact)
+        sizes.append(np.asarray(values.sum(axis=1)).ravel())
+    if n_inexact > _MOST_INEXACT * len(reading.obs):
+        raise ValueError(
+            f"{n_inexact} of {len(reading.obs)} cells are not on the scale of the others "
+            f"({scale.name}: {scale.reason}). Values of several scales are never mixed."
+        )
+    return _Checked(np.concatenate(keep), np.concatenate(sizes), +dropped)
+
+
+def _kept(
+    reading: Reading, mapping: GeneMapping, scale: Scale, keep: np.ndarray
+) -> Iterator[sparse.csr_matrix]:
+    start = 0
+    for values, _ in _on_axis(reading, mapping, scale):
+        rows = keep[start : start + values.shape[0]]
+        start += len(rows)
+        if rows.any():
+            yield values[rows]
+
+
+def _defaults(record: Record, dataset: DatasetPlan) -> dict[str, str]:
+    """Values of columns that the files lack; a catalogue's, where it names one alone."""
+    known = {"tissue": record.tissues, "disease": record.diseases, "assay": record.assays}
+    return {**{k: v[0] for k, v in known.items() if len(v) == 1}, **dataset.obs}

@@ -1,0 +1,5 @@
+"""``python -m scgm_scvi.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,114 @@
+"""``scgm atlas``: list what there is, build a store, say what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cyclopts import App
+
+from ._app import app, quiet
+
+__all__ = ["build", "info", "list_"]
+
+atlas_app = App(name="atlas", help="Build a training store out of public datasets.")
+app.command(atlas_app)
+
+
+@atlas_app.command(name="list")
+def list_(
+    *,
+    source: str | None = None,
+    disease: str | None = None,
+    tissue: str | None = None,
+    organism: str | None = None,
+    plan: Path | None = None,
+    url: str | None = None,
+) -> None:
+    """List datasets of the sources' catalogues: cells, bytes to download, licences.
+
+    Parameters
+    ----------
+    source
+        One of ucsc, hca, cellxgene, tisch, local. Default: those of the plan.
+    disease, tissue, organism
+        Only datasets with this in the names of their diseases, tissues, or organism.
+    plan
+        List what a plan names, without asking the sources; "scgdb" for the one that comes with the
+        package.
+    url
+        Address in place of the source's own; a folder, for local.
+    """
+    from scgm_scvi import atlas
+
+    table = atlas.planned(plan) if plan is not None else atlas.catalog(source, url=url)
+    for column, part in {"diseases": disease, "tissues": tissue, "organism": organism}.items():
+        if part is not None and column in table:
+            table = table[table[column].str.contains(part, case=False, regex=False)]
+    print(table.to_string(index=False, na_rep="", max_colwidth=40) if len(table) else "No dataset.")
+    cells = table["n_cells"].sum()
+    print(f"\n{len(table)} datasets, {int(cells):,} cells where their number is known.")
+
+
+@atlas_app.command
+def build(
+    plan: Path,
+    *,
+    out: Path,
+    workers: int = 1,
+    scheduler: str | None = None,
+    cache: Path | None = None,
+    keep_downloads: bool = True,
+) -> None:
+    """Build a store, or go on with one that was interrupted.
+
+    Parameters
+    ----------
+    plan
+        TOML file; "scgdb" for the one that comes with the package.
+    out
+        Folder of the store.
+    workers
+        Processes.
+    scheduler
+        Address of a dask cluster, as tcp://host:8786.
+    cache
+        Folder for downloads.
+    keep_downloads
+        Whether they stay when their dataset is stored.
+    """
+    from scgm_scvi import atlas
+
+    quiet()
+    report = atlas.build(
+        atlas.Plan.shipped() if str(plan) == "scgdb" else plan,
+        out,
+        workers=workers,
+        scheduler=scheduler,
+        cache=cache,
+        keep_downloads=keep_downloads,
+        progress=lambda line: print(line, flush=True),
+    )
+    counts = report["status"].value_counts()
+    print(
+        f"\n{report['n_cells'].sum():,} cells of {counts.get('stored', 0)} datasets in {out}; "
+        f"{counts.get('duplicate', 0)} duplicates, {counts.get('set aside', 0)} set aside "
+        f"(reasons in {out / 'report.csv'}). Next: scgm atlas info {out}"
+    )
+
+
+@atlas_app.command
+def info(store: Path) -> None:
+    """Say what is in a store: cells by tissue, disease and source; provenance.
+
+    Parameters
+    ----------
+    store
+        Its folder.
+    """
+    from scgm_scvi import atlas
+
+    found = atlas.open(store)
+    for column in ("source", "tissue", "disease", "cell_type_coarse", "assay"):
+        print(f"{atlas.composition(found, column).to_string()}\n")
+    columns = ["key", "n_cells", "scale", "licence", "citation"]
+    print(found.datasets.reset_index()[columns].to_string(index=False, max_colwidth=40))
