@@ -106,7 +106,7 @@ class FixtureServer:
 
         Faults of a path wait in line: each is used up before the next one begins. They are
 
-        - ``status=503, headers={"Retry-After": "2"}``: this status, no body;
+        - ``status=503, headers={"Retry-After": "2"}``: this status, with these headers alone, no body;
         - ``body=b"..."``: other bytes, with the ETag of the right ones;
         - ``cut=n``: the connection ends after n bytes of the body;
         - ``hang=n``: after n bytes nothing more comes until the server closes;
@@ -170,9 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _send(self, response: Response, fault: dict[str, Any]) -> None:
-        status = fault.get("status", response.status)
+        if "status" in fault:
+            response = Response(status=fault["status"])
         headers = {**response.headers, **fault.get("headers", {})}
-        body = b"" if "status" in fault else response.body
+        status, body = response.status, response.body
         etag = fault.get("etag", response.etag or f'"{hashlib.md5(body).hexdigest()}"')
         body = fault.get("body", body)
         if status == 200:
