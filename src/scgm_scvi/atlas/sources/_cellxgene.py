@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anndata
-import h5py
 import numpy as np
 import pandas as pd
 
@@ -32,7 +30,6 @@ OTHER_ASSAYS = re.compile(
     r"visium|slide-?seq|stereo-?seq|merfish|xenium|cosmx|spatial|atac-?seq|methyl|\bsn?mc\w*-seq",
     re.IGNORECASE,
 )
-TERM = {"NCBITaxon:9606": "human", "NCBITaxon:10090": "mouse"}
 # before schema 5 the tissue's own label said so
 NO_TISSUE = re.compile(r"\((?:organoid|cell culture|cell line)\)\s*$", re.IGNORECASE)
 
@@ -91,15 +88,11 @@ class CellxgeneSource(Source):
         """The dataset, its primary cells alone."""
         path = next(iter(files.values()))
         reading = read_h5ad(path)
-        obs = reading.obs.copy()
-        if "donor_id" in obs:
-            obs["donor"] = obs.pop("donor_id")  # the schema's own, in place of an author's
-        obs = obs.assign(**{k: v for k, v in _whole(path).items() if k not in obs})
-        obs = standardise(obs, record)
+        obs = standardise(reading.obs, record)
         reading = replace(reading, obs=obs)
 
         if "is_primary_data" in obs:
-            primary = obs["is_primary_data"].astype(str).str.lower().isin(["true", "1"])
+            primary = obs["is_primary_data"].astype(str) == "True"
             reading = reading.only(primary, "not primary data")
         reading = reading.only(_of_tissue(reading.obs), "not of a tissue")
         if "assay" in reading.obs:
@@ -149,15 +142,3 @@ def _of_tissue(obs: pd.DataFrame) -> np.ndarray:
     if "tissue" in obs:
         return ~obs["tissue"].astype(str).str.contains(NO_TISSUE).to_numpy()
     return np.ones(len(obs), dtype=bool)
-
-
-def _whole(path: Path) -> dict[str, str]:
-    """What holds for all cells of the file; since schema 6 the organism is there, not in ``obs``."""
-    with h5py.File(path) as file:
-        uns = file.get("uns", {})
-        keys = [k for k in ("organism", "organism_ontology_term_id") if k in uns]
-        found = {k: str(anndata.io.read_elem(uns[k])) for k in keys}
-    term = found.get("organism_ontology_term_id")
-    if term in TERM:
-        found.setdefault("organism", LATIN[TERM[term]])
-    return found

@@ -19,7 +19,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("celltype", "celltypes", "celltypename", "celltypeannotation", "annotatedcelltype"),
         *("authorcelltype", "biosamplecelltype"),
     ),
-    "tissue": ("tissue", "organ", "tissuename", "bodypart", "biosampletissue", "region"),
+    "tissue": ("tissue", "organ", "tissuename", "bodypart", "region", "regionname"),
     "disease": ("disease", "diagnosis", "diseasestate", "diseasestatus", "condition"),
     "assay": ("assay", "method", "technology", "librarypreparation", "sequencingmethod"),
     "donor": (

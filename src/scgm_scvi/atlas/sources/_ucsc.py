@@ -32,6 +32,11 @@ DEEPEST = 8  # collections within collections; there are three today
 NAME = re.compile(r"(?!\.+(/|$))[\w.+-]+(/(?!\.+(/|$))[\w.+-]+)*", re.ASCII)
 REGION = re.compile(r"(?i)(chr)?[\w.]+[:_-]\d+[_-]\d+$")
 MATRIX = re.compile(r"(?P<prefix>[\w.+-]*?)(exprMatrix\.tsv|matrix\.mtx)(\.gz)?", re.ASCII)
+# where desc.json says of which study a dataset is
+STUDIES = (
+    *("doi", "geo_series", "arrayexpress", "ena_project", "bioproject", "sra_study", "ega_study"),
+    *("dbgap", "paper_url", "biorxiv_url"),
+)
 
 
 class UCSCSource(Source):
@@ -53,9 +58,11 @@ class UCSCSource(Source):
 
     def _below(self, listing: Any, depth: int, seen: set[str]) -> Iterator[Record]:
         for entry in _entries(listing):
-            name = str(entry.get("name"))
-            if not NAME.fullmatch(name):
-                self.skipped[name] = "not a name that an address can be made of"
+            name = entry.get("name")
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                self.skipped[str(name or entry.get("shortLabel"))] = (
+                    "not a name that an address can be made of"
+                )
             elif name in seen:
                 self.skipped[name] = "listed twice"
             elif not _is_collection(entry):
@@ -91,7 +98,7 @@ class UCSCSource(Source):
         )
 
     def resolve(self, record: Record) -> Record:
-        """The record with its files, studies, and the unit that its authors give; 2 or 3 requests."""
+        """The record with files, studies and the unit that its authors give; 2 or 3 requests."""
         if record.files:
             return record
         if not NAME.fullmatch(record.id):
@@ -112,22 +119,17 @@ class UCSCSource(Source):
             return str(about.get(key) or "").strip()
 
         pmid = re.match(r"\d+", text("pmid"))
-        # what only the leaf knows, over what the list has said
-        full = self._light(record.id, leaf)
-        said = {f.name: getattr(full, f.name) for f in fields(full)}
-        return replace(
-            record,
-            **{k: v for k, v in said.items() if v and not getattr(record, k)},
-            files=self._files(record.id, leaf),
-            **({"title": text("title")} if text("title") else {}),
-            unit=text("unitDesc") or str(leaf.get("unit") or ""),
-            studies=find_studies(
-                *(f"PMID:{pmid.group()}" if pmid else None, about.get("doi")),
-                *(about.get(k) for k in ("geo_series", "arrayexpress", "ena_project")),
-                *(about.get(k) for k in ("bioproject", "sra_study", "ega_study", "dbgap")),
-                *(about.get(k) for k in ("paper_url", "biorxiv_url")),
-            ),
+        # what only the leaf knows, below what the list has said
+        leaf_record = self._light(record.id, leaf)
+        names = [f.name for f in fields(Record)]
+        said = {n: getattr(record, n) or getattr(leaf_record, n) for n in names}
+        said["title"] = text("title") or said["title"]
+        said["unit"] = text("unitDesc") or str(leaf.get("unit") or "")
+        said["files"] = self._files(record.id, leaf)
+        said["studies"] = find_studies(
+            f"PMID:{pmid.group()}" if pmid else None, *(about.get(k) for k in STUDIES)
         )
+        return Record(**said)
 
     def _files(self, name: str, leaf: dict[str, Any]) -> tuple[RemoteFile, ...]:
         versions = leaf.get("fileVersions")
@@ -152,14 +154,12 @@ class UCSCSource(Source):
     def _tables(
         self, name: str, prefix: str, versions: dict[str, Any]
     ) -> Iterator[tuple[str, str, str]]:
-        """Features and barcodes of an MTX: by the versions, the list of files, or their usual name."""
+        """Features and barcodes of an MTX: as a version, the list of files or custom names them."""
         try:
-            there = [
-                _basename(line)
-                for line in self.download.text(f"{self.url}/{name}/files.txt").split()
-            ]
+            lines = self.download.text(f"{self.url}/{name}/files.txt").split()
         except DownloadError:
-            there = []
+            lines = []
+        there = [_basename(line) for line in lines]
         for key, names in (("features", ("features", "genes")), ("barcodes", ("barcodes",))):
             usual = [f"{prefix}{n}.tsv{gz}" for n in names for gz in (".gz", "")]
             told = _basename(versions.get(key))
@@ -200,6 +200,9 @@ class UCSCSource(Source):
                 f"({listed(meta.index, 2)}): leave the dataset out."
             )
         reading = reading.only(known, "not in meta.tsv")
+        if n := len(meta) - int(known.sum()):
+            note = f"{n} of {len(meta)} cells of meta.tsv are not in the matrix"
+            reading = replace(reading, notes=(*reading.notes, note))
         obs = standardise(meta.loc[reading.obs.index], record)
         return replace(reading, obs=obs)
 
@@ -234,7 +237,8 @@ def _basename(version: Any) -> str:
 
 def _read_meta(path: Path, where: str) -> pd.DataFrame:
     """The table of cells: by its first column, the standard columns as text."""
-    options = {"sep": "\t", "quoting": csv.QUOTE_NONE, "low_memory": False, "encoding": "utf-8"}
+    options = {"sep": "\t", "quoting": csv.QUOTE_NONE, "low_memory": False}
+    options |= {"encoding": "utf-8-sig", "encoding_errors": "replace", "index_col": False}
     try:
         columns = pd.read_csv(path, nrows=0, **options).columns
         as_text = [columns[0], *recognise(columns).values()]
@@ -245,8 +249,8 @@ def _read_meta(path: Path, where: str) -> pd.DataFrame:
     cells = meta.iloc[:, 0]
     if cells.isna().any() or cells.duplicated().any():
         raise ValueError(
-            f"{where}: the first column of {path.name}, {columns[0]!r}, should name each cell once; "
-            f"{listed(cells[cells.duplicated()].unique(), 3)} are there more than once, and "
+            f"{where}: the first column of {path.name}, {columns[0]!r}, should name each cell "
+            f"once; {listed(cells[cells.duplicated()].unique(), 3)} are there more than once, and "
             f"{cells.isna().sum()} cells have no name: leave the dataset out."
         )
     return meta.set_index(columns[0]).rename_axis(None)
