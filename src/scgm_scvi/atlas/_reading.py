@@ -38,8 +38,11 @@ class Reading:
     blocks
         Called with a number of cells, yields CSR matrices of so many rows (the last one fewer) and
         ``len(var)`` columns, float32, each row once and in order. May be called again.
+    notes
+        What was left out or assumed, a sentence each, for the report.
     """
 
     obs: pd.DataFrame
     var: pd.DataFrame
     blocks: Callable[[int], Iterator[sparse.csr_matrix]]
+    notes: tuple[str, ...] = ()
