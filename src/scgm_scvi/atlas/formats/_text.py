@@ -1,0 +1,59 @@
+"""Text files, compressed or not."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import pandas as pd
+
+__all__ = ["delimiter_of", "first_fields", "open_text", "read_lines", "read_meta"]
+
+
+def open_text(path: Path) -> BinaryIO:
+    """Bytes of a file, decompressed where it begins like a gzip file, whatever its name."""
+    with open(path, "rb") as f:
+        zipped = f.read(2) == b"\x1f\x8b"
+    # as reading a gzip file line by line is slow
+    return io.BufferedReader(gzip.open(path), 1 << 20) if zipped else open(path, "rb")
+
+
+def delimiter_of(line: str) -> str:
+    """What separates the fields of a header: a tab if there is one, else a comma, a semicolon."""
+    return next((d for d in "\t,;" if d in line), " ")
+
+
+def first_fields(line: str, delimiter: str) -> list[str]:
+    """Fields of one line, without their quotes."""
+    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines that are not empty, without their ends."""
+    with open_text(path) as f:
+        lines = f.read().decode("utf-8-sig").splitlines()
+    return [line for line in lines if line]
+
+
+def read_meta(path: Path, index: str | None = None) -> pd.DataFrame:
+    """A table of cells by their names, in the column ``index`` or else the first one.
+
+    Raises
+    ------
+    ValueError
+        Two rows have the same name, or there is no column of that name.
+    """
+    with open_text(path) as f:
+        header = f.readline().decode("utf-8-sig")
+        f.seek(0)
+        meta = pd.read_csv(f, sep=delimiter_of(header), dtype={0: str}, low_memory=False)
+    index = meta.columns[0] if index is None else index
+    if index not in meta:
+        raise ValueError(f"{path}: no column {index!r}; its columns: {', '.join(meta.columns)}.")
+    names = meta.pop(index).astype(str)
+    if names.duplicated().any():
+        raise ValueError(f"{path}: cell {names[names.duplicated()].iloc[0]!r} is there twice.")
+    return meta.set_index(pd.Index(names, dtype=object))
