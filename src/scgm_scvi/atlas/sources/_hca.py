@@ -15,7 +15,7 @@ from scgm_scvi.atlas._http import DownloadError
 from scgm_scvi.atlas._reading import Reading
 from scgm_scvi.atlas._record import Record, RemoteFile
 from scgm_scvi.atlas._studies import find_studies
-from scgm_scvi.atlas.formats import read_file, read_mtx
+from scgm_scvi.atlas.formats import read_10x_h5, read_h5ad, read_loom, read_mtx
 
 from ._columns import organism_of, standardise
 from ._source import Downloads, Source
@@ -24,7 +24,7 @@ __all__ = ["HCASource"]
 
 PAGE = 100  # projects; the most that the service gives
 OPEN = {None, "", "NRES"}  # NRES: no restriction
-READABLE = re.compile(r"(?i)\.(h5ad|loom|h5)$")
+READERS = {".h5ad": read_h5ad, ".loom": read_loom, ".h5": read_10x_h5}
 # a matrix in three files: what stands before and after says which belong together
 PART = re.compile(r"(?i)(matrix\.mtx|(?:genes|features|barcodes)\.tsv)(\.gz)?$")
 PARTS = {"matrix.mtx", "features.tsv", "barcodes.tsv"}
@@ -86,7 +86,7 @@ class HCASource(Source):
         page = self.download.json(url, catalog=name, size=str(PAGE))
         seen = {url}
         while True:
-            yield from page.get("hits") or ()
+            yield from _dicts(page.get("hits"))
             url = (page.get("pagination") or {}).get("next")
             if not url:
                 return
@@ -103,7 +103,7 @@ class HCASource(Source):
         return found
 
     def _records(self, hit: dict[str, Any]) -> Iterator[Record]:
-        project = (hit.get("projects") or [{}])[0]
+        project = next(iter(_dicts(hit.get("projects"))), {})
         id_ = str(project.get("projectId") or hit.get("entryId") or "")
         if (restriction := project.get("dataUseRestriction")) not in OPEN:
             self.skipped[id_] = f"its data's use is restricted: {restriction}"
@@ -131,7 +131,7 @@ class HCASource(Source):
                 continue  # its cells are in another file of the project
             elif not (matrix.uuid and url):
                 self._skip(id_, matrix, "no uuid, or no address to download it from")
-            elif READABLE.search(matrix.name):
+            elif Path(matrix.name).suffix.lower() in READERS:
                 whole.append([matrix])
             elif part := PART.search(matrix.name):
                 parts.setdefault(matrix.name[: part.start()], []).append(matrix)
@@ -172,7 +172,7 @@ class HCASource(Source):
             filter(None, (_values(hit.get(e), "disease") for e in ("specimens", "samples"))),
             _values(hit.get("donorOrganisms"), "disease"),
         )
-        publications = project.get("publications") or []
+        publications = _dicts(project.get("publications"))
         return Record(
             self.name,
             f"{id_[:8]}-{first.uuid}",
@@ -187,7 +187,7 @@ class HCASource(Source):
             assays=said("libraryConstructionApproach", "protocols"),
             studies=find_studies(
                 [[p.get("doi"), p.get("publicationUrl")] for p in publications],
-                [a.get("accession") for a in project.get("accessions") or []],
+                [a.get("accession") for a in _dicts(project.get("accessions"))],
             ),
         )
 
@@ -197,7 +197,8 @@ class HCASource(Source):
         if PARTS <= paths.keys():
             reading = read_mtx(*(paths[p] for p in ("matrix.mtx", "features.tsv", "barcodes.tsv")))
         else:
-            reading = read_file(next(iter(files.values())))
+            (path,) = files.values()
+            reading = READERS[path.suffix](path)
         obs = reading.obs.rename(columns=_donor_id(reading.obs.columns))
         return replace(reading, obs=standardise(obs, record))
 
@@ -220,7 +221,7 @@ def _matrices(tree: Any) -> list[_Matrix]:
 def _leaves(node: Any, strata: dict[str, str]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Files below a node: ``{facet: {value: node}}``, or a list of files."""
     if isinstance(node, list):
-        yield from ((strata, file) for file in node if isinstance(file, dict))
+        yield from ((strata, file) for file in _dicts(node))
     elif isinstance(node, dict):
         for facet, below in node.items():
             if isinstance(below, dict):
@@ -232,8 +233,12 @@ def _leaves(node: Any, strata: dict[str, str]) -> Iterator[tuple[dict[str, str],
 
 def _values(entities: Any, facet: str) -> list[str]:
     """All values of a facet in the entities of a hit."""
-    values = [v for e in entities or [] for v in _list(e.get(facet))]
+    values = [v for e in _dicts(entities) for v in _list(e.get(facet))]
     return list(dict.fromkeys(str(v) for v in values if v))
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
 
 
 def _list(value: Any) -> list[Any]:
@@ -248,7 +253,7 @@ def _local(name: str) -> str:
     """Name of a file in the cache; never the server's, which might be a path."""
     if part := PART.search(name):
         return part.group().lower().replace("genes", "features")
-    return f"matrix{READABLE.search(name).group().lower()}"
+    return f"matrix{Path(name).suffix.lower()}"
 
 
 def _remote(matrix: _Matrix) -> RemoteFile:
