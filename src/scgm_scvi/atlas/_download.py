@@ -70,7 +70,7 @@ class Downloader:
     >>> from tempfile import TemporaryDirectory
     >>> import httpx
     >>> from scgm_scvi.atlas import Downloader, RemoteFile
-    >>> server = httpx.MockTransport(lambda request: httpx.Response(200, content=b"counts"))
+    >>> server = httpx.MockTransport(lambda request: httpx.Response(200, content=iter([b"counts"])))
     >>> remote = RemoteFile("x.h5", "https://example.org/study/x.h5", size=6)
     >>> with TemporaryDirectory() as cache, Downloader(cache, transport=server) as download:
     ...     path = download.file(remote, "a-study")
@@ -234,7 +234,7 @@ class Downloader:
                     f"{remote.url}: {value!r} is said to be its {name}, and cannot be: the "
                     "catalogue is wrong; list the source again, or tell its keepers."
                 )
-        pinned = self.lock.get(key) if self.lock else None
+        pinned = self.lock.get(key) if self.lock is not None else None
         for name in ("size", "sha256") if pinned else ():
             theirs, ours = getattr(remote, name), getattr(pinned, name)
             if theirs is not None and str(theirs).lower() != str(ours):
@@ -259,13 +259,13 @@ class Downloader:
             raise WrongFile(f"{size} bytes in place of {remote.size}")
         for name in ("md5", "sha256"):
             expected = getattr(remote, name)
-            if expected is None and not (name == "sha256" and self.lock):
+            if expected is None and not (name == "sha256" and self.lock is not None):
                 continue
             with path.open("rb") as file:  # sha256 comes last, for the lock
                 found = hashlib.file_digest(file, name).hexdigest()
             if expected is not None and not found.startswith(expected.lower()):
                 raise WrongFile(f"{name} {found} in place of {expected}")
-        if self.lock:
+        if self.lock is not None:
             self.lock.pin(key, url=remote.url, size=size, sha256=found, etag=etag)
 
     def _download(self, part: Part, key: str) -> None:

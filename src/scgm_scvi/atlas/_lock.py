@@ -84,9 +84,6 @@ class Lock:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._read()))
 
-    def __len__(self) -> int:
-        return len(self._read())
-
     def get(self, key: str) -> Pin | None:
         """What is known of a file, by its ``"folder/name"``; None where that is nothing.
 

@@ -146,7 +146,8 @@ def _entries(
     is_parsed = np.zeros(len(ends), bool)
     is_parsed[places[parsed]] = True
     # their bytes, each field with the delimiter behind it, as lines
-    lined = np.append(np.where(is_end, ord("\n"), text).astype(np.uint8), ord("\n"))
+    lined = np.full(len(text) + 1, ord("\n"), np.uint8)
+    np.copyto(lined[:-1], text, where=~is_end)
     values[parsed] = _numbers(lined[np.repeat(is_parsed, lengths + 1)].tobytes())
     if not np.isfinite(values).all():
         place = places[np.argmin(np.isfinite(values))]
