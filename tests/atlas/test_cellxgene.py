@@ -190,7 +190,7 @@ FILES = {
         # brain (organoid) and fibroblast (cell culture)
         ("left out 2 of 320 cells: not of a tissue",),
     ),
-    "small_perturbations": ((500, 2000), {"organism": "Homo sapiens", "sex": "male"}, ()),
+    "small_perturbations": ((500, 2000), {"organism": "Homo sapiens", "sex": "female"}, ()),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import numpy as np
 import pytest
 from atlas_server import FixtureServer
@@ -59,7 +61,9 @@ def project(id_="74b6d569-3b11-42ef-b6b1-a0454522b4a0", contributed=(), matrices
     }
 
 
-@pytest.mark.parametrize("kind", ["optimus.loom", "old.loom", "m.h5ad", "raw.H5", "mtx"])
+@pytest.mark.parametrize(
+    "kind", ["optimus.loom", "old.loom", "m.h5ad", "raw.H5", "mtx", "a.h5ad.tar.gz"]
+)
 def test_what_goes_in_comes_out(server, source, tmp_path, kind):
     adata, path = truth(), tmp_path / kind
     if kind == "mtx":
@@ -70,6 +74,10 @@ def test_what_goes_in_comes_out(server, source, tmp_path, kind):
             write_loom(adata, path, optimus=kind == "optimus.loom")
         elif kind == "m.h5ad":
             write_cellxgene(adata, path)
+        elif kind == "a.h5ad.tar.gz":
+            write_cellxgene(adata, tmp_path / "a.h5ad")
+            with tarfile.open(path, "w:gz") as archive:
+                archive.add(tmp_path / "a.h5ad", "folder/a.h5ad")
         else:
             write_10x_h5(adata, path)
         files = [azul_file(server, path)]
@@ -91,7 +99,7 @@ def test_what_goes_in_comes_out(server, source, tmp_path, kind):
     np.testing.assert_array_equal(matrix(reading), adata.X.toarray())
     assert list(reading.var.index) == list(adata.var_names)
     assert list(reading.obs.index) == list(adata.obs_names)
-    if kind.endswith(("loom", "h5ad")):
+    if kind.endswith(("loom", "h5ad", "tar.gz")):
         assert list(reading.obs["cell_type"]) == list(adata.obs["cell_type"])
         assert list(reading.obs["donor"]) == list(adata.obs["donor"])
         assert list(reading.obs["disease"]) == list(adata.obs["disease"])  # the file knows better
@@ -162,7 +170,7 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
         return azul_file(server, tmp_path / "a.loom", name=name, **more)
 
     ours = file("platform.loom")
-    names = ["a.rds", "b.h5ad.tar.gz", "c.csv.gz", "d.xlsx", "x_matrix.mtx.gz", "x_barcodes.tsv"]
+    names = ["a.rds", "b.h5ad.zip", "c.csv.gz", "d.xlsx", "x_matrix.mtx.gz", "x_barcodes.tsv"]
     no_url = {**file("e.h5ad"), "azul_url": None, "uuid": "no-url"}
     older = file("f.h5ad")
     older["url"] = older.pop("azul_url")

@@ -15,7 +15,7 @@ from scgm_scvi.atlas._http import DownloadError
 from scgm_scvi.atlas._reading import Reading
 from scgm_scvi.atlas._record import Record, RemoteFile
 from scgm_scvi.atlas._studies import find_studies
-from scgm_scvi.atlas.formats import read_10x_h5, read_h5ad, read_loom, read_mtx
+from scgm_scvi.atlas.formats import read_file, read_mtx
 
 from ._columns import organism_of, standardise
 from ._source import Downloads, Source
@@ -24,7 +24,7 @@ __all__ = ["HCASource"]
 
 PAGE = 100  # projects; the most that the service gives
 OPEN = {None, "", "NRES"}  # NRES: no restriction
-READERS = {".h5ad": read_h5ad, ".loom": read_loom, ".h5": read_10x_h5}
+READABLE = re.compile(r"(?i)\.((h5ad|loom|h5)(\.tar)?|mtx\.tar)(\.gz)?$")
 # a matrix in three files: what stands before and after says which belong together
 PART = re.compile(r"(?i)(matrix\.mtx|(?:genes|features|barcodes)\.tsv)(\.gz)?$")
 PARTS = {"matrix.mtx", "features.tsv", "barcodes.tsv"}
@@ -131,7 +131,7 @@ class HCASource(Source):
                 continue  # its cells are in another file of the project
             elif not (matrix.uuid and url):
                 self._skip(id_, matrix, "no uuid, or no address to download it from")
-            elif Path(matrix.name).suffix.lower() in READERS:
+            elif READABLE.search(matrix.name):
                 whole.append([matrix])
             elif part := PART.search(matrix.name):
                 parts.setdefault(matrix.name[: part.start()], []).append(matrix)
@@ -198,7 +198,7 @@ class HCASource(Source):
             reading = read_mtx(*(paths[p] for p in ("matrix.mtx", "features.tsv", "barcodes.tsv")))
         else:
             (path,) = files.values()
-            reading = READERS[path.suffix](path)
+            reading = read_file(path)
         obs = reading.obs.rename(columns=_donor_id(reading.obs.columns))
         return replace(reading, obs=standardise(obs, record))
 
@@ -253,7 +253,7 @@ def _local(name: str) -> str:
     """Name of a file in the cache; never the server's, which might be a path."""
     if part := PART.search(name):
         return part.group().lower().replace("genes", "features")
-    return f"matrix{Path(name).suffix.lower()}"
+    return f"matrix{READABLE.search(name).group().lower()}"
 
 
 def _remote(matrix: _Matrix) -> RemoteFile:
