@@ -14,7 +14,7 @@ from atlas_truth import truth, write_cellxgene
 from scipy import sparse
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas._download import Downloader
+from scgm_scvi.atlas._download import Downloader, DownloadError
 from scgm_scvi.atlas.sources._cellxgene import CellxgeneSource
 
 SHARED = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -136,6 +136,7 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
             ["is_primary_data", "title", "citation", "tissue", "disease", "assay"]
         )
         | {"collection_doi": None, "cell_count": None},
+        "odd": {"cell_count": "many", "is_primary_data": True, "disease": "normal", "title": 7},
         "partly": {"tissue": [culture, {"label": "lung", "tissue_type": "tissue"}]},
         "old label": {"tissue": ["lung"]},
         "no:secondary": {"is_primary_data": [False]},
@@ -144,12 +145,12 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
         "no:two organisms": {"organism": [human, mouse]},
         "no:organism": {"organism": None},
         "no:asset": {"assets": []},
-        "no:url": {"assets": [{"filetype": "H5AD"}, {}]},
+        "no:url": {"assets": [{"filetype": "H5AD"}, {}, None]},
         "no:culture": {"tissue": [culture, {"label": "brain (organoid)"}]},
         "no:spatial": {"assay": [{"label": "Visium Spatial Gene Expression"}]},
     }
     found = [put_cellxgene(server, path, dataset_id=k, **v) for k, v in changes.items()]
-    server.put_json("/curation/v1/datasets", [*found, {}])
+    server.put_json("/curation/v1/datasets", [*found, {}, None])
     records = {r.id: r for r in source.catalog()}
     assert list(records) == [k for k in changes if not k.startswith("no:")]
     assert set(source.skipped) == {*(k for k in changes if k.startswith("no:")), "?"}
@@ -161,6 +162,24 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
         licence="CC BY 4.0",
     )
     assert len(source.read(records["bare"], source.fetch(records["bare"])).obs) == 20
+
+
+def test_a_record_of_a_plan_gets_the_files_of_its_version(server, source, tmp_path):
+    path = tmp_path / "a.h5ad"
+    write_cellxgene(truth(20, 40), path)
+    new, old = ({"dataset_version_id": v} for v in ("new", "old"))
+    versions = [put_cellxgene(server, path) | v for v in (new, old, {"assets": []})]
+    id_ = versions[0]["dataset_id"]
+    server.put_json(f"/curation/v1/datasets/{id_}/versions", versions)
+    assert source.resolve(Record("cellxgene", id_)).version == "new"
+    record = source.resolve(Record("cellxgene", id_, version="old"))
+    assert (record.version, record.files[0].size) == ("old", path.stat().st_size)
+    assert source.resolve(record) is record
+    with pytest.raises(ValueError, match="no h5ad of version 'older'.*'new', 'old'"):
+        source.resolve(Record("cellxgene", id_, version="older"))
+    server.put_json("/curation/v1/datasets", {"message": "moved"})
+    with pytest.raises(DownloadError, match="no list of datasets"):
+        list(source.catalog())
 
 
 def test_diseases_in_one_label_are_listed_each(server, source, tmp_path):

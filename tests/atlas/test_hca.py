@@ -137,10 +137,29 @@ def test_pages_are_followed_as_they_are(server, source, tmp_path):
     assert server.requests[-1].query["catalog"] == "dcp59"
 
 
+def test_a_record_of_a_plan_gets_its_files(server, source, tmp_path):
+    write_loom(truth(20, 30), tmp_path / "a.loom")
+    files = [azul_file(server, tmp_path / "a.loom", name=f"{i}.loom") for i in range(3)]
+    put_azul(server, [project(f"{i}" * 8, [f]) for i, f in enumerate(files)])
+    records = list(source.catalog())
+    server.requests.clear()
+    for r in records:
+        assert source.resolve(Record("hca", r.id)) == r == source.resolve(r)
+        assert source.resolve(Record("hca", r.id, version=r.version)) == r
+    assert len(server.requests) == 4  # of the first time: the catalogues, and three pages
+    with pytest.raises(ValueError, match="has it in version 2024-05-01"):
+        source.resolve(Record("hca", records[0].id, version="2020"))
+    with pytest.raises(ValueError, match="does not have it"):
+        source.fetch(Record("hca", "gone"))
+
+
 def test_pages_that_go_round(server, source):
     loop = f"{server.url}/index/projects?catalog=dcp60&search_after=x"
     page = {"hits": [], "pagination": {"next": loop}}
     server.put_json("/index/catalogs", {"default_catalog": "dcp60"})
+    server.put_json("/index/projects", {"message": "moved"})
+    with pytest.raises(DownloadError, match="no page of projects"):
+        list(source.catalog())
     server.put_json("/index/projects", page)
     with pytest.raises(DownloadError, match="followed by itself"):
         list(source.catalog())

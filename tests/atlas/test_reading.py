@@ -21,7 +21,7 @@ def reading_of(x, asked=None):
     return Reading(obs, pd.DataFrame(index=["a", "b"]), blocks, ("a note",))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 50), st.randoms())
 def test_cells_are_those_of_the_mask_however_they_are_cut(mask, size, rng):
     x = np.arange(2 * len(mask), dtype=np.float32).reshape(-1, 2)

@@ -11,16 +11,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
+from scgm_scvi._errors import listed
+from scgm_scvi.atlas._http import DownloadError
 from scgm_scvi.atlas._reading import Reading
 from scgm_scvi.atlas._record import Record, RemoteFile
 from scgm_scvi.atlas._studies import find_studies
 from scgm_scvi.atlas.formats import read_h5ad
 
 from ._columns import LATIN, organism_of, standardise
+from ._json import count, dicts, several, texts
 from ._source import Source
 
 __all__ = ["CellxgeneSource"]
@@ -50,7 +54,7 @@ class CellxgeneSource(Source):
     def catalog(self) -> Iterator[Record]:
         """All datasets with primary cells of human or mouse; one request."""
         self.skipped = {}
-        for found in self.download.json(f"{self.url}/curation/v1/datasets"):
+        for found in self._index("datasets"):
             id_ = str(found.get("dataset_id") or "")
             record = self._record(id_, found)
             if reason := _refusal(id_, found, record):
@@ -58,26 +62,50 @@ class CellxgeneSource(Source):
             else:
                 yield record
 
+    def resolve(self, record: Record) -> Record:
+        """The record with its files, of its own version or else of the newest one; one request."""
+        if record.files:
+            return record
+        versions = self._index(f"datasets/{quote(record.id, safe='')}/versions")
+        for found in versions:
+            if record.version in ("", found.get("dataset_version_id")):
+                full = self._record(record.id, found)
+                if full.files:
+                    return full
+        there = listed([v.get("dataset_version_id") for v in versions], 3)
+        raise ValueError(
+            f"cellxgene {record.id}: no h5ad of version {record.version or 'any'!r}; its versions "
+            f"are {there}."
+        )
+
+    def _index(self, path: str) -> list[dict[str, Any]]:
+        url = f"{self.url}/curation/v1/{path}"
+        found = self.download.json(url)
+        if not isinstance(found, list):
+            raise DownloadError(f"{url}: no list of datasets; its service may have changed.")
+        return dicts(found)
+
     def _record(self, id_: str, found: dict[str, Any]) -> Record:
         version = str(found.get("dataset_version_id") or "")
-        assets = found.get("assets") or []
         files = [
-            RemoteFile("dataset.h5ad", asset["url"], size=asset.get("filesize") or None)
-            for asset in assets
+            RemoteFile("dataset.h5ad", asset["url"], size=count(asset.get("filesize")))
+            for asset in dicts(found.get("assets"))
             if asset.get("filetype") == "H5AD" and asset.get("url")
         ]
-        cells = found.get("primary_cell_count") or found.get("cell_count")
-        citation = found.get("citation") or ""
+        cells = count(found.get("primary_cell_count"))
+        if cells is None:
+            cells = count(found.get("cell_count"))
+        citation = str(found.get("citation") or "")
         return Record(
             self.name,
             id_,
             tuple(files[:1]),
-            title=found.get("title") or "",
+            title=str(found.get("title") or ""),
             version=version,
             organism=organism_of(_labels(found, "organism")),
             licence="CC BY 4.0",  # of all datasets there, by the terms of contribution
             citation=citation,
-            n_cells=None if cells is None else int(cells),
+            n_cells=cells,
             tissues=_labels(found, "tissue"),
             diseases=_labels(found, "disease"),
             assays=_labels(found, "assay"),
@@ -108,15 +136,16 @@ class CellxgeneSource(Source):
 
 def _refusal(id_: str, found: dict[str, Any], record: Record) -> str:
     """Why a dataset is of no use here, or nothing."""
-    primary = found.get("is_primary_data")
+    primary = set(several(found.get("is_primary_data")))
     if not id_:
         return "no dataset_id"
     if record.organism not in LATIN:
         return f"of {record.organism or 'an organism that is not said'}, not of human or mouse"
     # lists of truth values; words before schema 3
-    if primary not in (None, []) and not {True, "PRIMARY", "BOTH"} & set(np.atleast_1d(primary)):
+    if primary and not primary & {True, "PRIMARY", "BOTH"}:
         return "no primary data: all its cells are in other datasets"
-    if found.get("tissue") and all(_kind(t) != "tissue" for t in found["tissue"]):
+    kinds = {_kind(t) for t in several(found.get("tissue"))}
+    if kinds and "tissue" not in kinds:
         return "not of a tissue"
     if record.assays and all(OTHER_ASSAYS.search(a) for a in record.assays):
         return f"not of single cells' RNA: {', '.join(record.assays)}"
@@ -124,10 +153,9 @@ def _refusal(id_: str, found: dict[str, Any], record: Record) -> str:
 
 
 def _labels(found: dict[str, Any], key: str) -> tuple[str, ...]:
-    values = [v.get("label") if isinstance(v, dict) else v for v in found.get(key) or []]
-    # where cells of a dataset have two diseases, both are in one label
-    parts = [p for v in values if v for p in str(v).split(" || ")]
-    return tuple(dict.fromkeys(parts))
+    values = [v.get("label") if isinstance(v, dict) else v for v in several(found.get(key))]
+    # where cells have two diseases, both are in one label
+    return texts([part for v in texts(values) for part in v.split(" || ")])
 
 
 def _kind(tissue: Any) -> str:

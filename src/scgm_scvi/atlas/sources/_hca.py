@@ -18,12 +18,13 @@ from scgm_scvi.atlas._studies import find_studies
 from scgm_scvi.atlas.formats import read_file, read_mtx
 
 from ._columns import organism_of, standardise
+from ._json import count, dicts, several, texts
 from ._source import Downloads, Source
 
 __all__ = ["HCASource"]
 
 PAGE = 100  # projects; the most that the service gives
-OPEN = {None, "", "NRES"}  # NRES: no restriction
+OPEN = {"NRES"}  # "no restriction"; mostly nothing is said
 READABLE = re.compile(r"(?i)\.((h5ad|loom|h5)(\.tar)?|mtx\.tar)(\.gz)?$")
 # a matrix in three files: what stands before and after says which belong together
 PART = re.compile(r"(?i)(matrix\.mtx|(?:genes|features|barcodes)\.tsv)(\.gz)?$")
@@ -73,6 +74,7 @@ class HCASource(Source):
     ) -> None:
         super().__init__(download, base_url)
         self.catalog_name = catalog_name
+        self._listed: dict[str, Record] = {}
 
     def catalog(self) -> Iterator[Record]:
         """All matrices of open projects that can be read; a request for 100 projects."""
@@ -83,17 +85,23 @@ class HCASource(Source):
     def _hits(self) -> Iterator[dict[str, Any]]:
         url = f"{self.url}/index/projects"
         name = self.catalog_name or self._default_catalog()
-        page = self.download.json(url, catalog=name, size=str(PAGE))
+        page = self._page(url, catalog=name, size=str(PAGE))
         seen = {url}
         while True:
-            yield from _dicts(page.get("hits"))
+            yield from dicts(page.get("hits"))
             url = (page.get("pagination") or {}).get("next")
             if not url:
                 return
             if url in seen:
                 raise DownloadError(f"{url}: this page of projects says it is followed by itself.")
             seen.add(url)
-            page = self.download.json(url)
+            page = self._page(url)
+
+    def _page(self, url: str, **params: str) -> dict[str, Any]:
+        page = self.download.json(url, **params)
+        if not (isinstance(page, dict) and isinstance(page.get("hits"), list)):
+            raise DownloadError(f"{url}: no page of projects; its service may have changed.")
+        return page
 
     def _default_catalog(self) -> str:
         url = f"{self.url}/index/catalogs"
@@ -102,11 +110,26 @@ class HCASource(Source):
             raise DownloadError(f"{url}: names no default_catalog; give the catalog_name.")
         return found
 
+    def resolve(self, record: Record) -> Record:
+        """The record as the catalogue has it, which is listed for the first one without files."""
+        if record.files:
+            return record
+        if not self._listed:
+            self._listed = {r.id: r for r in self.catalog()}
+        found = self._listed.get(record.id)
+        if found is None or record.version not in ("", found.version):
+            there = f"has it in version {found.version}" if found else "does not have it"
+            raise ValueError(
+                f"hca {record.id} {record.version}: the catalogue of {self.url} {there}: list the "
+                "source again, or name the catalogue that had it."
+            )
+        return found
+
     def _records(self, hit: dict[str, Any]) -> Iterator[Record]:
-        project = next(iter(_dicts(hit.get("projects"))), {})
+        project = next(iter(dicts(hit.get("projects"))), {})
         id_ = str(project.get("projectId") or hit.get("entryId") or "")
-        if (restriction := project.get("dataUseRestriction")) not in OPEN:
-            self.skipped[id_] = f"its data's use is restricted: {restriction}"
+        if restrictions := set(texts(project.get("dataUseRestriction"))) - OPEN:
+            self.skipped[id_] = f"its data's use is restricted: {', '.join(sorted(restrictions))}"
             return
         if project.get("accessible") is False:
             self.skipped[id_] = "not accessible without a login"
@@ -157,9 +180,9 @@ class HCASource(Source):
         alone: bool,
     ) -> Record:
         first = group[0]
-        cells = first.file.get("matrixCellCount")
+        cells = count(first.file.get("matrixCellCount"))
         if cells is None and alone:
-            cells = project.get("estimatedCellCount")
+            cells = count(project.get("estimatedCellCount"))
 
         def said(facet: str, *entities: str) -> tuple[str, ...]:
             """What the file's place in the tree says, or the first entity of the project to do."""
@@ -172,7 +195,7 @@ class HCASource(Source):
             filter(None, (_values(hit.get(e), "disease") for e in ("specimens", "samples"))),
             _values(hit.get("donorOrganisms"), "disease"),
         )
-        publications = _dicts(project.get("publications"))
+        publications = dicts(project.get("publications"))
         return Record(
             self.name,
             f"{id_[:8]}-{first.uuid}",
@@ -181,13 +204,13 @@ class HCASource(Source):
             version=str(first.file.get("version") or ""),
             organism=organism_of(said("genusSpecies", "donorOrganisms")),
             citation=_text([p.get("publicationTitle") for p in publications]),
-            n_cells=None if cells is None else int(cells),
+            n_cells=cells,
             tissues=said("organ", "specimens", "samples"),
             diseases=tuple(diseases),
             assays=said("libraryConstructionApproach", "protocols"),
             studies=find_studies(
                 [[p.get("doi"), p.get("publicationUrl")] for p in publications],
-                [a.get("accession") for a in _dicts(project.get("accessions"))],
+                [a.get("accession") for a in dicts(project.get("accessions"))],
             ),
         )
 
@@ -221,7 +244,7 @@ def _matrices(tree: Any) -> list[_Matrix]:
 def _leaves(node: Any, strata: dict[str, str]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Files below a node: ``{facet: {value: node}}``, or a list of files."""
     if isinstance(node, list):
-        yield from ((strata, file) for file in _dicts(node))
+        yield from ((strata, file) for file in dicts(node))
     elif isinstance(node, dict):
         for facet, below in node.items():
             if isinstance(below, dict):
@@ -233,20 +256,11 @@ def _leaves(node: Any, strata: dict[str, str]) -> Iterator[tuple[dict[str, str],
 
 def _values(entities: Any, facet: str) -> list[str]:
     """All values of a facet in the entities of a hit."""
-    values = [v for e in _dicts(entities) for v in _list(e.get(facet))]
-    return list(dict.fromkeys(str(v) for v in values if v))
-
-
-def _dicts(values: Any) -> list[dict[str, Any]]:
-    return [v for v in values if isinstance(v, dict)] if isinstance(values, list) else []
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    return list(texts([v for e in dicts(entities) for v in several(e.get(facet))]))
 
 
 def _text(value: Any) -> str:
-    return "; ".join(str(v) for v in _list(value) if v)
+    return "; ".join(texts(value))
 
 
 def _local(name: str) -> str:
@@ -261,6 +275,6 @@ def _remote(matrix: _Matrix) -> RemoteFile:
     return RemoteFile(
         _local(matrix.name),
         file.get("azul_url") or file["url"],
-        size=file.get("size"),
+        size=count(file.get("size")),
         sha256=file.get("sha256") or None,
     )

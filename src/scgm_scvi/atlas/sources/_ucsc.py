@@ -24,6 +24,7 @@ from scgm_scvi.atlas._studies import find_studies
 from scgm_scvi.atlas.formats import read_mtx, read_table
 
 from ._columns import organism_of, recognise, standardise
+from ._json import count, dicts, texts
 from ._source import Source
 
 __all__ = ["UCSCSource"]
@@ -54,6 +55,10 @@ class UCSCSource(Source):
         """All datasets, as light records; a request a collection."""
         self.skipped = {}
         listing = self.download.json(f"{self.url}/dataset.json")
+        if not _entries(listing):
+            raise DownloadError(
+                f"{self.url}/dataset.json: lists no datasets; is it a Cell Browser?"
+            )
         yield from self._below(listing, 1, set())
 
     def _below(self, listing: Any, depth: int, seen: set[str]) -> Iterator[Record]:
@@ -84,14 +89,13 @@ class UCSCSource(Source):
         return found if isinstance(found, dict) else {}
 
     def _light(self, name: str, entry: dict[str, Any]) -> Record:
-        count = entry.get("sampleCount")
         return Record(
             self.name,
             name,
             title=str(entry.get("shortLabel") or ""),
             version=str(entry.get("md5") or ""),
             organism=organism_of(_facet(entry, "organisms")),
-            n_cells=int(count) if isinstance(count, int | float) else None,
+            n_cells=count(entry.get("sampleCount")),
             tissues=_facet(entry, "body_parts"),
             diseases=_facet(entry, "diseases"),
             assays=_facet(entry, "assays"),
@@ -170,11 +174,11 @@ class UCSCSource(Source):
         if not NAME.fullmatch(theirs):
             raise ValueError(f"{self.url}/{name}: {theirs!r} is not the name of a file.")
         version = version if isinstance(version, dict) and _basename(version) == theirs else {}
-        size, md5 = version.get("size"), version.get("md5")
+        md5 = version.get("md5")
         return RemoteFile(
             ours,
             f"{self.url}/{name}/{theirs}",
-            size=size if isinstance(size, int) else None,
+            size=count(version.get("size")),
             md5=md5 if isinstance(md5, str) and re.fullmatch("[0-9a-fA-F]{8,32}", md5) else None,
         )
 
@@ -208,8 +212,7 @@ class UCSCSource(Source):
 
 
 def _entries(listing: Any) -> list[dict[str, Any]]:
-    found = listing.get("datasets") if isinstance(listing, dict) else None
-    return [e for e in found or [] if isinstance(e, dict)]
+    return dicts(listing.get("datasets")) if isinstance(listing, dict) else []
 
 
 def _is_collection(entry: dict[str, Any]) -> bool:
@@ -224,9 +227,7 @@ def _is_collection(entry: dict[str, Any]) -> bool:
 def _facet(entry: dict[str, Any], name: str) -> tuple[str, ...]:
     """Values of a facet: of ``facets``, or where it stood before there were facets."""
     facets = entry.get("facets")
-    values = (facets.get(name) if isinstance(facets, dict) else None) or entry.get(name) or ()
-    values = values if isinstance(values, list | tuple) else [values]
-    return tuple(dict.fromkeys(str(v) for v in values if v))
+    return texts((facets.get(name) if isinstance(facets, dict) else None) or entry.get(name))
 
 
 def _basename(version: Any) -> str:
