@@ -182,6 +182,23 @@ def test_a_file_in_several_strata_is_one_dataset(server, source, tmp_path):
     assert set(reading.obs["tissue"]) == {"lung"}  # the file's own
 
 
+def test_contributed_matrices_of_other_cells_are_kept(server, source, tmp_path):
+    write_loom(truth(20, 30), tmp_path / "a.loom")
+    ours, same, heart, mouse = (
+        azul_file(server, tmp_path / "a.loom", name=f"{n}.loom") for n in ("o", "s", "h", "m")
+    )
+    theirs = azul_tree([same])
+    theirs["genusSpecies"] |= azul_tree([mouse], species="Mus musculus")["genusSpecies"]
+    deeper = theirs["genusSpecies"]["Homo sapiens"]["developmentStage"]["human adult stage"]
+    deeper["organ"]["heart"] = {"libraryConstructionApproach": {"Smart-seq2": [heart]}}
+    put_azul(server, [project(matrices=azul_tree([ours]), contributedAnalyses=theirs)])
+    records = {r.title.split(": ")[1]: r for r in source.catalog()}
+    assert list(records) == ["o.loom", "h.loom", "m.loom"]
+    assert records["h.loom"].assays == ("Smart-seq2",)
+    assert records["m.loom"].organism == "mouse"
+    assert list(source.skipped.values()) == ["the platform's own o.loom has its cells"]
+
+
 def test_what_is_left_out_and_why(server, source, tmp_path):
     write_loom(truth(20, 30), tmp_path / "a.loom")
 
@@ -211,7 +228,7 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
         f"A lung: {n}" for n in ("platform.loom", "f.h5ad", "h.loom")
     ]
     why = {k.split("(")[-1].rstrip(")"): v for k, v in source.skipped.items()}
-    assert why["contributed.h5ad"] == "the platform's own matrices hold the project's cells"
+    assert why["contributed.h5ad"] == "the platform's own platform.loom has its cells"
     assert all(why[n].startswith("none of h5ad") for n in names[:4])
     assert all("not all there" in why[n] for n in names[4:])
     assert "no uuid" in why["e.h5ad"] and "no uuid" in why["no name"]

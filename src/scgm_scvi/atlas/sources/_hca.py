@@ -46,6 +46,11 @@ class _Matrix:
     def uuid(self) -> str:
         return str(self.file.get("uuid") or "")
 
+    def overlaps(self, other: _Matrix) -> bool:
+        """Whether both may hold the same cells: no facet tells them apart."""
+        facets = self.strata.keys() & other.strata.keys()
+        return all(set(self.strata[f]) & set(other.strata[f]) for f in facets)
+
 
 class HCASource(Source):
     """Matrices of the projects of the `Human Cell Atlas <https://data.humancellatlas.org>`_.
@@ -55,8 +60,8 @@ class HCASource(Source):
     also what has a version and a checksum.
 
     A project may have matrices twice, made by the platform's own pipelines (counts, no cell types)
-    and contributed by its authors (anything). Where there are both, the contributed ones are left
-    out, or the same cells would be in the atlas twice.
+    and contributed by its authors (anything). Of the same species, stage, organ and method, the
+    contributed ones are left out, or the same cells would be in the atlas twice.
 
     Parameters
     ----------
@@ -136,10 +141,12 @@ class HCASource(Source):
             return
         ours = self._groups(id_, _matrices(project.get("matrices")))
         theirs = self._groups(id_, _matrices(project.get("contributedAnalyses")))
-        if ours:
-            for group in theirs:
-                self._skip(id_, group[0], "the platform's own matrices hold the project's cells")
-        groups = ours or theirs
+        groups = list(ours)
+        for group in theirs:
+            if twin := next((o for o in ours if o[0].overlaps(group[0])), None):
+                self._skip(id_, group[0], f"the platform's own {twin[0].name} has its cells")
+            else:
+                groups.append(group)
         if not groups and id_ not in self.skipped:
             self.skipped[id_] = "no matrix that can be read"
         for group in groups:
