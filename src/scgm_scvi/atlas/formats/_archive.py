@@ -44,6 +44,8 @@ def unpack(path: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
             if member.isdir() or name.name.startswith("."):
                 continue
             target = folder / name
+            if target.exists():
+                raise ValueError(f"{path}: member {member.name!r} is there twice.")
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.extractfile(member) as source, open(target, "xb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)

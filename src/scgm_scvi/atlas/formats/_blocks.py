@@ -53,7 +53,7 @@ class Spool:
     n_cells
         Cells there will be.
     in_memory
-        Most entries held.
+        Most entries held; by default 33 million (400 MB).
 
     Examples
     --------
@@ -63,9 +63,9 @@ class Spool:
     [[[1.0, 0.0], [0.0, 0.0]], [[7.0, 5.0]]]
     """
 
-    def __init__(self, n_cells: int, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, n_cells: int, in_memory: int | None = None) -> None:
         self.n_cells = n_cells
-        self.in_memory = in_memory
+        self.in_memory = IN_MEMORY if in_memory is None else in_memory
         self.width = max(1, -(-n_cells // N_BUCKETS))
         self._buckets: list[list[np.ndarray]] = [[] for _ in range(-(-n_cells // self.width))]
         self._pending: list[np.ndarray] = []

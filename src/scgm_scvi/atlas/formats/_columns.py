@@ -55,17 +55,18 @@ def plain(frame: pd.DataFrame) -> pd.DataFrame:
     out = pd.DataFrame(index=frame.index.astype(str).astype(object))
     for name in frame.columns:
         column = frame[name]
-        values = column.astype(object)
         if isinstance(column.dtype, pd.CategoricalDtype):
-            column = column.cat.categories.to_series()
-        if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
-            # stays object where some are missing and others no numbers
-            values = values.infer_objects()
-        else:
-            values = values.where(values.isna(), values.map(_text)).fillna(np.nan)
-        out[str(name)] = values.to_numpy()
+            # code -1, a missing value, takes the last one
+            known = np.append(_texts(column.cat.categories.to_series()), np.array([np.nan], object))
+            column = pd.Series(known[column.cat.codes.to_numpy()]).infer_objects()
+        out[str(name)] = _texts(column)
     return out
 
 
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _texts(values: pd.Series) -> np.ndarray:
+    """Numbers and bools as they are, all else as strings, missing ones NaN."""
+    if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
+        return values.astype(object).infer_objects().to_numpy()
+    missing = values.isna().to_numpy()
+    texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+    return np.where(missing, np.nan, np.array(texts, dtype=object))

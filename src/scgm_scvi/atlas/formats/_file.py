@@ -59,7 +59,7 @@ def read_file(path: Path | str, *, max_bytes: int = MAX_BYTES, **options: Any) -
     """
     path = Path(path)
     if path.is_dir():
-        return read_file(_only_one(path, path), **options)
+        return read_file(_only_one(path, path), max_bytes=max_bytes, **options)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
     with no_damage(path):
@@ -162,9 +162,11 @@ def _unpacked(path: Path, max_bytes: int, options: dict[str, Any]) -> Reading:
     try:
         if tarfile.is_tarfile(path):
             unpack(path, folder, max_bytes=max_bytes)
+            found = _only_one(folder, path)
         else:
-            gunzip(path, folder / path.name.removesuffix(".gz"), max_bytes=max_bytes)
-        reading = read_file(_only_one(folder, path), **options)
+            found = folder / path.name.removesuffix(".gz")
+            gunzip(path, found, max_bytes=max_bytes)
+        reading = read_file(found, max_bytes=max_bytes, **options)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,9 @@ FEATURE_TYPES = {
     "Peaks",
 }
 LINES = 1 << 21  # read at once
+HEADER = re.compile(
+    r"(?:genes?|features?|ensembl|barcodes?|cells?)[\w. ]*|ids?|symbols?|names?|index|x|v1|", re.I
+)
 
 
 def read_mtx(
@@ -50,7 +54,7 @@ def read_mtx(
     features
         A line a gene: id, symbol and type by tabs, as in ``features.tsv``; without the type, as in
         ``genes.tsv``; or one column of ids, of symbols, or of ``id|symbol``. A header is known by
-        the one line that is too many.
+        the one line that is too many, and by what it says.
     barcodes
         A line a cell, its name in the first column.
     transposed
@@ -72,9 +76,9 @@ def read_mtx(
     """
     matrix, features, barcodes = Path(matrix), Path(features), Path(barcodes)
     with no_damage(features):
-        genes = [line.split("\t") for line in read_lines(features)]
+        genes = [[v.strip('"') for v in line.split("\t")] for line in read_lines(features)]
     with no_damage(barcodes):
-        cells = [line.split("\t")[0] for line in read_lines(barcodes)]
+        cells = [line.split("\t")[0].strip('"') for line in read_lines(barcodes)]
     with no_damage(matrix), open_text(matrix) as f:
         is_pattern, shape, n_entries = _header(f, matrix)
         if transposed is None:
@@ -93,15 +97,17 @@ def read_mtx(
         if len(cells) < shape[1]:
             notes.append(f"left out {shape[1] - len(cells)} cells without a barcode")
         spool = _spooled(f, matrix, is_pattern, shape, n_entries, transposed, len(cells), kept)
-    obs = pd.DataFrame(index=pd.Index([c.strip('"') for c in cells], dtype=object))
+    obs = pd.DataFrame(index=pd.Index(cells, dtype=object))
     blocks = lambda size: spool.blocks(size, n_genes=len(var))
     return Reading(obs=obs, var=var, blocks=blocks, notes=tuple(notes))
 
 
 def _fit(shape: tuple[int, ...], genes: list, cells: list, more_cells: bool) -> bool:
     """Whether the tables have a line for each gene and cell, or one more, which is a header."""
-    right = len(cells) in (shape[1], shape[1] + 1) or (more_cells and len(cells) < shape[1])
-    return right and len(genes) in (shape[0], shape[0] + 1)
+    more_genes, fewer_cells = len(genes) - shape[0], shape[1] - len(cells)
+    fit_genes = more_genes == 0 or (more_genes == 1 and bool(HEADER.fullmatch(genes[0][0])))
+    is_header = fewer_cells == -1 and bool(HEADER.fullmatch(cells[0]))
+    return fit_genes and (fewer_cells == 0 or is_header or (more_cells and fewer_cells > 0))
 
 
 def _header(f: BinaryIO, path: Path) -> tuple[bool, tuple[int, int], int]:
@@ -124,7 +130,7 @@ def _header(f: BinaryIO, path: Path) -> tuple[bool, tuple[int, int], int]:
 
 def _genes(lines: list[list[str]]) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """The genes, the new place of each feature (-1: left out), and what to say of it."""
-    columns = [[v.strip('"') for v in c] for c in zip(*lines, strict=False)]
+    columns = list(zip(*lines, strict=False))
     place = np.arange(len(lines))
     if len(columns) < 2:
         return split_keys(columns[0] if columns else []), place, []

@@ -10,6 +10,10 @@ from typing import BinaryIO
 
 import pandas as pd
 
+from scgm_scvi._errors import listed
+
+from ._errors import no_damage
+
 __all__ = ["delimiter_of", "first_fields", "open_text", "read_lines", "read_meta"]
 
 
@@ -46,13 +50,18 @@ def read_meta(path: Path, index: str | None = None) -> pd.DataFrame:
     ValueError
         Two rows have the same name, or there is no column of that name.
     """
-    with open_text(path) as f:
+    with no_damage(path), open_text(path) as f:
         header = f.readline().decode("utf-8-sig")
         f.seek(0)
-        meta = pd.read_csv(f, sep=delimiter_of(header), dtype={0: str}, low_memory=False)
-    index = meta.columns[0] if index is None else index
-    if index not in meta:
-        raise ValueError(f"{path}: no column {index!r}; its columns: {', '.join(meta.columns)}.")
+        columns = first_fields(header, delimiter_of(header))
+        index = index or next(iter(columns), "")
+        if index not in columns:
+            raise ValueError(f"{path}: no column {index!r}; its columns: {listed(columns)}.")
+        options = {"sep": delimiter_of(header), "dtype": {index: str}, "low_memory": False}
+        try:
+            meta = pd.read_csv(f, **options)
+        except ValueError as e:
+            raise ValueError(f"{path}: no table ({str(e).strip()}).") from e
     names = meta.pop(index).astype(str)
     if names.duplicated().any():
         raise ValueError(f"{path}: cell {names[names.duplicated()].iloc[0]!r} is there twice.")

@@ -14,6 +14,8 @@ from ._source import Source
 
 __all__ = ["LocalSource"]
 
+META = ("meta.tsv", "meta.tsv.gz")
+
 
 class LocalSource(Source):
     """Files below a folder: h5ad, 10x h5, loom, Matrix Market, and UCSC's ``exprMatrix``.
@@ -91,9 +93,6 @@ class LocalSource(Source):
                 )
             reading.obs[standard] = reading.obs[own]
         return reading
-
-
-META = ("meta.tsv", "meta.tsv.gz")
 
 
 def _parts(path: Path) -> list[Path]:

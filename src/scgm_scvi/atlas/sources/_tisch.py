@@ -62,6 +62,12 @@ class TischSource(Source):
     ``"normal"`` where ``Source``, ``Tissue`` or ``Site`` says so), ``tissue`` (what these columns
     say, else the cancer's organ, unless the sample is a metastasis), ``sex``, ``assay`` and
     ``organism``. The table's own columns remain.
+
+    Examples
+    --------
+    >>> records = {r.id: r for r in TischSource(download=None).catalog()}
+    >>> records["PAAD_CRA001160"].n_cells, records["PAAD_CRA001160"].diseases
+    (57443, ('pancreatic adenocarcinoma',))
     """
 
     name = "tisch"
