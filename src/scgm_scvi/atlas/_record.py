@@ -54,6 +54,8 @@ class Record:
         All that occur.
     studies
         Accessions and DOIs, by which the same study is known in other sources.
+    unit
+        What the values are, in the source's own words; nothing relies on it.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Record:
     diseases: tuple[str, ...] = ()
     assays: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def key(self) -> str:

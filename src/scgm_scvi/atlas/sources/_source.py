@@ -42,14 +42,24 @@ class Source(ABC):
     def __init__(self, download: Downloads, base_url: str | None = None) -> None:
         self.download = download
         self.url = (base_url or self.base_url).rstrip("/")
+        self.skipped: dict[str, str] = {}
+        """What the last :meth:`catalog` left out: names of datasets, and why."""
 
     @abstractmethod
     def catalog(self) -> Iterator[Record]:
-        """All datasets that this package could read from here."""
+        """All datasets that this package could read from here.
+
+        The records may be light: without files where finding those takes a request a dataset, which
+        :meth:`resolve` makes for the few that are wanted.
+        """
+
+    def resolve(self, record: Record) -> Record:
+        """The record with its files and all that the source says of it; itself, if it has them."""
+        return record
 
     def fetch(self, record: Record) -> dict[str, Path]:
         """Local paths of the record's files by name, downloaded where they are not there yet."""
-        return {f.name: self.download.file(f, record.key) for f in record.files}
+        return {f.name: self.download.file(f, record.key) for f in self.resolve(record).files}
 
     @abstractmethod
     def read(self, record: Record, files: dict[str, Path]) -> Reading:

@@ -1,0 +1,184 @@
+"""What was downloaded the first time, so that it is the same every other time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+__all__ = ["Lock", "LockError", "Pin"]
+
+FORMAT = 1
+
+
+class LockError(RuntimeError):
+    """A lock file that cannot be read, or a file that is not the one it holds."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A file as it was when it was first seen.
+
+    Parameters
+    ----------
+    url
+        Where it came from.
+    size
+        In bytes.
+    sha256
+        In hexadecimal.
+    etag
+        The server's name of this version; None where it gave none.
+    first_seen
+        Day, as ``YYYY-MM-DD``, in UTC.
+    """
+
+    url: str
+    size: int
+    sha256: str
+    etag: str | None
+    first_seen: str
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+class Lock:
+    """A lock file: trust on first use.
+
+    Some sources give no checksums. The first download of a file is then taken at its word and
+    written down here; whoever has the lock file gets the same bytes, or an error. It is JSON,
+    sorted and a line a value, so that it can be kept under version control. Several threads and
+    processes may use one file.
+
+    Parameters
+    ----------
+    path
+        The lock file; made with the first pin.
+    today
+        Gives the day that is written as first seen.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from scgm_scvi.atlas import Lock
+    >>> with TemporaryDirectory() as folder:
+    ...     lock = Lock(Path(folder) / "scgdb.lock")
+    ...     pin = lock.pin("a/x.h5", url="https://example.org/x.h5", size=3, sha256="0" * 64)
+    ...     lock.get("a/x.h5").size, list(lock)
+    (3, ['a/x.h5'])
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, today: Callable[[], date] = _today) -> None:
+        self.path = Path(path)
+        self._today = today
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._read()))
+
+    def get(self, key: str) -> Pin | None:
+        """What is known of a file, by its ``"folder/name"``; None where that is nothing.
+
+        Raises
+        ------
+        LockError
+            If the lock file is not one.
+        """
+        return self._read().get(key)
+
+    def pin(self, key: str, *, url: str, size: int, sha256: str, etag: str | None = None) -> Pin:
+        """Write down a file, or compare it with what is written: size and sha256 must agree.
+
+        Parameters
+        ----------
+        key
+            ``"folder/name"`` in the cache.
+        url, size, sha256, etag
+            As of :class:`Pin`.
+
+        Returns
+        -------
+        The file as first seen.
+
+        Raises
+        ------
+        LockError
+            If another file is written there, or the lock file is not one.
+        """
+        new = Pin(url, size, sha256.lower(), etag, self._today().isoformat())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            pins = self._read()
+            old = pins.get(key)
+            if old is None:
+                self._write({**pins, key: new})
+                return new
+        if (old.size, old.sha256) != (new.size, new.sha256):
+            raise LockError(
+                f"{key}: {url} has {size} bytes of sha256 {new.sha256}, but {self.path} says "
+                f"{old.size} bytes of sha256 {old.sha256} since {old.first_seen}. "
+                f"{self.remedy(key)}"
+            )
+        return old
+
+    def remove(self, key: str) -> None:
+        """Forget a file, so that whatever is downloaded next is trusted.
+
+        Raises
+        ------
+        KeyError
+            If the file isn't there.
+        """
+        with self._alone():
+            pins = self._read()
+            if key not in pins:
+                raise KeyError(f"{self.path} holds no {key!r}.")
+            del pins[key]
+            self._write(pins)
+
+    def remedy(self, key: str) -> str:
+        """How a new version is accepted; the end of errors about a file that has changed."""
+        return f"To accept a new version, remove the entry {key!r} from {self.path}."
+
+    def _alone(self) -> FileLock:
+        return FileLock(self.path.with_name(f".{self.path.name}.guard"))
+
+    def _read(self) -> dict[str, Pin]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        try:
+            values = json.loads(text)
+            if values["format"] != FORMAT:
+                raise LockError(
+                    f"{self.path} has format {values['format']!r}; this version of scgm_scvi "
+                    f"reads format {FORMAT}: update the one or make the other anew."
+                )
+            pins = {key: Pin(**pin) for key, pin in values["files"].items()}
+            for key, pin in pins.items():
+                if not (type(pin.size) is int and re.fullmatch("[0-9a-f]{64}", str(pin.sha256))):
+                    raise ValueError(f"{key!r} has no size in bytes and sha256")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LockError(
+                f"{self.path} is not a lock file ({type(error).__name__}: {error}): mend it, or "
+                "remove it to trust what is downloaded next."
+            ) from error
+        return pins
+
+    def _write(self, pins: dict[str, Pin]) -> None:
+        values = {"format": FORMAT, "files": {k: asdict(p) for k, p in pins.items()}}
+        new = self.path.with_name(f".{self.path.name}.new")  # one writer at a time has it
+        with new.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.path)

@@ -1,0 +1,73 @@
+"""A table of cells put beside a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scgm_scvi._errors import listed
+from scgm_scvi.atlas._reading import Reading
+
+from ._blocks import rechunked
+from ._columns import plain
+
+__all__ = ["join_meta"]
+
+
+def join_meta(reading: Reading, meta: pd.DataFrame, what: str) -> Reading:
+    """The reading with the columns of a table of cells, joined by the cells' names.
+
+    Cells that only one of the two has are left out, which the ``notes`` say. The reading's order
+    is kept, whatever that of the table.
+
+    Parameters
+    ----------
+    reading
+        Cells without, or with other, columns.
+    meta
+        A row a cell, indexed by name; its columns win over those of the same name.
+    what
+        What the two are, for messages.
+
+    Raises
+    ------
+    ValueError
+        Names are not unique, or fewer than half of the cells of either are in the other.
+    """
+    cells = reading.obs.index
+    for names, place in ((cells, "the matrix"), (meta.index, "the table of cells")):
+        if not names.is_unique:
+            raise ValueError(f"{what}: {place} has cell {names[names.duplicated()][0]!r} twice.")
+    kept = cells.isin(meta.index)
+    n = int(kept.sum())
+    if 2 * n < max(len(cells), len(meta)) or not n:
+        raise ValueError(
+            f"{what}: only {n} cells are in both the matrix ({len(cells)} cells, such as "
+            f"{listed(cells[:2])}) and the table of cells ({len(meta)}, such as "
+            f"{listed(meta.index[:2])}): the two do not belong together."
+        )
+    obs = reading.obs.loc[kept]
+    own = obs[[c for c in obs.columns if c not in meta.columns]]
+    joined = pd.concat([own, plain(meta.loc[obs.index])], axis=1)
+    notes = list(reading.notes)
+    if n < len(cells):
+        notes.append(f"left out {len(cells) - n} cells that the table of cells does not have")
+    if n < len(meta):
+        notes.append(f"left out {len(meta) - n} cells that the matrix does not have")
+    blocks = reading.blocks if n == len(cells) else _only(reading, kept)
+    return Reading(obs=joined, var=reading.var, blocks=blocks, notes=tuple(notes))
+
+
+def _only(reading: Reading, kept: np.ndarray):
+    """Blocks of the cells that are kept."""
+
+    def parts(size: int) -> Iterator[sparse.csr_matrix]:
+        start = 0
+        for block in reading.blocks(size):
+            yield block[kept[start : start + block.shape[0]]]
+            start += block.shape[0]
+
+    return lambda size: rechunked(parts(size), size)

@@ -1,0 +1,108 @@
+"""Files of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from scgm_scvi._errors import listed, nearest
+from scgm_scvi.atlas._reading import STANDARD_COLUMNS, Reading
+from scgm_scvi.atlas._record import Record, RemoteFile
+from scgm_scvi.atlas.formats import find_files, join_meta, mtx_parts, read_file, read_meta
+
+from ._source import Source
+
+__all__ = ["LocalSource"]
+
+META = ("meta.tsv", "meta.tsv.gz")
+
+
+class LocalSource(Source):
+    """Files below a folder: h5ad, 10x h5, loom, Matrix Market, and UCSC's ``exprMatrix``.
+
+    ``base_url`` is the folder. A record's id is the path of its file (of the matrix, where there
+    are several) below the folder. Nothing is copied or downloaded. A ``meta.tsv`` beside an
+    ``exprMatrix`` is its table of cells.
+    """
+
+    name = "local"
+
+    def catalog(self) -> Iterator[Record]:
+        """A record for each file that can be read."""
+        if not self.url:
+            raise ValueError("base_url is missing: name the folder of the files.")
+        folder = Path(self.url)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"base_url: {str(folder)!r} is not a folder.")
+        for path in find_files(folder):
+            yield Record(
+                source=self.name,
+                id=path.relative_to(folder).as_posix(),
+                files=tuple(
+                    RemoteFile(p.name, str(p.absolute()), size=p.stat().st_size)
+                    for p in _parts(path)
+                ),
+                title=path.name,
+            )
+
+    def fetch(self, record: Record) -> dict[str, Path]:
+        """The files where they are."""
+        paths = {f.name: Path(f.url) for f in record.files}
+        missing = [p for p in paths.values() if not p.exists()]
+        if missing:
+            raise FileNotFoundError(f"{record.id}: {listed(missing)} is not there any more.")
+        return paths
+
+    def read(
+        self,
+        record: Record,
+        files: dict[str, Path],
+        *,
+        layer: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Reading:
+        """The dataset.
+
+        Parameters
+        ----------
+        record, files
+            As :meth:`catalog` and :meth:`fetch` give them.
+        layer
+            For h5ad, as :func:`~scgm_scvi.atlas.formats.read_h5ad` has it.
+        columns
+            Standard columns by the author's: ``{"cell_type": "CellType"}``. The author's remain.
+
+        Raises
+        ------
+        KeyError
+            A column is no standard one, or not in the file.
+        """
+        matrix, *others = files.values()
+        reading = read_file(matrix, **({} if layer is None else {"layer": layer}))
+        meta = next((p for p in others if p.name in META), None)
+        if meta is not None:
+            reading = join_meta(reading, read_meta(meta), str(matrix))
+        for standard, own in (columns or {}).items():
+            if standard.removesuffix("_ontology_term_id") not in STANDARD_COLUMNS:
+                known = listed(STANDARD_COLUMNS)
+                raise KeyError(f"columns: {standard!r} is no standard column; these are: {known}.")
+            if own not in reading.obs:
+                raise KeyError(
+                    f"columns: {own!r} is not in obs of {matrix}; its columns: "
+                    f"{listed(reading.obs.columns)}.{nearest(own, reading.obs.columns)}"
+                )
+            reading.obs[standard] = reading.obs[own]
+        return reading
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a dataset, its matrix first."""
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        if name.endswith(".mtx"):
+            return [path, *mtx_parts(path)]
+    except ValueError:  # to fail when it is read, not when it is listed
+        return [path]
+    if name.startswith("exprmatrix"):
+        return [path, *[path.with_name(m) for m in META if path.with_name(m).exists()][:1]]
+    return [path]
