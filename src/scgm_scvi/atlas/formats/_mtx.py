@@ -141,7 +141,8 @@ def _genes(lines: list[list[str]]) -> tuple[pd.DataFrame, np.ndarray, list[str]]
     is_gene = np.isin(types, GENE_TYPES)
     place = np.where(is_gene, np.cumsum(is_gene) - 1, -1)
     names, numbers = np.unique(types[~is_gene].astype(str), return_counts=True)
-    notes = [f"left out {n} features of type {t!r}" for t, n in zip(names, numbers, strict=True)]
+    counts = zip(names.tolist(), numbers, strict=True)
+    notes = [f"left out {n} features of type {t!r}" for t, n in counts]
     return var[is_gene], place, notes
 
 
