@@ -84,6 +84,32 @@ def test_layers(tmp_path):
     assert (sparse.vstack(list(reading.blocks(50))) != KNOWN.X).nnz == 0
 
 
+def test_names_of_mtx_files(tmp_path):
+    for matrix, prefix in (
+        ("GSM1_counts.mtx.gz", "GSM1_"),
+        ("raw.mtx.gz", ""),
+        ("a-b.mtx.gz", "a-"),
+    ):
+        folder = tmp_path / matrix
+        write_mtx(KNOWN, folder, prefix=prefix)[0].rename(folder / matrix)
+        source = LocalSource(None, str(folder))
+        (record,) = source.catalog()
+        assert len(record.files) == 3
+        assert source.read(record, source.fetch(record)).obs.shape[0] == 120
+
+
+def test_a_table_of_cells_in_another_encoding(tmp_path):
+    _, meta = write_ucsc(KNOWN, tmp_path)
+    meta.write_bytes(
+        b"\xef\xbb\xbf" + meta.read_bytes().replace(b"lung", "60 \xb5m".encode("latin1"))
+    )
+    source = LocalSource(None, str(tmp_path))
+    (record,) = source.catalog()
+    obs = source.read(record, source.fetch(record)).obs
+    assert set(obs["Tissue"]) == {"60 \ufffdm"}
+    assert list(obs["Cell Type"]) == list(KNOWN.obs["cell_type"])
+
+
 def test_folders_and_files_that_are_not_there(folder):
     with pytest.raises(ValueError, match="base_url is missing"):
         list(LocalSource(None).catalog())

@@ -43,7 +43,7 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
 
     The values are those of ``raw.X`` where there is one, as CELLxGENE has its counts there, else
     those of ``X``. A CSR or dense matrix is read a block at a time as blocks are asked for. A CSC
-    matrix is sorted by cells first: up to 33 million entries in memory (400 MB), more than these
+    matrix is sorted by cells first: up to 8 million entries in memory (100 MB), more than these
     in temporary files. Files of AnnData 0.6 and older are read too.
 
     Columns of ``obs`` stand as they are, categories as strings. What CELLxGENE's schemas call

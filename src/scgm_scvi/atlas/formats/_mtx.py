@@ -44,7 +44,7 @@ def read_mtx(
 ) -> Reading:
     """Genes and cells of a Matrix Market file, gzipped or not.
 
-    Entries are sorted by cells: up to 33 million in memory (400 MB), more than these in temporary
+    Entries are sorted by cells: up to 8 million in memory (100 MB), more than these in temporary
     files. Features that are no genes are left out, and named in the reading's ``notes``.
 
     Parameters
