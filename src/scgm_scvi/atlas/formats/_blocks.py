@@ -16,8 +16,8 @@ from scgm_scvi._errors import whole_number
 __all__ = ["Spool", "rechunked"]
 
 ENTRY = np.dtype([("cell", np.int32), ("gene", np.int32), ("value", np.float32)])
-IN_MEMORY = 1 << 25  # entries, 400 MB
-SORTED_AT_ONCE = 1 << 22  # entries, 50 MB
+IN_MEMORY = 1 << 23  # entries, 100 MB
+SORTED_AT_ONCE = 1 << 21  # entries, 25 MB
 N_BUCKETS = 256
 
 
@@ -53,7 +53,7 @@ class Spool:
     n_cells
         Cells there will be.
     in_memory
-        Most entries held; by default 33 million (400 MB).
+        Most entries held; by default 8 million (100 MB).
 
     Examples
     --------

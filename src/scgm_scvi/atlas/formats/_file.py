@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -98,7 +99,10 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def mtx_parts(path: Path) -> tuple[Path, Path]:
-    """Features and barcodes that belong to a Matrix Market file.
+    """Features and barcodes that belong to a Matrix Market file, by their names.
+
+    Beside ``GSM1_matrix.mtx.gz`` these are ``GSM1_features.tsv.gz`` (or ``genes``) and
+    ``GSM1_barcodes.tsv.gz``, and without the beginning where there are none with it.
 
     Raises
     ------
@@ -106,10 +110,11 @@ def mtx_parts(path: Path) -> tuple[Path, Path]:
         They are not beside it.
     """
     stem = path.name.removesuffix(".gz").removesuffix(".mtx")
-    prefix = stem.removesuffix("matrix")
+    # of "GSM1_matrix" and "GSM1_counts"
+    prefixes = dict.fromkeys([stem.removesuffix("matrix"), re.sub(r"[^._-]*$", "", stem), ""])
     parts = []
     for nouns in (("features", "genes"), ("barcodes", "cells")):
-        names = [f"{prefix}{n}{end}" for n in nouns for end in
+        names = [f"{p}{n}{end}" for p in prefixes for n in nouns for end in
                  (".tsv.gz", ".tsv", ".txt.gz", ".txt", ".csv.gz", ".csv")]  # fmt: skip
         beside = next((path.with_name(n) for n in names if path.with_name(n).exists()), None)
         if beside is None:

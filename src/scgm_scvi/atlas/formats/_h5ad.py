@@ -43,7 +43,7 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
 
     The values are those of ``raw.X`` where there is one, as CELLxGENE has its counts there, else
     those of ``X``. A CSR or dense matrix is read a block at a time as blocks are asked for. A CSC
-    matrix is sorted by cells first: up to 33 million entries in memory (400 MB), more than these
+    matrix is sorted by cells first: up to 8 million entries in memory (100 MB), more than these
     in temporary files. Files of AnnData 0.6 and older are read too.
 
     Columns of ``obs`` stand as they are, categories as strings. What CELLxGENE's schemas call
@@ -73,7 +73,12 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
     with no_damage(path), open_h5(path) as f:
         if "obs" not in f or "X" not in f:
             raise ValueError(f"{path}: no AnnData in it; it holds {listed(f)}.")
-        name, raw = _matrix_name(f, layer, path)
+        layers = list(f.get("layers", ()))
+    if layer not in (None, "X", *layers):
+        hint = nearest(layer, layers)
+        raise KeyError(f"layer {layer!r} is not in {path}; its layers: {listed(layers)}.{hint}")
+    with no_damage(path), open_h5(path) as f:
+        name, raw = _matrix_name(f, layer)
         categories = f["uns"] if isinstance(f.get("uns"), h5py.Group) else {}
         obs = _frame(f["obs"], categories)
         var = _frame(f["var"], categories)
@@ -100,18 +105,12 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
     return Reading(obs=_standard(plain(obs), uns), var=_genes(plain(var)), blocks=blocks)
 
 
-def _matrix_name(f: h5py.File, layer: str | None, path: Path) -> tuple[str, bool]:
+def _matrix_name(f: h5py.File, layer: str | None) -> tuple[str, bool]:
     """Where the values are, and whether raw.var names their genes."""
     if layer is None:
         # before AnnData 0.7, "raw.X" was a name
         return next(((n, True) for n in ("raw/X", "raw.X") if n in f), ("X", False))
-    if layer == "X":
-        return "X", False
-    layers = list(f.get("layers", ()))
-    if layer not in layers:
-        hint = nearest(layer, layers)
-        raise KeyError(f"layer {layer!r} is not in {path}; its layers: {listed(layers)}.{hint}")
-    return f"layers/{layer}", False
+    return "X" if layer == "X" else f"layers/{layer}", False
 
 
 def _frame(element: h5py.Group | h5py.Dataset, uns: Any) -> pd.DataFrame:

@@ -17,7 +17,9 @@ from ._columns import plain
 __all__ = ["join_meta"]
 
 
-def join_meta(reading: Reading, meta: pd.DataFrame, what: str) -> Reading:
+def join_meta(
+    reading: Reading, meta: pd.DataFrame, what: str, *, more_cells: bool = False
+) -> Reading:
     """The reading with the columns of a table of cells, joined by the cells' names.
 
     Cells that only one of the two has are left out, which the ``notes`` say. The reading's order
@@ -31,6 +33,8 @@ def join_meta(reading: Reading, meta: pd.DataFrame, what: str) -> Reading:
         A row a cell, indexed by name; its columns win over those of the same name.
     what
         What the two are, for messages.
+    more_cells
+        Take a matrix with any number of cells that the table does not have.
 
     Raises
     ------
@@ -43,7 +47,7 @@ def join_meta(reading: Reading, meta: pd.DataFrame, what: str) -> Reading:
             raise ValueError(f"{what}: {place} has cell {names[names.duplicated()][0]!r} twice.")
     kept = cells.isin(meta.index)
     n = int(kept.sum())
-    if 2 * n < max(len(cells), len(meta)) or not n:
+    if 2 * n < (len(meta) if more_cells else max(len(cells), len(meta))) or not n:
         raise ValueError(
             f"{what}: only {n} cells are in both the matrix ({len(cells)} cells, such as "
             f"{listed(cells[:2])}) and the table of cells ({len(meta)}, such as "

@@ -44,7 +44,7 @@ def read_mtx(
 ) -> Reading:
     """Genes and cells of a Matrix Market file, gzipped or not.
 
-    Entries are sorted by cells: up to 33 million in memory (400 MB), more than these in temporary
+    Entries are sorted by cells: up to 8 million in memory (100 MB), more than these in temporary
     files. Features that are no genes are left out, and named in the reading's ``notes``.
 
     Parameters
@@ -141,7 +141,8 @@ def _genes(lines: list[list[str]]) -> tuple[pd.DataFrame, np.ndarray, list[str]]
     is_gene = np.isin(types, GENE_TYPES)
     place = np.where(is_gene, np.cumsum(is_gene) - 1, -1)
     names, numbers = np.unique(types[~is_gene].astype(str), return_counts=True)
-    notes = [f"left out {n} features of type {t!r}" for t, n in zip(names, numbers, strict=True)]
+    counts = zip(names.tolist(), numbers, strict=True)
+    notes = [f"left out {n} features of type {t!r}" for t, n in counts]
     return var[is_gene], place, notes
 
 

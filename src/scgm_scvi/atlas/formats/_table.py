@@ -30,7 +30,7 @@ def read_table(path: Path | str) -> Reading:
     The header names the cells, with or without a name for the first column; each line begins with
     a gene's name, which may be ``id|symbol``. Fields are separated by tabs, commas, semicolons or
     spaces, as in the header. Lines are read a few at a time; entries other than 0 are kept, up to
-    33 million in memory (400 MB), more than these in temporary files.
+    8 million in memory (100 MB), more than these in temporary files.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def read_10x_h5(path: Path | str, *, genome: str | None = None) -> Reading:
                 f"{path}: none of its {len(ids)} features is a gene; their types are "
                 f"{listed(dict.fromkeys(types))}."
             )
-        others = Counter(t for t in types if t not in GENE_TYPES)
+        others = Counter(str(t) for t in types if t not in GENE_TYPES)
         notes += [f"left out {n} features of type {t!r}" for t, n in others.items()]
 
     def blocks(size: int):

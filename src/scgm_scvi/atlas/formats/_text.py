@@ -51,13 +51,14 @@ def read_meta(path: Path, index: str | None = None) -> pd.DataFrame:
         Two rows have the same name, or there is no column of that name.
     """
     with no_damage(path), open_text(path) as f:
-        header = f.readline().decode("utf-8-sig")
+        header = f.readline().decode("utf-8-sig", "replace")
         f.seek(0)
         columns = first_fields(header, delimiter_of(header))
         index = index or next(iter(columns), "")
         if index not in columns:
             raise ValueError(f"{path}: no column {index!r}; its columns: {listed(columns)}.")
         options = {"sep": delimiter_of(header), "dtype": {index: str}, "low_memory": False}
+        options["encoding"], options["encoding_errors"] = "utf-8-sig", "replace"
         try:
             meta = pd.read_csv(f, **options)
         except ValueError as e:
