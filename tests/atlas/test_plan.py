@@ -1,0 +1,211 @@
+"""Plans: what a TOML file may say, what is said of one that is wrong, and the plan that ships."""
+
+import re
+import uuid
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+
+from scgm_scvi.atlas import SOURCES
+from scgm_scvi.atlas._plan import DatasetPlan, Plan, TrainingPlan
+
+ROW = '[[dataset]]\nsource = "local"\nid = "a.h5ad"\n'
+
+
+def read(tmp_path, text):
+    path = tmp_path / "my_plan.toml"
+    path.write_text(text, encoding="utf-8")
+    return Plan.read(path)
+
+
+def test_all_that_a_plan_can_say_is_read(tmp_path):
+    plan = read(
+        tmp_path,
+        """
+        organism = "mouse"
+        seed = 7
+        [urls]
+        ucsc = "http://127.0.0.1:1"
+        [qc]
+        min_genes = 300
+        [training]
+        genes = ["ENSG1", "ENSG2"]
+        cells_per_dataset = 50
+        [[dataset]]
+        source = "ucsc"
+        id = "a/b"
+        version = "abc"
+        n_cells = 12
+        licence = "CC0"
+        citation = "doi:10.1/x"
+        note = "a note"
+        read = { layer = "counts" }
+        obs = { tissue = "lung" }
+        qc = { min_genes = 10 }
+        [[dataset]]
+        source = "local"
+        id = "a/b"
+        """,
+    )
+    assert plan == Plan(
+        datasets=(
+            DatasetPlan(
+                source="ucsc",
+                id="a/b",
+                version="abc",
+                n_cells=12,
+                licence="CC0",
+                citation="doi:10.1/x",
+                note="a note",
+                read={"layer": "counts"},
+                obs={"tissue": "lung"},
+                qc={"min_genes": 10},
+            ),
+            DatasetPlan("local", "a/b"),
+        ),
+        organism="mouse",
+        seed=7,
+        urls={"ucsc": "http://127.0.0.1:1"},
+        qc={"min_genes": 300},
+        training=TrainingPlan(genes=("ENSG1", "ENSG2"), cells_per_dataset=50),
+    )
+
+
+def test_a_list_of_datasets_is_the_same_as_tables(tmp_path):
+    listed = read(tmp_path, 'dataset = [\n  { source = "local", id = "a.h5ad" },\n]\n')
+    assert listed == read(tmp_path, ROW)
+    assert (listed.organism, listed.seed, listed.training.genes) == ("human", 0, 4000)
+
+
+def test_a_local_folder_is_relative_to_the_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    plan = read(tmp_path, ROW + '[urls]\nlocal = "my/../cells"\n')
+    assert plan.urls == {"local": str((tmp_path / "cells").resolve())}
+    absolute = read(tmp_path, ROW + f"[urls]\nlocal = '{tmp_path}'\n")
+    assert absolute.urls == {"local": str(tmp_path.resolve())}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # value, place, remedy
+        ("", ["my_plan.toml", "no dataset", r"Add a \[\[dataset\]\] with source and id"]),
+        ("dataset = []", ["my_plan.toml", "no dataset"]),
+        ('dataset = "a.h5ad"', ["my_plan.toml", "no dataset"]),
+        ("[[dataset]\nid = 3", ["my_plan.toml", "no TOML", "line 1"]),
+        (ROW + "organsim = 1", [r"\[\[dataset\]\] 1 of .*my_plan.toml", "'organsim'", "known are"]),
+        ("sede = 3\n" + ROW, ["my_plan.toml has 'sede'", "Did you mean 'seed'"]),
+        (ROW + "[training]\ngene = 3", [r"\[training\] of .*my_plan.toml", "Did you mean 'genes'"]),
+        (ROW + "n_cell = 3", ["'n_cell'", "Did you mean 'n_cells'"]),
+        (
+            ROW + '[[dataset]]\nsource = "usc"\nid = "x"',
+            [r"\[\[dataset\]\] 2 of", "source = 'usc'", "known are .*'ucsc'", "mean 'ucsc'"],
+        ),
+        ('[[dataset]]\nsource = "ucsc"', [r"\[\[dataset\]\] 1 of .*my_plan.toml has no 'id'"]),
+        ('[[dataset]]\nid = "x"', ["has no 'source'"]),
+        ('[[dataset]]\nsource = "ucsc"\nid = ""', ["has no 'id'"]),
+        (ROW + ROW, ["my_plan.toml names 'local/a.h5ad' more than once"]),
+        (ROW + 'n_cells = "12"', [r"\[\[dataset\]\] 1 of", "n_cells = '12'", "int"]),
+        (ROW + "n_cells = true", ["n_cells = True", "int"]),
+        (ROW + "version = 3", ["version = 3", "str"]),
+        (ROW + 'obs = "lung"', ["obs = 'lung'", "dict"]),
+        ("seed = 1.5\n" + ROW, ["my_plan.toml has seed = 1.5", "int"]),
+        ("organism = 9606\n" + ROW, ["organism = 9606", "str"]),
+        (ROW + '[training]\ngenes = "all"', [r"\[training\] of", "genes = 'all'", "int"]),
+        (ROW + '[urls]\nuscs = "x"', [r"\[urls\] of .*my_plan.toml has 'uscs'", "known are"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_a_remedy(tmp_path, text, said):
+    with pytest.raises(ValueError) as error:
+        read(tmp_path, text)
+    for part in said:
+        assert re.search(part, str(error.value), re.DOTALL), f"{part!r} not in: {error.value}"
+
+
+def test_a_file_that_is_not_there_or_is_no_text(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.toml.* Write one"):
+        Plan.read(tmp_path / "nowhere.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\x89HDF\xff\x00")
+    with pytest.raises(ValueError, match="binary.toml is no TOML file"):
+        Plan.read(tmp_path / "binary.toml")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Plan.shipped()
+
+
+def of(plan, source):
+    return [d for d in plan.datasets if d.source == source]
+
+
+def test_the_shipped_plan_is_of_human_cells_of_all_public_sources(shipped):
+    assert shipped.organism == "human"
+    assert {d.source for d in shipped.datasets} == set(SOURCES) - {"local"}
+    keys = [(d.source, d.id) for d in shipped.datasets]
+    assert keys == sorted(keys), "sort the lines by source and id"
+    assert len({k.lower() for _, k in keys}) == len(keys)
+
+
+def test_the_shipped_plan_expects_enough_cells(shipped):
+    counted = [d.n_cells for d in shipped.datasets if d.n_cells is not None]
+    assert min(counted) > 1_000
+    assert sum(counted) >= 50_000_000
+    # of CELLxGENE alone, and though its numbers that include other cells were all of such
+    sure = [d for d in of(shipped, "cellxgene") if "all its cells" not in d.note]
+    assert sum(d.n_cells or 0 for d in sure) >= 40_000_000
+
+
+@pytest.mark.parametrize("source", ["cellxgene", "hca"])
+def test_the_shipped_ids_are_uuids(shipped, source):
+    for dataset in of(shipped, source):
+        assert str(uuid.UUID(dataset.id)) == dataset.id
+
+
+def test_the_shipped_ids_of_ucsc_are_paths_of_datasets(shipped):
+    for dataset in of(shipped, "ucsc"):
+        assert re.fullmatch(r"[\w-]+(/[\w-]+)*", dataset.id), dataset.id
+
+
+def test_the_shipped_ids_of_tisch_are_in_its_catalogue(shipped):
+    records = {r.id: r for r in SOURCES["tisch"](download=None).catalog()}
+    for dataset in of(shipped, "tisch"):
+        record = records[dataset.id]
+        assert (record.version, record.n_cells) == (dataset.version, dataset.n_cells), dataset.id
+        assert record.organism == "human"
+
+
+def test_the_shipped_datasets_say_what_they_are_and_under_which_licence(shipped):
+    assert all(d.note.strip() for d in shipped.datasets)
+    assert {d.licence for d in of(shipped, "cellxgene")} == {"CC BY 4.0"}
+    for disease in (
+        "COVID-19",
+        "carcinoma",
+        "lymphoma",
+        "sclerosis",
+        "Alzheimer",
+        "Crohn",
+        "normal",
+    ):
+        assert any(disease.lower() in d.note.lower() for d in shipped.datasets), disease
+    citations = [d.citation for d in shipped.datasets if d.citation]
+    assert all(re.search(r"doi:10\.\d{4,}/\S|PMID:\d+|GSE\d+|CRA\d+", c) for c in citations)
+
+
+def test_the_shipped_plan_has_no_study_of_two_sources(shipped):
+    def studies(dataset):
+        return set(re.findall(r"(?:doi:|PMID:)\S+", dataset.citation))
+
+    sources = Counter(s for name in SOURCES for s in set().union(*map(studies, of(shipped, name))))
+    assert [s for s, n in sources.items() if n > 1] == []
+
+
+def test_the_numbers_in_the_shipped_plans_header_are_true(shipped):
+    text = (files("scgm_scvi.atlas") / "scgdb.toml").read_text(encoding="utf-8")
+    rows = re.findall(r"^# (\w+) +(\d+) +(\d+) +([\d,]+)$", text, re.MULTILINE)
+    assert {r[0] for r in rows} == set(SOURCES) - {"local"}
+    for source, n, with_n, cells in rows:
+        counted = [d.n_cells for d in of(shipped, source) if d.n_cells is not None]
+        told = (int(n), int(with_n), int(cells.replace(",", "")))
+        assert told == (len(of(shipped, source)), len(counted), sum(counted)), source
