@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from scgm_scvi._errors import nearest, whole_number
+from scgm_scvi._errors import whole_number
 
 from ._download import Downloader
 from ._genes import GeneAxis
@@ -32,7 +32,7 @@ __all__ = ["build"]
 logger = logging.getLogger(__name__)
 
 _RECIPE = 1  # raise it when the same files would give other cells
-_IN_FLIGHT = 2  # datasets a worker, that wait on disk or are worked on
+_IN_FLIGHT = 2  # datasets for each worker that wait or are worked on
 
 
 def build(
@@ -43,7 +43,6 @@ def build(
     scheduler: str | None = None,
     cache: str | Path | None = None,
     keep_downloads: bool = True,
-    max_download: int | None = None,
     progress: Callable[[str], None] | None = None,
     **download_kwargs: Any,
 ) -> pd.DataFrame:
@@ -51,7 +50,7 @@ def build(
 
     A dataset is in the store whole or not at all, so the build may be stopped at any moment and
     called again; what is done is not done again. A dataset that can't be had, read or understood is
-    set aside with its reason, and the others go on.
+    set aside with its reason, and the others go on; the next build tries it again.
 
     Parameters
     ----------
@@ -60,7 +59,7 @@ def build(
     out
         Folder of the store.
     workers
-        Processes that read and write datasets; downloads stay in this one, so that servers are
+        Processes that read and write datasets. Downloads stay in this one, so that servers are
         asked no faster.
     scheduler
         Address of a dask cluster in place of processes on this machine, as ``"tcp://host:8786"``;
@@ -69,8 +68,6 @@ def build(
         Folder for downloads. Default: ``downloads`` in ``out``.
     keep_downloads
         Whether files stay when their dataset is stored. Their checksums do in any case.
-    max_download
-        Most bytes of one file.
     progress
         Is told a line about each dataset.
     **download_kwargs
@@ -78,13 +75,16 @@ def build(
 
     Returns
     -------
-    A row for each dataset of the plan: ``key``, ``source``, ``id``, ``status`` (``"stored"``,
-    ``"set aside"``, ``"duplicate"``), ``n_cells``, ``reason``.
+    A row for each dataset: ``source``, ``id``, ``key`` (its name in the store), ``status``
+    (``"stored"``, ``"set aside"``, ``"duplicate"``), ``n_cells``, ``reason``. It is written to
+    ``report.csv`` in ``out``, too.
 
     Raises
     ------
     ValueError
-        If the plan makes no sense, or the store is of another organism.
+        If the plan makes no sense, or the store has another gene axis.
+    ImportError
+        If several workers are wanted and dask is not installed.
 
     Examples
     --------
@@ -92,141 +92,136 @@ def build(
     >>> report = atlas.build("scgdb.toml", "scgdb/", workers=4)  # doctest: +SKIP
     """
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
-    workers, out = whole_number(workers, "workers"), Path(out)
-    tell = progress or logger.info
-    store = Store.create(out, GeneAxis.load(plan.organism))
-    store.recover()
-    cache = Path(cache) if cache else out / "downloads"
-    download = Downloader(
-        cache, lock=Lock(out / "downloads.lock"), max_bytes=max_download, **download_kwargs
-    )
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def note(dataset: DatasetPlan, status: str, n_cells: int = 0, reason: str = "") -> None:
-        names = (dataset.source, dataset.id)
-        rows[names] = {"status": status, "n_cells": n_cells, "reason": reason}
-        tell(f"{status}: {'/'.join(names)}" + (f": {reason}" if reason else f", {n_cells} cells"))
-
-    def set_aside(dataset: DatasetPlan, key: str, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        store.quarantine(key, reason, source=dataset.source, id=dataset.id)
-        note(dataset, "set aside", reason=reason)
-
-    todo = []
-    for dataset in plan.datasets:
-        row = store.row(_key(dataset))
-        if row is not None and row.get("provenance", {}).get("fingerprint") == _fingerprint(
-            dataset, plan
-        ):
-            note(dataset, "stored", row["n_cells"])
-        else:
-            todo.append(dataset)
-    found = _found(todo, plan, download, set_aside)
-    kept, duplicates = drop_duplicates([record for _, record in found])
-    for record, reason in duplicates:
-        note(next(d for d, r in found if r is record), "duplicate", reason=reason)
-    found = [(d, r) for d, r in found if any(r is k for k in kept)]
-
-    with _executor(workers, scheduler) as executor:
-        running: dict[Future, tuple[DatasetPlan, Record, dict[str, Path]]] = {}
-
-        def collect(most: int) -> None:
-            while len(running) > most:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    dataset, record, files = running.pop(future)
-                    try:
-                        row = store.commit(future.result())
-                    except Exception as error:  # whatever is wrong with one, the others go on
-                        set_aside(dataset, record.key, error)
-                    else:
-                        note(dataset, "stored", row["n_cells"])
-                        if not keep_downloads and dataset.source != "local":
-                            for path in files.values():
-                                path.unlink(missing_ok=True)
-
+    workers, out = whole_number(workers, "workers"), Path(out).resolve()
+    store = _store(out, GeneAxis.load(plan.organism))
+    cache = Path(cache or out / "downloads").resolve()
+    options = {
+        "insecure_hosts": [h for s in SOURCES.values() for h in s.insecure_hosts],
+        "intervals": {k: v for s in SOURCES.values() for k, v in s.intervals.items()},
+        **download_kwargs,
+    }
+    report = _Report(store, progress or logger.info)
+    with (
+        Downloader(cache, lock=Lock(out / "downloads.lock"), **options) as download,
+        _executor(workers, scheduler) as executor,
+    ):
+        sources = {
+            n: SOURCES[n](download, plan.urls.get(n)) for n in {d.source for d in plan.datasets}
+        }
+        found = _found(plan, sources, report)
+        running: dict[Future, tuple[Record, list[Path]]] = {}
         for dataset, record in found:
             try:
-                source = _source(dataset.source, plan, download)
-                record = source.resolve(record)
-                files = source.fetch(record)
-            except Exception as error:
-                set_aside(dataset, record.key, error)
+                files = sources[record.source].fetch(record)
+            except Exception as error:  # noqa: BLE001 whatever is wrong with one, the others go on
+                report.set_aside(record, error)
                 continue
-            options = {"organism": plan.organism, "qc": plan.qc}
-            future = executor.submit(
-                prepare,
-                store.path,
-                dataset,
-                record,
-                files,
-                fingerprint=_fingerprint(dataset, plan),
-                **options,
-            )
-            running[future] = (dataset, record, files)
-            collect(_IN_FLIGHT * workers - 1)
-        collect(0)
-    report = pd.DataFrame(
-        [{"source": d.source, "id": d.id, **rows[d.source, d.id]} for d in plan.datasets]
-    )
-    report.to_csv(out / "report.csv", index=False)
-    if (report["status"] == "stored").any():
+            if record.key in store:
+                store.drop(record.key)  # it was made in another way
+            fingerprint = _fingerprint(dataset, record, plan)
+            options = {"organism": plan.organism, "qc": plan.qc, "fingerprint": fingerprint}
+            future = executor.submit(prepare, store.path, dataset, record, files, **options)
+            local = record.source == "local"
+            running[future] = (record, [] if keep_downloads or local else list(files.values()))
+            _collect(running, _IN_FLIGHT * workers - 1, report)
+        _collect(running, 0, report)
+    table = report.table()
+    if plan.training is not None and (table["status"] == "stored").any():
         make_training_store(store, genes=plan.training.genes, seed=plan.seed)
-    return report
+    return table
 
 
-def _key(dataset: DatasetPlan) -> str:
-    return Record(dataset.source, dataset.id).key
+class _Report:
+    """What became of each dataset; in the store, as a table, and told as it happens."""
+
+    def __init__(self, store: Store, tell: Callable[[str], None]) -> None:
+        self.store, self.tell = store, tell
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def note(self, record: Record, status: str, n_cells: int = 0, reason: str = "") -> None:
+        row = {"source": record.source, "id": record.id, "key": record.key, "status": status}
+        self.rows[record.key] = {**row, "n_cells": n_cells, "reason": reason}
+        self.tell(f"{status}: {record.source} {record.id}: {reason or f'{n_cells} cells'}")
+
+    def set_aside(self, record: Record, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if record.key not in self.store:  # else it is there as it was built before
+            self.store.quarantine(record.key, reason, {"record": record.to_dict()})
+        self.note(record, "set aside", reason=reason)
+
+    def table(self) -> pd.DataFrame:
+        out = pd.DataFrame(self.rows.values()).sort_values(["source", "id"], ignore_index=True)
+        out.to_csv(self.store.path / "report.csv", index=False)
+        return out
 
 
-def _fingerprint(dataset: DatasetPlan, plan: Plan) -> str:
-    """Of all that decides what a dataset becomes."""
-    kept = {k: v for k, v in asdict(dataset).items() if k not in ("note", "n_cells")}
-    parts = [_RECIPE, kept, plan.organism, plan.qc]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source(name: str, plan: Plan, download: Downloader) -> Source:
-    return SOURCES[name](download, plan.urls.get(name))
+def _store(path: Path, axis: GeneAxis) -> Store:
+    about = {"name": axis.organism, "version": axis.version}
+    if not (path / "atlas.json").exists():
+        return Store.create(path, about)
+    store = Store(path)
+    if store.axis != about:
+        raise ValueError(
+            f"{path} is a store of {store.axis}; the plan is of {about}. Build it in another folder."
+        )
+    store.recover()
+    return store
 
 
 def _found(
-    datasets: list[DatasetPlan],
-    plan: Plan,
-    download: Downloader,
-    set_aside: Callable[[DatasetPlan, str, Exception], None],
+    plan: Plan, sources: dict[str, Source], report: _Report
 ) -> list[tuple[DatasetPlan, Record]]:
-    """What the catalogues say of the datasets."""
-    out = []
-    for name in dict.fromkeys(d.source for d in datasets):
-        wanted = {d.id: d for d in datasets if d.source == name}
-        records: dict[str, Record] = {}
-        failure: Exception | None = None
+    """What is still to be stored, and what the sources say of it."""
+    done = {
+        row.key: row for row in map(report.store.row, report.store.keys()) if row.status == "ok"
+    }
+    out: list[tuple[DatasetPlan, Record]] = []
+    for dataset in plan.datasets:
+        name = Record(dataset.source, dataset.id)
         try:
-            for record in _source(name, plan, download).catalog():
-                records[record.id] = record
-                if set(wanted) <= set(records):
-                    break
-        except Exception as error:
-            failure = error
-        for dataset in wanted.values():
-            record = records.get(dataset.id)
+            records = sources[dataset.source].find(dataset.id, dataset.version)
+        except Exception as error:  # noqa: BLE001
+            report.set_aside(name, error)
+            continue
+        given = {k: getattr(dataset, k) for k in ("licence", "citation") if getattr(dataset, k)}
+        out += [(dataset, replace(r, **given)) for r in records]
+    kept, dropped = drop_duplicates([r for _, r in out])
+    for record, reason in dropped:
+        report.note(record, "duplicate", reason=reason)
+    kept = {r.key for r in kept}
+    todo = []
+    for dataset, record in out:
+        row = done.get(record.key)
+        if record.key not in kept:
+            continue
+        if row is not None and row.provenance["fingerprint"] == _fingerprint(dataset, record, plan):
+            report.note(record, "stored", row.n_cells)
+        else:
+            todo.append((dataset, record))
+    return todo
+
+
+def _fingerprint(dataset: DatasetPlan, record: Record, plan: Plan) -> str:
+    """Of all that decides what a dataset becomes."""
+    files = [{k: v for k, v in asdict(f).items() if k != "url"} for f in record.files]
+    how = {"read": dataset.read, "obs": dataset.obs, "qc": {**plan.qc, **dataset.qc}}
+    parts = [_RECIPE, record.key, record.version, files, how, plan.organism]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _collect(running: dict[Future, tuple[Record, list[Path]]], most: int, report: _Report) -> None:
+    """Store what is prepared, until no more than so many are still worked on."""
+    while len(running) > most:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            record, files = running.pop(future)
             try:
-                if record is None:
-                    raise failure or ValueError(
-                        f"{name} has no dataset {dataset.id!r}.{nearest(dataset.id, records)}"
-                    )
-                if dataset.version and record.version != dataset.version:
-                    raise ValueError(
-                        f"the plan pins version {dataset.version!r}; {name} now has "
-                        f"{record.version!r}. Look at what changed, and pin that one."
-                    )
-            except Exception as error:
-                set_aside(dataset, _key(dataset), error)
-            else:
-                licence = dataset.licence or record.licence
-                citation = dataset.citation or record.citation
-                out.append((dataset, replace(record, licence=licence, citation=citation)))
-    return out
+                row = report.store.commit(future.result())
+            except Exception as error:  # noqa: BLE001
+                report.set_aside(record, error)
+                continue
+            report.note(record, "stored", row.n_cells)
+            for path in files:
+                path.unlink(missing_ok=True)
 
 
 class _Inline(Executor):
@@ -236,7 +231,7 @@ class _Inline(Executor):
         future: Future = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 raised again by future.result()
             future.set_exception(error)
         return future
 

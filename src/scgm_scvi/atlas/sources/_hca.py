@@ -115,6 +115,10 @@ class HCASource(Source):
             raise DownloadError(f"{url}: names no default_catalog; give the catalog_name.")
         return found
 
+    def stands_for(self, id: str, record: Record) -> bool:
+        """A project's id stands for all its matrices."""
+        return id == record.id or (len(id) == 36 and record.id.startswith(f"{id[:8]}-"))
+
     def resolve(self, record: Record) -> Record:
         """The record as the catalogue has it, which is listed for the first one without files."""
         if record.files:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from scgm_scvi._errors import nearest
 from scgm_scvi.atlas._reading import Reading
 from scgm_scvi.atlas._record import Record, RemoteFile
 
@@ -38,12 +39,15 @@ class Source(ABC):
 
     name: ClassVar[str]
     base_url: ClassVar[str] = ""
+    insecure_hosts: ClassVar[tuple[str, ...]] = ()  # those without https
+    intervals: ClassVar[dict[str, float]] = {}  # seconds between requests, of hosts that ask for it
 
     def __init__(self, download: Downloads, base_url: str | None = None) -> None:
         self.download = download
         self.url = (base_url or self.base_url).rstrip("/")
         self.skipped: dict[str, str] = {}
         """What the last :meth:`catalog` left out: names of datasets, and why."""
+        self._found: list[Record] | Exception | None = None
 
     @abstractmethod
     def catalog(self) -> Iterator[Record]:
@@ -52,6 +56,43 @@ class Source(ABC):
         The records may be light: without files where finding those takes a request a dataset, which
         :meth:`resolve` makes for the few that are wanted.
         """
+
+    def stands_for(self, id: str, record: Record) -> bool:
+        """Whether a plan that names ``id`` means this record."""
+        return record.id == id
+
+    def find(self, id: str, version: str = "") -> list[Record]:
+        """What a plan means by ``id``, with files; of ``version``, if one is given.
+
+        Raises
+        ------
+        ValueError
+            If the source has no such dataset, or not of this version.
+        """
+        if self._found is None:
+            try:
+                self._found = list(self.catalog())
+            except (RuntimeError, ValueError) as error:
+                self._found = error  # a server that is down is not asked again for each dataset
+        if isinstance(self._found, Exception):
+            raise self._found
+        found = [r for r in self._found if self.stands_for(id, r)]
+        if not found:
+            why = f": {self.skipped[id]}" if id in self.skipped else ""
+            near = nearest(id, [r.id for r in self._found])
+            raise ValueError(f"{self.name} has no dataset {id!r} that can be read{why}.{near}")
+        if version:  # another one than the newest may still be there
+            found = [
+                r if r.version == version else Record(r.source, r.id, version=version)
+                for r in found
+            ]
+        found = [self.resolve(r) for r in found]
+        for record in found:
+            if version and (record.version != version or not record.files):
+                raise ValueError(
+                    f"{self.name} no longer has {id!r} in version {version!r}, which the plan pins."
+                )
+        return found
 
     def resolve(self, record: Record) -> Record:
         """The record with its files and all that the source says of it; itself, if it has them."""

@@ -72,8 +72,10 @@ class TischSource(Source):
 
     name = "tisch"
     base_url = "http://tisch.comp-genomics.org"
-    insecure_hosts = ("tisch.comp-genomics.org",)  # it has no https
-    intervals = {"tisch.comp-genomics.org": 5.0}  # seconds between requests
+    insecure_hosts: ClassVar[tuple[str, ...]] = ("tisch.comp-genomics.org",)  # it has no https
+    intervals: ClassVar[dict[str, float]] = {
+        "tisch.comp-genomics.org": 5.0
+    }  # seconds between requests
 
     def catalog(self) -> Iterator[Record]:
         """Every dataset of the table that ships with the package."""

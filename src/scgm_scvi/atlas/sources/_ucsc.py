@@ -101,6 +101,16 @@ class UCSCSource(Source):
             assays=_facet(entry, "assays"),
         )
 
+    def find(self, id: str, version: str = "") -> list[Record]:
+        """The dataset of this name; its collections are not listed for it."""
+        record = self.resolve(Record(self.name, id))
+        if version not in ("", record.version):
+            raise ValueError(
+                f"{self.name} has {id!r} in version {record.version!r}; the plan pins {version!r}. "
+                "Look at what changed, and pin that one."
+            )
+        return [record]
+
     def resolve(self, record: Record) -> Record:
         """The record with files, studies and the unit that its authors give; 2 or 3 requests."""
         if record.files:
