@@ -121,9 +121,10 @@ def _decimals(values: np.ndarray) -> int | None:
     values = values[values != np.rint(values)]
     for d in range(1, 6):
         scaled = values * 10**d
-        scaled = scaled[scaled * 2.0**-23 < 0.05]  # others have no such digits in single precision
-        off = np.abs(scaled - np.rint(scaled))
-        if len(scaled) >= 20 and (off <= scaled * 2.0**-23 + 1e-9).all():
+        scaled = scaled[scaled * 2.0**-23 < 0.25]  # others have no such digits in single precision
+        slack = scaled * 2.0**-23 + 1e-9
+        accident = np.log(2 * slack).sum()  # of values with more digits, to look as if they had not
+        if accident < np.log(1e-9) and (np.abs(scaled - np.rint(scaled)) <= slack).all():
             return d
     return None
 
