@@ -49,10 +49,12 @@ def test_counts_come_back_exactly(seed, name, decimals, kept, depth):
         True,
         True,
     ), scale.reason
-    assert scale.target_sum == pytest.approx(target, rel=1e-4)
+    assert scale.target_sum == pytest.approx(target, rel=1e-3)
     found = to_counts(x[:, genes], scale)
     assert found.counts.dtype == np.float32
-    assert found.exact.mean() > 0.95  # a cell with a very large count is none with 3 decimals
+    enough = np.diff(x[:, genes].indptr) >= 20
+    # with 3 decimals, a cell with a very large count is not exact either
+    assert found.exact[enough].mean() > 0.95 and not found.exact[~enough].any()
     assert_equal(found.counts[found.exact], counts[:, genes][found.exact])
     library = np.asarray(counts.sum(axis=1)).ravel()
     np.testing.assert_allclose(found.library_size[found.exact], library[found.exact], rtol=3e-3)

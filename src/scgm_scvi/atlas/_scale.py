@@ -101,11 +101,13 @@ def detect_scale(x: sparse.csr_matrix, most_cells: int = 500) -> Scale:
     share = fits[:, telling].mean(axis=1)
     best = int((share >= share.max() - _OTHER).argmax())  # the simplest of those that fit as well
     ours = fits[best]
-    others = float(fits[:, telling & ~ours].any(axis=0).sum() / telling.sum())
-    if share[best] >= _AGREE and others <= _OTHER:
+    against = telling & ~ours & ~found[best].fits
+    agree = ours.sum() / max(1, ours.sum() + against.sum())
+    others = float(fits[:, against].any(axis=0).sum() / telling.sum())
+    if agree >= _AGREE and others <= _OTHER:
         sums = np.array([INVERSE[kinds[best][0]](row).sum() for row in _rows(x, values)])
         units = (found[best].unit_low[ours], found[best].unit_high[ours])
-        return _of_counts(*kinds[best], sums, *units, share[best], decimals)
+        return _of_counts(*kinds[best], sums, *units, agree, decimals)
     # cells of each kind that are of none before it
     first = np.where(telling & fits.any(axis=0), fits.argmax(axis=0), -1)
     mixed = {_name(*k): float(np.mean(first[telling] == i)) for i, k in enumerate(kinds)}
