@@ -160,7 +160,7 @@ def test_duplicates_are_summed(human):
         (var("ENSMUSG00000059552", "ENSG00000141510"), None),
         (var("a", "b", gene_ids=["ENSG00000141510"] * 2), "human"),
         (var("TP53", "CD3E", "C1orf112", "MT-CO1", "GAPDH"), "human"),
-        (var("Trp53", "Cd3e", "Actb", "mt-Co1", "Gapdh", "4933401J01Rik", "H2-K1"), "mouse"),
+        (var("Trp53", "Cd3e", "Actb", "mt-Co1", "Gapdh", "4933401J01Rik", "H2-K1", "Cd4"), "mouse"),
         (var("TP53", "Trp53", "CD3E", "Cd3e", "ACTB", "Actb", "GAPDH", "Gapdh"), None),
         (var("chr1-1-100", "chr1-101-200"), None),
         (var(), None),
