@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from scgm_scvi.atlas import _counts
 from scgm_scvi.atlas._multiples import multiples
 from scgm_scvi.atlas._scale import SCALES, detect_scale, to_counts
 
@@ -207,6 +208,19 @@ def test_scales_are_plain_and_do_not_depend_on_order():
     before = x.copy()
     to_counts(x, scale)
     assert_equal(x, before)
+
+
+def test_pieces_are_put_together(monkeypatch):
+    counts = draw_counts(8)
+    x = normalised(counts)
+    scale = detect_scale(x)
+    whole = to_counts(x, scale)
+    monkeypatch.setattr(_counts, "_PIECE", 500)
+    found = to_counts(x, scale)
+    assert_equal(found.counts, whole.counts)
+    np.testing.assert_array_equal(found.exact, whole.exact)
+    np.testing.assert_array_equal(found.library_size, whole.library_size)
+    assert to_counts(x[:0], scale).counts.shape == (0, 300)
 
 
 def test_multiples_are_as_sure_as_the_intervals():

@@ -12,6 +12,8 @@ from ._values import ABSOLUTE, FEWEST_GENES, LARGEST_LOG, RELATIVE, SCALES, TARG
 
 __all__ = ["Counts", "to_counts"]
 
+_PIECE = 1_000_000  # values at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Counts:
@@ -64,7 +66,7 @@ def to_counts(x: sparse.csr_matrix, scale: Scale) -> Counts:
     >>> counts = np.random.default_rng(0).poisson(1.0, (50, 200))
     >>> normalised = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
     >>> x = sparse.csr_matrix(normalised.astype("float32"))
-    >>> found = to_counts(x, detect_scale(x))
+    >>> found = to_counts(x, Scale("ln_cp10k", "expm1", 1e4, True, True))
     >>> bool(found.exact.all() and (found.counts.toarray() == counts).all())
     True
     """
@@ -73,6 +75,20 @@ def to_counts(x: sparse.csr_matrix, scale: Scale) -> Counts:
             f"The values are {SCALES[scale.name]} ({scale.name}), which counts can't be had from: "
             f"{scale.reason}. Leave the dataset out, or take its counts from another source."
         )
+    # cells are independent, and a piece of them at a time takes little memory
+    cuts = np.searchsorted(x.indptr, np.arange(_PIECE, x.nnz, _PIECE))
+    edges = np.unique([0, *cuts, x.shape[0]])
+    pieces = [_of_piece(x[a:b], scale) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    if len(pieces) == 1:
+        return pieces[0]
+    return Counts(
+        sparse.vstack([p.counts for p in pieces] or [x.astype(np.float32)], format="csr"),
+        np.concatenate([p.exact for p in pieces] or [np.zeros(0, bool)]),
+        np.concatenate([p.library_size for p in pieces] or [np.zeros(0)]),
+    )
+
+
+def _of_piece(x: sparse.csr_matrix, scale: Scale) -> Counts:
     x = sparse.csr_matrix(x, copy=True)
     x.eliminate_zeros()
     fixed = scale.name.endswith("counts")
