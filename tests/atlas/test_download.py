@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import pytest
 from atlas_server import FixtureServer, Response
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scgm_scvi
@@ -144,6 +144,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
         make().file(remote, "other")
 
 
+@settings(deadline=None)
 @given(st.text() | st.integers().map(str) | st.datetimes().map(format_datetime))
 def test_any_retry_after_is_survived(text):
     seconds = seconds_of(text)
@@ -388,7 +389,7 @@ NAMES = st.text(max_size=8) | st.lists(
 ).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_no_name_leaves_the_cache(tmp_path_factory, name, folder):
     root = tmp_path_factory.mktemp("names")
