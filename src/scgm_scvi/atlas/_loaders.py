@@ -122,7 +122,9 @@ def by_annbatch(
                     positions = rng.permutation(positions)
                 yield {
                     "requests": [slice(*run) for run in zip(begins, ends, strict=True)],
-                    "splits": np.split(positions, np.arange(batch_size, len(positions), batch_size)),
+                    "splits": np.split(
+                        positions, np.arange(batch_size, len(positions), batch_size)
+                    ),
                 }
 
     loader = Loader(batch_sampler=Given(), return_index=True, preload_to_gpu=False)
