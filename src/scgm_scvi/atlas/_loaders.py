@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scdataset import SamplingStrategy, scDataset
 
 from ._training_cells import Block, TrainingCells, spans
 
@@ -19,25 +18,6 @@ Engine = Callable[..., Iterator[Minibatch]]
 def engine_of_this_python() -> str:
     """``"annbatch"`` from Python 3.12 on, before that ``"scdataset"``."""
     return "annbatch" if sys.version_info >= (3, 12) else "scdataset"
-
-
-class _Given(SamplingStrategy):
-    """Rows in an order that is worked out elsewhere."""
-
-    def __init__(self, rows: np.ndarray, shuffle: bool) -> None:
-        super().__init__()
-        self.rows, self._shuffle_before_yield = rows, shuffle
-
-    def get_len(self, data_collection: TrainingCells) -> int:
-        return len(self.rows)
-
-    def get_indices(
-        self,
-        data_collection: TrainingCells,
-        seed: int | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> np.ndarray:
-        return self.rows
 
 
 def by_scdataset(
@@ -66,6 +46,14 @@ def by_scdataset(
     seed
         Of that.
     """
+    from scdataset import Streaming, scDataset
+
+    class Given(Streaming):
+        def get_len(self, data_collection: TrainingCells) -> int:
+            return len(rows)
+
+        def get_indices(self, data_collection: TrainingCells, seed: int, rng: None = None):
+            return rows
 
     def dense(block: Block, some: np.ndarray) -> Minibatch:
         return block.dense(some), block.rows[some]
@@ -74,7 +62,7 @@ def by_scdataset(
     return iter(
         scDataset(
             cells,
-            _Given(rows, shuffle),
+            Given(shuffle=shuffle),
             batch_size,
             fetch_factor,
             fetch_callback=TrainingCells.read,

@@ -18,6 +18,7 @@ from scgm_scvi._errors import listed, nearest
 
 __all__ = ["Block", "TrainingCells", "spans"]
 
+_CHECKED = 1024  # cells
 _GAP = 64  # rows that are read to be thrown away, where another read would take longer
 
 
@@ -65,7 +66,7 @@ class TrainingCells:
     FileNotFoundError
         If there is no store.
     ValueError
-        If its members are not AnnData of CSR counts with the same genes.
+        If its members are not AnnData of CSR counts with the same genes, or a cell is empty.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -82,6 +83,7 @@ class TrainingCells:
         self.n_obs, self.n_vars = int(self._starts[-1]), len(self.var)
         if not self.n_obs:
             raise ValueError(f"The training store {str(self.path)!r} has no cells.")
+        self._require_counts()
 
     def _open(self, name: str) -> None:
         group = self._root[f"{name}/X"]
@@ -100,6 +102,23 @@ class TrainingCells:
         self._data.append(group["data"])
         self._indices.append(group["indices"])
         self._indptr.append(group["indptr"][:])
+
+    def _require_counts(self) -> None:
+        """Raise if a cell is empty, or if the first cells hold anything but counts."""
+        n_empty = sum(int((np.diff(pointer) == 0).sum()) for pointer in self._indptr)
+        if n_empty:
+            raise ValueError(
+                f"{n_empty} of {self.n_obs} cells of the training store {str(self.path)!r} have no "
+                "counts in its genes. Leave them out when it is written."
+            )
+        values = self.read(np.arange(min(self.n_obs, _CHECKED))).x.data
+        if (
+            not (values >= 0).all() or (values % 1).any()
+        ):  # NaN fails the first, infinity the second
+            raise ValueError(
+                f"The training store {str(self.path)!r} does not hold counts: found "
+                f"{values[~((values >= 0) & (values % 1 == 0))][0]}. Write it from raw counts."
+            )
 
     @property
     def matrices(self) -> list[ad.abc.CSRDataset]:
