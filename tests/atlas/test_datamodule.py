@@ -3,13 +3,13 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from atlas_processes import run_processes
 from atlas_training_store import known_cells, numbers, write_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from scgm_scvi import SCGM
+from scgm_scvi.atlas import _datamodule, _minibatches
 from scgm_scvi.atlas._datamodule import AtlasDataModule
 from scgm_scvi.atlas._row_order import RowOrder, row_weights
 from scgm_scvi.atlas._training_cells import TrainingCells, spans
@@ -177,7 +177,7 @@ class TestPasses:
         assert set(drawn(dm.inference_dataloader("train"))) == numbers_of(adata, ~held)
         few = AtlasDataModule(path, holdout=["b"], validation_size=50)
         assert few.n_val == 50
-        assert set(few.batch_labels[b["batch"][0, 0]] for b in few.val_dataloader()) == {"b"}
+        assert {few.batch_labels[b["batch"][0, 0]] for b in few.val_dataloader()} == {"b"}
 
     def test_a_minibatch_mixes_data_sets_as_independent_draws_would(self, tmp_path):
         adata = known_cells(4096)
@@ -198,31 +198,6 @@ class TestPasses:
         np.testing.assert_array_equal(drawn(loader), numbers(adata.X.toarray()))
         part = dm.inference_dataloader("train")
         assert part.n_obs == len(part.weights) == dm.n_train
-
-
-_RANK = """
-import sys
-import numpy as np
-import torch.distributed as dist
-from atlas_training_store import numbers
-from scgm_scvi.atlas._datamodule import AtlasDataModule
-
-path, out = sys.argv[1:]
-dist.init_process_group("gloo")
-dm = AtlasDataModule(path, weights=None, batch_size=50)
-drawn = lambda batches: np.concatenate([numbers(b["X"].numpy()) for b in batches])
-loader = dm.train_dataloader()
-np.savez(
-    f"{out}/{dist.get_rank()}.npz",
-    first=drawn(loader),
-    second=drawn(loader),
-    all=drawn(dm.inference_dataloader()),
-    validation=drawn(dm.val_dataloader()),
-)
-dist.barrier()
-dist.destroy_process_group()
-print("done")
-"""
 
 
 class TestProcesses:
@@ -251,16 +226,30 @@ class TestProcesses:
             assert sum(map(len, shares)) == sum(map(len, seen))
             assert left < world_size * (batch_size + 2 * order.block(world_size))
 
-    def test_two_processes_share_the_cells(self, store, tmp_path):
-        assert run_processes(_RANK, [str(store[0]), str(tmp_path)], tmp_path) == ["done", "done"]
-        a, b = (np.load(tmp_path / f"{rank}.npz") for rank in range(2))
-        for key in ("first", "second"):
-            assert len(a[key]) == len(b[key]) > 400
-            assert not set(a[key]) & set(b[key])
-        assert not np.array_equal(a["first"], a["second"])
-        assert sorted([*a["all"], *b["all"]]) == list(range(1200))
-        assert not set(a["validation"]) & set(b["validation"])
-        assert len(a["validation"]) == len(b["validation"]) == 60
+    def test_two_processes_share_the_cells(self, store, monkeypatch):
+        """Real ones are in tests/model/test_disk_training.py."""
+        ranks = []
+        for rank in range(2):
+            for module in (_datamodule, _minibatches):
+                monkeypatch.setattr(module, "process", lambda rank=rank: (rank, 2))
+            dm = AtlasDataModule(store[0], weights=None, batch_size=50)
+            loader = dm.train_dataloader()
+            passes = [drawn(loader), drawn(loader)]
+            assert len(loader) == len(passes[0]) // 50
+            whole, some = dm.inference_dataloader(), dm.val_dataloader()
+            ranks.append([*passes, drawn(whole), drawn(some)])
+        for a, b in zip(*ranks, strict=True):
+            assert len(a) == len(b)
+            assert not set(a) & set(b)
+        assert not np.array_equal(ranks[0][0], ranks[0][1])
+        assert sorted(np.concatenate([r[2] for r in ranks])) == list(range(1200))
+
+    def test_too_few_cells_for_the_processes(self, store, monkeypatch):
+        for module in (_datamodule, _minibatches):
+            monkeypatch.setattr(module, "process", lambda: (0, 3))
+        dm = AtlasDataModule(store[0], batch_size=500)
+        with pytest.raises(ValueError, match="1080 training cells are too few for 3 processes"):
+            dm.train_dataloader()
 
 
 class TestErrors:

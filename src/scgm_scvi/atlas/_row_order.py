@@ -67,7 +67,7 @@ class RowOrder:
         drawn = self._drawn(np.sort(mine), size, n, own.random())
         n_blocks = -(-n // size)
         order = own.permutation(n_blocks)
-        return np.concatenate([drawn[b * size : (b + 1) * size] for b in order])
+        return np.concatenate([drawn[b * size : (b + 1) * size] for b in order] or [drawn])
 
     def _of_blocks(self, blocks: np.ndarray, size: int) -> np.ndarray:
         return np.concatenate([self.rows[b * size : (b + 1) * size] for b in blocks])
