@@ -40,6 +40,6 @@ def run_processes(script: str, arguments: list[str], folder: Path, n: int = 2) -
     finally:
         for p in processes:
             p.kill()
-    for p, (_, errors) in zip(processes, results, strict=True):
-        assert p.returncode == 0, errors
+    errors = [e for p, (_, e) in zip(processes, results, strict=True) if p.returncode]
+    assert not errors, "\n\n".join(errors)
     return [out.strip().splitlines()[-1] for out, _ in results]

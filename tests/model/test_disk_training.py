@@ -134,16 +134,16 @@ print(int(cells.X.sum()), list(cells.var_names)[:3])
 
 def test_it_is_a_model_like_any_other_when_given_cells(trained, store, tmp_path):
     """Loaded with an AnnData, edited, queried: nothing remembers the data module."""
-    adata = AnnData(store[1].X.astype(np.float32), obs=store[1].obs, var=store[1].var)[:80].copy()
+    adata = AnnData(store[1].X.astype(np.float32), obs=store[1].obs, var=store[1].var)[:200].copy()
     edited = trained.edit(adata, {"stimulation": "IFNb"}, copy=True, seed=0, n_steps=4)
     assert "scgm_edited" in edited.layers
     trained.save(tmp_path / "model")
     loaded = SCGM.load(tmp_path / "model", adata)
-    assert loaded.get_latent_representation().shape == (80, 12)
+    assert loaded.get_latent_representation().shape == (200, 12)
     assert loaded.is_diffusion_trained
     loader = make(store[0]).inference_dataloader()
     latents = trained.get_latent_representation(dataloader=loader)
-    np.testing.assert_allclose(latents[:80], loaded.get_latent_representation(), atol=1e-4)
+    np.testing.assert_allclose(latents[:200], loaded.get_latent_representation(), atol=1e-4)
 
 
 def test_training_goes_on_after_loading(trained, store, tmp_path):
