@@ -68,7 +68,7 @@ def write_store(
         write(group, key, elem, dataset_kwargs=dataset_kwargs)
 
     parts = np.array_split(np.arange(n), n_members)
-    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+    with ad.settings.override(auto_shard_zarr_v3=False):  # format 3: that of the group
         for i, rows in enumerate(parts):
             with ad.settings.override(remove_unused_categories=False):
                 part = shuffled[rows].copy()

@@ -73,32 +73,19 @@ def test_it_learns_as_it_does_in_memory(store):
     """The same cells to train on and to validate on, the same number of steps."""
     path, adata = store
     dm = make(path)
-    losses = {}
-    for where in ("disk", "memory"):
-        found = []
-        for seed in range(3):
-            scvi.settings.seed = seed
-            if where == "disk":
-                dm = make(path, seed=seed)
-                model = SCGM(registry=dm.registry, **SMALL)
-                data = {"datamodule": dm}
-            else:
-                cells = AnnData(adata.X.astype(np.float32), obs=adata.obs, var=adata.var)
-                SCGM.setup_anndata(cells, batch_key="dataset", **KEYS)
-                model = SCGM(cells, **SMALL)
-                split = [make(path, seed=seed).train_rows, make(path, seed=seed).validation_rows]
-                split = [rows.astype(np.int64) for rows in split]
-                data = {"batch_size": 64}
-                model._data_splitter_cls = splitter(*split)
-            model.train(max_epochs=8, diffusion=False, **data, **QUIET)
-            found.append(model.history["elbo_validation"].to_numpy(float)[:, 0])
-        losses[where] = np.array(found)
-    first, last = (np.abs(losses["disk"] - losses["memory"])[:, i].max() for i in (0, -1))
-    progress = (losses["memory"][:, 0] - losses["memory"][:, -1]).min()
-    assert progress > 50
-    assert first < 0.02 * losses["memory"][:, 0].min()
-    assert last < 0.02 * losses["memory"][:, -1].min()
-    assert last < 0.2 * progress
+    train, validation = dm.train_rows.astype(np.int64), dm.validation_rows.astype(np.int64)
+    scvi.settings.seed = 0
+    on_disk = SCGM(registry=dm.registry, **SMALL)
+    on_disk.train(datamodule=dm, max_epochs=16, diffusion=False, **QUIET)
+    scvi.settings.seed = 0
+    cells = AnnData(adata.X.astype(np.float32), obs=adata.obs, var=adata.var)
+    SCGM.setup_anndata(cells, batch_key="dataset", **KEYS)
+    in_memory = SCGM(cells, **SMALL)
+    in_memory._data_splitter_cls = splitter(train, validation)
+    in_memory.train(max_epochs=16, batch_size=64, diffusion=False, **QUIET)
+    losses = [m.history["elbo_validation"].to_numpy(float) for m in (on_disk, in_memory)]
+    np.testing.assert_allclose(*losses, rtol=0.01)
+    assert losses[1][0] > 1.05 * losses[1][-1]
 
 
 def splitter(train, validation):
