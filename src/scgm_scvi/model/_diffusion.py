@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +21,13 @@ from scgm_scvi.train import (
     DiffusionTrainRunner,
     EMAOfWeights,
     LatentDataModule,
+    LatentRows,
     flush_denormals,
 )
 
 from ._conditions import ConditionSpec
 
-__all__ = ["Encoded", "LatentDiffusionMixin"]
+__all__ = ["Encoded", "LatentDiffusionMixin", "LatentTable"]
 
 _MAX_DESIGN_ROWS = 100_000
 
@@ -34,6 +38,36 @@ class Encoded(NamedTuple):
     mean: torch.Tensor
     variance: torch.Tensor
     design: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LatentTable:
+    """What stage two trains on.
+
+    Attributes
+    ----------
+    mean, variance
+        Of the cells' states, standardised.
+    design
+        Attributes of the cells.
+    train, validation
+        Rows.
+    n_cells
+        Of the model's own among the rows to train on.
+    weights
+        How often each row to train on is drawn; ``None``: all the same.
+    is_share
+        Whether the cells are one process's share of a distributed run.
+    """
+
+    mean: torch.Tensor | LatentRows
+    variance: torch.Tensor | LatentRows
+    design: dict[str, np.ndarray]
+    train: np.ndarray
+    validation: np.ndarray
+    n_cells: int
+    weights: np.ndarray | None = None
+    is_share: bool = False
 
 
 class LatentDiffusionMixin:
@@ -79,6 +113,8 @@ class LatentDiffusionMixin:
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: dict[str, Any] | None = None,
+        datamodule: Any = None,
+        latent_cache: str | os.PathLike | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train stage two: a score-based diffusion model of the cells' latents.
@@ -106,6 +142,11 @@ class LatentDiffusionMixin:
             As in :meth:`scvi.model.SCVI.train`.
         plan_kwargs
             Passed to :class:`scgm_scvi.train.DiffusionTrainingPlan`.
+        datamodule
+            Where a model that was made without an AnnData finds its cells.
+        latent_cache
+            Folder for the latents of a data module's cells, half a kilobyte to a kilobyte each at
+            256 dimensions; they stay there. Default: a temporary one, removed at the end.
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`.
 
@@ -129,26 +170,53 @@ class LatentDiffusionMixin:
             raise RuntimeError(
                 "Stage one is not trained, so there are no latents to learn. Call model.train()."
             )
-        cells = self._encode_cells()
-        train, validation = self._stage_one_split(len(cells.mean))
-        default_steps, defaults = self._diffusion_defaults(len(train), batch_size)
-        plan_kwargs = defaults | (plan_kwargs or {}) | ({} if lr is None else {"lr": lr})
-        max_steps = whole_number(default_steps if max_steps is None else max_steps, "max_steps")
-        cells, train = self._begin_diffusion(cells, train, seed)
-        mean, variance, design = cells
+        if max_steps is not None:
+            max_steps = whole_number(max_steps, "max_steps")
+        cells = self._latent_table(
+            seed, datamodule, latent_cache, trainer_kwargs.get("enable_progress_bar", True)
+        )
+        with cells as table:
+            default_steps, defaults = self._diffusion_defaults(table.n_cells, batch_size)
+            self._fit_denoiser(
+                table,
+                default_steps if max_steps is None else max_steps,
+                batch_size=batch_size,
+                ema_decay=ema_decay,
+                condition_dropout=condition_dropout,
+                seed=seed,
+                plan_kwargs=defaults | (plan_kwargs or {}) | ({} if lr is None else {"lr": lr}),
+                **{"accelerator": accelerator, "devices": devices, **trainer_kwargs},
+            )
+            self.diffusion_design_ = self._kept_design(table, seed)
+        self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+
+    def _fit_denoiser(
+        self,
+        table: LatentTable,
+        max_steps: int,
+        *,
+        batch_size: int,
+        ema_decay: float,
+        condition_dropout: float,
+        seed: int,
+        plan_kwargs: dict[str, Any],
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the denoiser on what the table holds."""
         denoiser = self.module.denoiser
-        shift, scale = denoiser.shift.cpu(), denoiser.scale.cpu()
         steps_per_epoch = min(100, max_steps)
         data = LatentDataModule(
-            (mean - shift) / scale,
-            variance / scale**2,
-            torch.as_tensor(design["tokens"]),
-            torch.as_tensor(design["values"]),
-            train,
-            validation,
+            table.mean,
+            table.variance,
+            torch.as_tensor(table.design["tokens"]),
+            torch.as_tensor(table.design["values"]),
+            table.train,
+            table.validation,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             seed=seed,
+            weights=table.weights,
+            is_share=table.is_share,
         )
         plan = DiffusionTrainingPlan(
             denoiser, condition_dropout=condition_dropout, seed=seed, **plan_kwargs
@@ -160,8 +228,6 @@ class LatentDiffusionMixin:
             data_splitter=data,
             max_epochs=-(-max_steps // steps_per_epoch),
             max_steps=max_steps,
-            accelerator=accelerator,
-            devices=devices,
             callbacks=callbacks,
             check_val_every_n_epoch=trainer_kwargs.pop("check_val_every_n_epoch", 5),
             gradient_clip_val=trainer_kwargs.pop("gradient_clip_val", 1.0),
@@ -174,10 +240,38 @@ class LatentDiffusionMixin:
         finally:
             denoiser.requires_grad_(False)
             self.module.eval()
-        keep = np.random.default_rng(seed).permutation(np.unique(train))
-        keep = np.sort(keep[:_MAX_DESIGN_ROWS])
-        self.diffusion_design_ = {k: v[keep] for k, v in design.items()}
-        self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+
+    @contextmanager
+    def _latent_table(
+        self,
+        seed: int,
+        datamodule: Any = None,
+        latent_cache: str | os.PathLike | None = None,
+        progress_bar: bool = True,
+    ) -> Iterator[LatentTable]:
+        """The cells as stage two reads them."""
+        if datamodule is not None:
+            raise ValueError(
+                f"{type(self).__name__} learns from an AnnData in memory; leave out datamodule."
+            )
+        cells = self._encode_cells()
+        own, validation = self._stage_one_split(len(cells.mean))
+        cells, train = self._begin_diffusion(cells, own, seed)
+        mean, variance, design = cells
+        shift, scale = (b.cpu() for b in (self.module.denoiser.shift, self.module.denoiser.scale))
+        mean, variance = (mean - shift) / scale, variance / scale**2
+        yield LatentTable(mean, variance, design, train, validation, len(own))
+
+    def _kept_design(self, table: LatentTable, seed: int) -> dict[str, np.ndarray]:
+        """Attributes of training cells, from which those that a request leaves open are drawn."""
+        rng, rows = np.random.default_rng(seed), np.unique(table.train)
+        if table.weights is None:
+            keep = np.sort(rng.permutation(rows)[:_MAX_DESIGN_ROWS])
+        else:
+            p = table.weights / table.weights.sum(dtype=np.float64)
+            keep = np.sort(rng.choice(table.train, min(len(rows), _MAX_DESIGN_ROWS), p=p))
+        kept = {k: np.array(v[keep]) for k, v in table.design.items()}
+        return {**kept, "tokens": kept["tokens"].astype(np.int64)}
 
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         """Number of steps, and what the training plan takes."""
@@ -198,7 +292,10 @@ class LatentDiffusionMixin:
     def _encode_cells(self) -> Encoded:
         """Mean and variance of every cell's state, and its conditions and nuisances."""
         if self.adata is None:
-            raise ValueError("The model was loaded without data, so there are no cells to learn.")
+            raise ValueError(
+                "The model was loaded without data, so there are no cells to learn. Load it with "
+                "an AnnData, or pass the data module that it was trained from: datamodule=..."
+            )
         means, variances, parts = [], [], []
         cells = self._validate_anndata()  # another model may have registered them since
         for tensors in self._make_data_loader(adata=cells, batch_size=1024):

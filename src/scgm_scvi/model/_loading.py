@@ -51,7 +51,9 @@ class LoadingMixin:
             Of the names of saved files.
         backup_url
             Where to download the file from if the folder lacks it; needs ``trusted=True``.
-        datamodule, allowed_classes_names_list
+        datamodule
+            Not here: pass it to :meth:`train`.
+        allowed_classes_names_list
             As in :meth:`scvi.model.SCVI.load`.
         trusted
             Open the file whatever it would import. Only for one whose maker you trust.
@@ -80,6 +82,11 @@ class LoadingMixin:
         >>> model = SCGM.load("model/", adata)  # doctest: +SKIP
         >>> model = SCGM.load("model/", adata=False)  # without data  # doctest: +SKIP
         """
+        if datamodule is not None:
+            raise ValueError(
+                "A model is loaded without its data module, which is wanted for training alone: "
+                f"{cls.__name__}.load(path, adata=False).train(datamodule=...)."
+            )
         if backup_url is not None and not trusted:
             raise ValueError(
                 f"backup_url={backup_url!r} would download a pickle, which can run code when it is "
@@ -98,7 +105,6 @@ class LoadingMixin:
                 device=device,
                 prefix=prefix,
                 backup_url=backup_url,
-                datamodule=datamodule,
                 allowed_classes_names_list=allowed_classes_names_list,
             )
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:

@@ -7,20 +7,22 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 
-from scgm_scvi.module import SCGM_KEYS, SCGMVAE
-from scgm_scvi.train import EMAOfWeights, KeepBest, SCGMTrainingPlan, flush_denormals
+from scgm_scvi._errors import whole_number
+from scgm_scvi.module import SCGMVAE
+from scgm_scvi.train import SCGMTrainingPlan
 
 from ._diagnostics import DiagnosticsMixin
+from ._disk_training import DiskTrainingMixin, own_registry
 from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
 from ._from_scvi import FromSCVIMixin
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._replaying import ReplayMixin
 from ._setup import SetupMixin
+from ._stage_one import StageOneMixin
 from ._transfer import TransferMixin
 
 __all__ = ["SCGM"]
@@ -34,8 +36,10 @@ class SCGM(
     FineTuningMixin,
     ReplayMixin,
     FromSCVIMixin,
+    DiskTrainingMixin,
     LatentDiffusionModel,
     DiagnosticsMixin,
+    StageOneMixin,
     SCVI,
 ):
     """Score-based generative model of single cells.
@@ -49,7 +53,7 @@ class SCGM(
     adata
         Registered by :meth:`setup_anndata`.
     registry
-        Of a data module, instead of ``adata``.
+        Of a data module such as :class:`scgm_scvi.atlas.AtlasDataModule`, instead of ``adata``.
     n_hidden
         Width of the encoder's and decoder's hidden layers.
     n_latent
@@ -116,6 +120,7 @@ class SCGM(
         adapter_rank: int = 0,
         n_memory: int = 0,
     ) -> None:
+        registry = None if registry is None else own_registry(registry, type(self).__name__)
         # SCVI's own __init__ builds its own module: skip to what it inherits.
         super(SCVI, self).__init__(adata, registry)
         arguments = dict(locals())
@@ -145,7 +150,7 @@ class SCGM(
             n_memory=n_memory,
         )
         self.module.minified_data_type = self.minified_data_type
-        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
+        self.var_ = adata.var.copy() if adata is not None else pd.DataFrame(index=_genes(registry))
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string = (
             f"SCGM: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
@@ -179,6 +184,8 @@ class SCGM(
         plan_kwargs: dict[str, Any] | None = None,
         diffusion: bool = True,
         diffusion_kwargs: dict[str, Any] | None = None,
+        datamodule: Any = None,
+        max_steps: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train both stages, and write the latent means to ``adata.obsm["X_scgm"]``.
@@ -186,7 +193,8 @@ class SCGM(
         Parameters
         ----------
         max_epochs
-            Of stage one. Default: as many as make 12,000 steps, between 20 and 400.
+            Of stage one. Default: as many as make 12,000 steps, between 20 and 400. With a
+            ``datamodule``: 20, or as many as make 12,000 steps, but not more than 100,000 steps.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
             As in :meth:`scvi.model.SCVI.train`.
         early_stopping
@@ -201,57 +209,72 @@ class SCGM(
             Whether to go on with stage two.
         diffusion_kwargs
             Passed to :meth:`train_diffusion`.
+        datamodule
+            Where a model that was made without an AnnData finds its cells, such as
+            :class:`scgm_scvi.atlas.AtlasDataModule`. It says which cells train, and how many are in
+            a minibatch; latents are not written anywhere.
+        max_steps
+            Optimiser steps of stage one, at most.
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`, for stage one.
+
+        Raises
+        ------
+        ValueError
+            If there are no cells to train on, or two kinds of them.
 
         Examples
         --------
         >>> model.train()  # doctest: +SKIP
         >>> model.train(max_epochs=50, diffusion_kwargs={"max_steps": 2000})  # doctest: +SKIP
+        >>> SCGM(registry=dm.registry).train(datamodule=dm)  # doctest: +SKIP
         """
+        fit = {"accelerator": accelerator, "devices": devices, "plan_kwargs": plan_kwargs}
+        if datamodule is not None:
+            split = {"train_size": train_size, "validation_size": validation_size}
+            if given := [name for name, value in split.items() if value is not None]:
+                raise ValueError(f"{' and '.join(given)}: the data module says which cells train.")
+            self._train_from_disk(
+                datamodule,
+                max_epochs,
+                max_steps,
+                fit,
+                diffusion,
+                diffusion_kwargs,
+                early_stopping,
+                trainer_kwargs,
+            )
+            return
+        if self.adata is None:
+            raise ValueError(
+                "The model has no cells to train on. Load it with an AnnData, or pass the data "
+                "module that it was made for: model.train(datamodule=...)."
+            )
         steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
             n_steps = _STEPS if self.fine_tuning_ is None else FINE_TUNING_STEPS
             max_epochs = int(np.clip(round(n_steps / steps_per_epoch), 20, 400))
         if self.fine_tuning_ is not None:
-            plan_kwargs = {**self._begin_stage_one(seed=0), **(plan_kwargs or {})}
+            fit["plan_kwargs"] = {**self._begin_stage_one(seed=0), **(plan_kwargs or {})}
         elif not self.is_trained_:
             self._start_from_mean()
-        has_validation = train_size != 1 and validation_size != 0
-        early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
-        if has_validation:
-            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        trainer_kwargs.setdefault("gradient_clip_val", 100.0)
         n_steps = max_epochs * steps_per_epoch
-        ema = EMAOfWeights(n_steps, decay=0.998)
-        callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
-        keep = KeepBest("elbo_validation", first_step=ema.update_starting_at_step)
-        if early_stopping:
-            callbacks.insert(0, keep)
-            trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
-            # an epoch may have a step more than estimated: in no case begin after the average
-            trainer_kwargs.setdefault(
-                "early_stopping_warmup_epochs", ema.update_starting_at_step // (steps_per_epoch + 1)
-            )
-        self.module.train()  # a model that was trained or loaded before is in evaluation mode
-        with flush_denormals(), self._trainable(self.module):
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                batch_size=batch_size,
-                early_stopping=early_stopping,
-                plan_kwargs=plan_kwargs,
-                callbacks=callbacks,
-                **trainer_kwargs,
-            )
-        n_epochs = self.trainer.current_epoch
-        n_before = len(self.history_["elbo_train"]) - n_epochs
-        kept = n_epochs - 1 if keep.best_epoch is None else keep.best_epoch
-        self.kept_epoch_ = n_before + kept if has_validation else None
+        if max_steps is not None:
+            trainer_kwargs["max_steps"] = whole_number(max_steps, "max_steps")
+            n_steps = min(n_steps, max_steps)
+        self._fit_stage_one(
+            max_epochs=max_epochs,
+            steps_per_epoch=steps_per_epoch,
+            n_steps=n_steps,
+            has_validation=train_size != 1 and validation_size != 0,
+            early_stopping=early_stopping,
+            trainer_kwargs=trainer_kwargs,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            **fit,
+        )
         if diffusion:
             self.train_diffusion(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
@@ -261,14 +284,8 @@ class SCGM(
         self.adata.obsm[self.latent_key] = latent
         self._report(latent)
 
-    @torch.no_grad()
-    def _start_from_mean(self) -> None:
-        """Start the decoder at the mean expression, and the conditions at their usual values."""
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
-        self.module.decoder.set_mean(torch.as_tensor(mean.clip(0), dtype=torch.float32))
-        if self.condition_spec.continuous:
-            values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
-            self.module.condition_embedding.set_value_range(
-                torch.as_tensor(np.asarray(values, dtype=np.float32))
-            )
+
+def _genes(registry: dict[str, Any]) -> np.ndarray:
+    """Names of the features, where there are no cells."""
+    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+    return np.asarray(state["column_names"])

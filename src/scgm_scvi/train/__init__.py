@@ -5,6 +5,7 @@ from ._diffusion_plan import DiffusionTrainingPlan
 from ._diffusion_runner import DiffusionTrainRunner
 from ._ema import EMAOfWeights
 from ._keep_best import KeepBest
+from ._latent_cache import LatentCache, LatentRows, units_of
 from ._latent_data import LatentDataModule
 from ._optimizer import adamw_with_cosine
 from ._replay import Replay
@@ -15,9 +16,12 @@ __all__ = [
     "DiffusionTrainingPlan",
     "EMAOfWeights",
     "KeepBest",
+    "LatentCache",
     "LatentDataModule",
+    "LatentRows",
     "Replay",
     "SCGMTrainingPlan",
     "adamw_with_cosine",
     "flush_denormals",
+    "units_of",
 ]

@@ -56,10 +56,14 @@ class DiffusionTrainingPlan(LightningModule):
         self.seed = seed
         self._generators: dict[str, torch.Generator] = {}
 
+    def _seed(self, stage: str) -> int:
+        """Another one for each process, or they would add the same noise to different cells."""
+        return self.seed + (stage == "validation") + 1_000 * self.global_rank
+
     def _generator(self, stage: str) -> torch.Generator:
         if stage not in self._generators:
             g = torch.Generator(device=self.device)
-            self._generators[stage] = g.manual_seed(self.seed + (stage == "validation"))
+            self._generators[stage] = g.manual_seed(self._seed(stage))
         return self._generators[stage]
 
     def training_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> torch.Tensor:
@@ -75,12 +79,13 @@ class DiffusionTrainingPlan(LightningModule):
             on_epoch=True,
             prog_bar=True,
             batch_size=len(state),
+            sync_dist=True,
         )
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Validate with the same noise every time."""
-        self._generator("validation").manual_seed(self.seed + 1)
+        self._generator("validation").manual_seed(self._seed("validation"))
 
     def validation_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> None:
         """Denoising loss of held-out cells with their conditions, eight noise levels each."""
@@ -92,6 +97,7 @@ class DiffusionTrainingPlan(LightningModule):
             on_step=False,
             on_epoch=True,
             batch_size=len(batch[0]),
+            sync_dist=True,
         )
 
     def configure_optimizers(self) -> dict[str, Any]:

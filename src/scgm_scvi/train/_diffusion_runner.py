@@ -22,7 +22,8 @@ class DiffusionTrainRunner(TrainRunner):
     """
 
     def _update_history(self) -> None:
-        history = getattr(self.trainer.logger, "history", {})
+        # in a distributed run the first process has it
+        history = getattr(self.trainer.logger, "history", {}) if self.trainer.is_global_zero else {}
         self.model.diffusion_history_ = {
             key: frame for key, frame in history.items() if key.startswith("diffusion_loss")
         }

@@ -21,7 +21,8 @@ class EMAOfWeights(EMAWeightAveraging):
     Parameters
     ----------
     n_steps
-        Optimiser steps of the whole run.
+        Optimiser steps of the whole run. ``None``: as many as the trainer says when it begins,
+        which in a distributed run it alone knows.
     decay
         Share of the average that survives a step, at most.
 
@@ -32,12 +33,20 @@ class EMAOfWeights(EMAWeightAveraging):
     25
     """
 
-    def __init__(self, n_steps: int, decay: float) -> None:
+    def __init__(self, n_steps: int | None, decay: float) -> None:
+        self._decay, self._is_planned = decay, n_steps is not None
+        n_steps = n_steps or 1
         super().__init__(
             decay=min(decay, max(0.0, 1 - 5 / n_steps)),
             use_buffers=False,
             update_starting_at_step=n_steps // 4,
         )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Plan the average where that was left open, and make room for it."""
+        if not self._is_planned:
+            self.__init__(int(trainer.estimated_stepping_batches), self._decay)
+        super().setup(trainer, pl_module, stage)
 
     def _started(self, trainer: Trainer) -> bool:
         return trainer.global_step > self.update_starting_at_step

@@ -1,0 +1,75 @@
+"""Stage one: from where the decoder starts to which weights are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.train import EMAOfWeights, KeepBest, flush_denormals
+
+__all__ = ["StageOneMixin"]
+
+
+class StageOneMixin:
+    """Train an :class:`scgm_scvi.module.SCGMVAE` by the ``train`` of an scvi model after it."""
+
+    def _fit_stage_one(
+        self,
+        *,
+        max_epochs: int,
+        steps_per_epoch: int,
+        n_steps: int | None,
+        has_validation: bool,
+        early_stopping: bool,
+        trainer_kwargs: dict[str, Any],
+        **fit: Any,
+    ) -> None:
+        """Train stage one, and keep the moving average of its weights.
+
+        ``n_steps`` is the length of the run; ``None`` where only the trainer knows.
+        """
+        early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
+        if has_validation:
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        trainer_kwargs.setdefault("gradient_clip_val", 100.0)
+        averaged_from = (n_steps or max_epochs * steps_per_epoch) // 4
+        ema = EMAOfWeights(n_steps, decay=0.998)
+        callbacks = [*trainer_kwargs.pop("callbacks", []), ema]
+        keep = KeepBest("elbo_validation", first_step=averaged_from)
+        if early_stopping:
+            callbacks.insert(0, keep)
+            trainer_kwargs.setdefault("early_stopping_patience", max(10, max_epochs // 4))
+            # an epoch may have a step more than estimated: in no case begin after the average
+            trainer_kwargs.setdefault(
+                "early_stopping_warmup_epochs", averaged_from // (steps_per_epoch + 1)
+            )
+        self.module.train()  # a model that was trained or loaded before is in evaluation mode
+        with flush_denormals(), self._trainable(self.module):
+            super().train(
+                max_epochs=max_epochs,
+                early_stopping=early_stopping,
+                callbacks=callbacks,
+                **fit,
+                **trainer_kwargs,
+            )
+        n_epochs = self.trainer.current_epoch
+        n_before = len(self.history_.get("elbo_train", ())) - n_epochs
+        kept = n_epochs - 1 if keep.best_epoch is None else keep.best_epoch
+        is_recorded = has_validation and n_before >= 0  # by one process of several
+        self.kept_epoch_ = n_before + kept if is_recorded else None
+
+    @torch.no_grad()
+    def _start_from_mean(self) -> None:
+        """Start the decoder at the mean expression, and the conditions at their usual values."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
+        self.module.decoder.set_mean(torch.as_tensor(mean.clip(0), dtype=torch.float32))
+        if self.condition_spec.continuous:
+            values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
+            self.module.condition_embedding.set_value_range(
+                torch.as_tensor(np.asarray(values, dtype=np.float32))
+            )
