@@ -26,9 +26,7 @@ __all__ = ["prepare"]
 
 _BLOCK = 4096  # cells in memory at a time
 _N_SCALE = 1000  # cells that the scale is told by
-_MOST_INEXACT = (
-    0.05  # share of cells whose counts can't be rebuilt, above which the scale is in doubt
-)
+_MOST_INEXACT = 0.05  # share of cells without exact counts, above which a dataset is set aside
 
 
 @dataclass
@@ -36,8 +34,7 @@ class _Checked:
     """What a first pass over the cells has found."""
 
     keep: np.ndarray  # (n,)
-    library_size: np.ndarray  # (n,) counts on the whole axis
-    dropped: Counter[str]
+    reasons: dict[str, int]
 
 
 def prepare(
@@ -69,28 +66,29 @@ def prepare(
     mapping = axis.map(reading.var)
     _check_genes(mapping, reading.var, organism)
     scale = detect_scale(_sample(reading))
+    if not scale.counts_available:
+        raise ValueError(
+            f"The values are on the scale {scale.name!r} ({scale.reason}), from which counts can't be "
+            "rebuilt, and nothing is rounded to counts. Look for its counts in another source."
+        )
     thresholds = QC(**{**qc, **dataset.qc})
     checked = _checked(reading, mapping, axis, scale, thresholds)
     if not checked.keep.any():
         raise ValueError(
-            f"None of {n} cells passes quality control ({dict(checked.dropped)}). Give the dataset "
-            "thresholds of its own in [dataset.qc], or leave it out."
+            f"None of {n} cells passes quality control ({_counted(checked.reasons)}). Give the "
+            "dataset thresholds of its own (qc in the plan), or leave it out."
         )
     obs = harmonise_labels(
         reading.obs, source=record.source, key=record.key, defaults=_defaults(record, dataset)
     )
-    obs["library_size"] = checked.library_size
     provenance = {
         "record": record.to_dict(),
         "plan": asdict(dataset),
         "fingerprint": fingerprint,
-        "scale": asdict(scale),
+        "notes": list(reading.notes),
+        "scale": scale.to_dict(),
         "genes": mapping.report(),
-        "qc": {
-            "thresholds": asdict(thresholds),
-            "n_before": n,
-            "dropped": dict(checked.dropped),
-        },
+        "qc": {"thresholds": thresholds.to_dict(), "n_cells": n, **checked.reasons},
     }
     return Store(store).stage(
         record.key,
@@ -134,32 +132,37 @@ def _sample(reading: Reading) -> sparse.csr_matrix:
 def _on_axis(
     reading: Reading, mapping: GeneMapping, scale: Scale
 ) -> Iterator[tuple[sparse.csr_matrix, np.ndarray]]:
-    """Blocks of values on the axis, and which of the cells have exact counts."""
+    """Blocks of counts on the axis, and which of the cells have them exactly."""
     for block in reading.blocks(_BLOCK):
-        if scale.counts_available:
-            counts = to_counts(block, scale)
-            yield mapping.apply(counts.counts), counts.exact
-        else:
-            yield mapping.apply(block), np.ones(block.shape[0], dtype=bool)
+        found = to_counts(block, scale)
+        yield mapping.apply(found.counts), found.exact
 
 
 def _checked(
     reading: Reading, mapping: GeneMapping, axis: GeneAxis, scale: Scale, qc: QC
 ) -> _Checked:
-    keep, sizes, dropped, n_inexact = [], [], Counter(), 0
-    for values, exact in _on_axis(reading, mapping, scale):
+    keep, reasons, n_inexact = [], Counter(), 0
+    for counts, exact in _on_axis(reading, mapping, scale):
+        result = qc.filter(counts[exact], axis)
+        reasons.update(result.reasons)
         n_inexact += int((~exact).sum())
-        result = qc.filter(values, axis)
-        dropped.update(result.reasons)
-        dropped["counts can't be rebuilt"] += int((result.keep & ~exact).sum())
-        keep.append(result.keep & exact)
-        sizes.append(np.asarray(values.sum(axis=1)).ravel())
-    if n_inexact > _MOST_INEXACT * len(reading.obs):
+        kept = np.zeros(len(exact), dtype=bool)
+        kept[exact] = result.keep
+        keep.append(kept)
+    n = len(reading.obs)
+    if n_inexact > _MOST_INEXACT * n:
         raise ValueError(
-            f"{n_inexact} of {len(reading.obs)} cells are not on the scale of the others "
-            f"({scale.name}: {scale.reason}). Values of several scales are never mixed."
+            f"The counts of {n_inexact} of {n} cells can't be rebuilt from values on the scale "
+            f"{scale.name!r} ({scale.reason}): they are on another one, or rounded. Values of several "
+            "scales are never mixed."
         )
-    return _Checked(np.concatenate(keep), np.concatenate(sizes), +dropped)
+    if n_inexact:
+        reasons["counts can't be rebuilt"] = n_inexact
+    return _Checked(np.concatenate(keep), dict(reasons))
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{k}: {v}" for k, v in reasons.items())
 
 
 def _kept(
