@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from . import datasets, diffusion, metrics, pl
+from . import atlas, datasets, diffusion, metrics, pl
 from .model import SCGM
 
-__all__ = ["SCGM", "datasets", "diffusion", "metrics", "pl"]
+__all__ = ["SCGM", "atlas", "datasets", "diffusion", "metrics", "pl"]
 __version__ = version("scgm_scvi")

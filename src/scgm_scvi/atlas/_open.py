@@ -1,0 +1,103 @@
+"""A store that is there: opened, counted, streamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scgm_scvi._errors import listed, nearest
+
+from ._datamodule import AtlasDataModule
+from ._store import Store
+
+__all__ = ["composition", "datamodule", "open"]
+
+
+def open(path: str | os.PathLike) -> Store:  # noqa: A001 as in atlas.open
+    """The store that :func:`build` made.
+
+    Parameters
+    ----------
+    path
+        Its folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+
+    Examples
+    --------
+    >>> from scgm_scvi import atlas
+    >>> atlas.open("scgdb/").datasets  # doctest: +SKIP
+    """
+    return Store(path)
+
+
+def datamodule(path: str | os.PathLike, **kwargs: Any) -> AtlasDataModule:
+    """The cells of a store for ``SCGM(registry=...)`` and ``train(datamodule=...)``.
+
+    Parameters
+    ----------
+    path
+        Folder of a store, or of a training store.
+    **kwargs
+        Of :class:`AtlasDataModule`: ``labels_key``, ``condition_keys``, ``holdout``, ...
+
+    Raises
+    ------
+    FileNotFoundError
+        If the store has no training store yet.
+
+    Examples
+    --------
+    >>> from scgm_scvi import SCGM, atlas
+    >>> data = atlas.datamodule("scgdb/", labels_key="cell_type")  # doctest: +SKIP
+    >>> model = SCGM(registry=data.registry)  # doctest: +SKIP
+    >>> model.train(datamodule=data)  # doctest: +SKIP
+    """
+    path = Path(path)
+    if (path / "atlas.json").exists():
+        if not (path / "train").exists():
+            raise FileNotFoundError(
+                f"{path} is a store without a training store in it: build() was stopped before it. "
+                "Call it again, or make_training_store()."
+            )
+        path = path / "train"
+    return AtlasDataModule(path, **kwargs)
+
+
+def composition(store: Store, column: str) -> pd.Series:
+    """Number of cells by the values of a column, all datasets together.
+
+    Parameters
+    ----------
+    store
+        The store.
+    column
+        Of the cells, as ``"tissue"``; or ``"source"``.
+
+    Raises
+    ------
+    KeyError
+        If cells have no such column.
+
+    Examples
+    --------
+    >>> from scgm_scvi import atlas
+    >>> atlas.composition(atlas.open("scgdb/"), "disease")  # doctest: +SKIP
+    """
+    total = pd.Series(dtype="int64")
+    for key in store:
+        obs = store[key].obs
+        if column not in obs:
+            raise KeyError(
+                f"column is {column!r}; cells have {listed(obs.columns, 20)}."
+                f"{nearest(column, obs.columns)}"
+            )
+        total = total.add(obs[column].value_counts(), fill_value=0)
+    total = total[total > 0].astype("int64").sort_values(ascending=False, kind="stable")
+    return total.rename("cells").rename_axis(column)
