@@ -37,7 +37,11 @@ def canonical_obs(obs: pd.DataFrame) -> pd.DataFrame:
 
 def _canonical_column(values: pd.Series) -> pd.Series:
     dtype = values.dtype
-    if dtype == object and len(known := values.dropna()) and all(isinstance(v, bool) for v in known):
+    if (
+        types.is_object_dtype(dtype)
+        and len(known := values.dropna())
+        and all(isinstance(v, bool) for v in known)
+    ):
         values = values.astype("boolean")
         dtype = values.dtype
     if types.is_bool_dtype(dtype) and not isinstance(dtype, pd.CategoricalDtype):

@@ -40,7 +40,9 @@ class Spool:
         """Throw cells into the buckets named."""
         order = np.argsort(bucket, kind="stable")
         counts, about, bucket = counts[order], about[order], bucket[order]
-        for b, start, n in zip(*np.unique(bucket, return_index=True, return_counts=True), strict=True):
+        for b, start, n in zip(
+            *np.unique(bucket, return_index=True, return_counts=True), strict=True
+        ):
             at = slice(counts.indptr[start], counts.indptr[start + n])
             lengths = np.diff(counts.indptr[start : start + n + 1]).astype(np.int32)
             arrays = (lengths, about[start : start + n], counts.data[at], counts.indices[at])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -14,23 +13,19 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import zarr
-from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
 from ._files import fresh_name, sync_folder, sync_path
 from ._reading import STANDARD_COLUMNS
-from ._shard import SHARD, CsrWriter, consolidate, write_frames
-from ._spool import Spool
+from ._shard import consolidate
+from ._shuffle import NAMED, Shuffle, categories_of
 from ._store import Store
 
 __all__ = ["extend_training_store", "make_training_store"]
 
 # What annbatch asks of a group before it reads it as a collection.
 COLLECTION = {"encoding-type": "annbatch-preshuffled", "encoding-version": "0.1.0"}
-ROWS = 64  # cells that are read at least, annbatch's default
-BYTES = 8  # of a value in memory: count and gene
-NAMED = ("dataset", "source")
 _UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -119,9 +114,9 @@ def make_training_store(
     part = tmp / fresh_name(out.name)
     try:
         root = zarr.open_group(part, mode="w-", zarr_format=3)
-        plan = _Plan(store, var.loc[names], columns, int(seed), memory, cells_per_part)
-        plan.write(root, part, keys, first=0)
-        _finish(root, plan, keys)
+        shuffle = Shuffle(store, var.loc[names], columns, int(seed), _bytes(memory), cells_per_part)
+        shuffle.write(root, part, keys, first=0)
+        _finish(root, shuffle, keys)
         sync_folder(part)
         _swap(part, out, tmp)
     finally:
@@ -171,7 +166,7 @@ def extend_training_store(
     if not (keys := [k for k in wanted if k not in held]):
         raise ValueError(f"{out} holds all of these datasets already.")
     var = ad.io.read_elem(old["dataset_0/var"])
-    before = {c: np.asarray(v[...], object) for c, v in _categories(old["dataset_0/obs"]).items()}
+    before = {c: np.asarray(v[...], object) for c, v in categories_of(old["dataset_0/obs"]).items()}
     columns = {c: c in before for c in about["obs_columns"]}
     tmp = _tmp(store, out)
     part = tmp / fresh_name(out.name)
@@ -180,14 +175,18 @@ def extend_training_store(
         shutil.copytree(out, part, copy_function=_link)
         (part / "zarr.json").unlink()
         root = zarr.open_group(part, mode="a", zarr_format=3)
-        plan = _Plan(store, var, columns, about["seed"], memory, cells_per_part, before)
-        plan.write(root, part, keys, first=about["n_parts"])
+        shuffle = Shuffle(
+            store, var, columns, about["seed"], _bytes(memory), cells_per_part, before
+        )
+        shuffle.write(root, part, keys, first=about["n_parts"])
         for i in range(about["n_parts"]):
             obs = root[f"dataset_{i}/obs"]
-            for name, categories in plan.categories.items():
+            for name, categories in shuffle.categories.items():
                 shutil.rmtree(part / f"dataset_{i}" / "obs" / name / "categories")
-                ad.io.write_elem(obs[name], "categories", categories, dataset_kwargs={"shards": None})
-        _finish(root, plan, [*held, *keys])
+                ad.io.write_elem(
+                    obs[name], "categories", categories, dataset_kwargs={"shards": None}
+                )
+        _finish(root, shuffle, [*held, *keys])
         sync_folder(part)
         _swap(part, out, tmp)
     finally:
@@ -195,125 +194,8 @@ def extend_training_store(
     return out
 
 
-class _Plan:
-    """What goes into the parts, and how many there are."""
-
-    def __init__(
-        self,
-        store: Store,
-        var: pd.DataFrame,
-        columns: dict[str, bool],
-        seed: int,
-        memory: int | str,
-        cells_per_part: int | None,
-        before: dict[str, np.ndarray] | None = None,
-    ) -> None:
-        self.store, self.var, self.columns, self.seed = store, var, columns, seed
-        self.memory = _bytes(memory)
-        self.cells_per_part = cells_per_part and whole_number(cells_per_part, "cells_per_part")
-        self.categories = {c: list(v) for c, v in (before or {}).items()}
-        self.n_parts = self.n_cells = 0
-
-    def write(self, root: zarr.Group, folder: Path, keys: list[str], first: int) -> None:
-        """Shuffle datasets into parts, numbered on from ``first``."""
-        self._collect_categories(keys)
-        place = [(c, "<i4" if text else "<f4") for c, text in self.columns.items()]
-        about = np.dtype([*((c, "<i4") for c in NAMED), *place, ("library_size", "<f4"), ("row", "<i8")])
-        n_cells = sum(self.store.row(k).n_cells for k in keys)
-        n_values = sum(
-            int(self.store.statistics(k).table["n_expressed"].loc[self.var.index].sum()) for k in keys
-        )
-        # a part in memory, its rows in their new order a slice at a time, and the encoder's buffers
-        size = n_values * BYTES + n_cells * (about.itemsize + 64)
-        n_parts = -(-size * 2 // self.memory)
-        if self.cells_per_part:
-            n_parts = max(n_parts, -(-n_cells // self.cells_per_part))
-        n_parts = int(max(1, min(n_parts, n_cells)))
-        spool = Spool(folder.with_name(fresh_name("spool")), n_parts, len(self.var), about)
-        try:
-            for key in keys:
-                self._throw(key, spool, about, n_parts)
-            for i in range(n_parts):
-                counts, cells = spool.take(i)
-                self._write_part(root.create_group(f"dataset_{first + i}"), counts, cells, first + i)
-        finally:
-            shutil.rmtree(spool.folder, ignore_errors=True)
-        self.n_parts = first + n_parts
-
-    def _collect_categories(self, keys: list[str]) -> None:
-        sources = {str(self.store.row(k).provenance.get("source", "")) for k in keys} - {""}
-        found = {"dataset": set(keys), "source": sources}
-        for key in keys:
-            obs = zarr.open_group(self.store.folder(key), mode="r")["obs"]
-            there = _categories(obs)
-            for c, text in self.columns.items():
-                if text and c in obs:
-                    # a number in this dataset, text in another
-                    new = there[c][...] if c in there else _column(obs, c).cat.categories
-                    found.setdefault(c, set()).update(str(v) for v in new)
-        for c, text in {**dict.fromkeys(NAMED, True), **self.columns}.items():
-            if text:
-                old = self.categories.get(c, [])
-                self.categories[c] = np.array([*old, *sorted(found.get(c, set()) - set(old))], object)
-
-    def _throw(self, key: str, spool: Spool, dtype: np.dtype, n_parts: int) -> None:
-        group = zarr.open_group(self.store.folder(key), mode="r")
-        obs, row = group["obs"], self.store.row(key)
-        about = np.zeros(row.n_cells, dtype)
-        source = pd.Index(self.categories["source"]).get_indexer([row.provenance.get("source")])
-        about["dataset"] = list(self.categories["dataset"]).index(key)
-        about["source"] = source[0]
-        about["row"] = np.arange(row.n_cells)
-        about["library_size"] = obs["library_size"][...]
-        for c, text in self.columns.items():
-            if c not in obs:
-                about[c] = -1 if text else np.nan
-            elif text:
-                values = _column(obs, c)
-                recode = pd.Index(self.categories[c]).get_indexer(values.cat.categories)
-                about[c] = np.append(recode, -1)[values.cat.codes.to_numpy()]
-            else:
-                about[c] = ad.io.read_elem(obs[c])
-        axis = ad.io.read_elem(group["var"]).index
-        genes = axis.get_indexer(self.var.index)
-        # of the dataset's own, so that neither the others nor their order matter
-        name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
-        bucket = np.random.default_rng([self.seed, name]).integers(n_parts, size=row.n_cells)
-        start = 0
-        for block in self.store.blocks(key, min(SHARD, max(1, self.memory // (BYTES * 8)))):
-            at = slice(start, start + block.shape[0])
-            chosen = block[:, genes]
-            chosen.sort_indices()
-            spool.add(chosen, about[at], bucket[at])
-            start = at.stop
-
-    def _write_part(
-        self, group: zarr.Group, counts: sparse.csr_matrix, cells: np.ndarray, number: int
-    ) -> None:
-        order = np.random.default_rng([self.seed, number]).permutation(len(cells))
-        cells = cells[order]
-        mean = counts.nnz / max(1, len(cells))
-        chunk = max(1024, int(-(-mean * ROWS // 1024)) * 1024)
-        writer = CsrWriter(group, len(self.var), np.float32, chunk)
-        step = max(1, int(SHARD / max(1.0, mean)) // 4)
-        for i in range(0, len(order), step):
-            writer.append(counts[order[i : i + step]])
-        writer.close()
-        obs = {}
-        for c in cells.dtype.names:
-            if c in self.categories:
-                known = pd.Index(self.categories[c], dtype=object)
-                obs[c] = pd.Categorical.from_codes(cells[c], known)
-            else:
-                obs[c] = cells[c]
-        keys = self.categories["dataset"]
-        names = [f"{keys[d]}/{r}" for d, r in zip(cells["dataset"], cells["row"], strict=True)]
-        index = pd.Index(names, dtype=object, name="cell")
-        write_frames(group, obs=pd.DataFrame(obs, index=index), var=self.var)
-
-
-def _finish(root: zarr.Group, plan: _Plan, keys: list[str]) -> None:
-    measured = plan.store.measured(keys)[plan.var.index]
+def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
+    measured = shuffle.store.measured(keys)[shuffle.var.index]
     about = {
         "measured": measured.to_numpy(),
         "datasets": np.array(keys, object),
@@ -325,19 +207,19 @@ def _finish(root: zarr.Group, plan: _Plan, keys: list[str]) -> None:
     for name, values in about.items():
         ad.io.write_elem(group, name, values, dataset_kwargs={"shards": None})
     group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    rows = [plan.store.row(k) for k in keys]
+    rows = [shuffle.store.row(k) for k in keys]
     root.attrs.update(
         {
             **COLLECTION,
             "scgdb": {
-                "axis": plan.store.axis,
+                "axis": shuffle.store.axis,
                 "datasets": {r.key: r.content_hash for r in rows},
                 "n_cells": sum(r.n_cells for r in rows),
-                "n_genes": len(plan.var),
-                "n_parts": plan.n_parts,
-                "obs_columns": list(plan.columns),
+                "n_genes": len(shuffle.var),
+                "n_parts": shuffle.n_parts,
+                "obs_columns": list(shuffle.columns),
                 "scgm_scvi": version("scgm-scvi"),
-                "seed": plan.seed,
+                "seed": shuffle.seed,
             },
         }
     )
@@ -368,17 +250,6 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _categories(obs: zarr.Group) -> dict[str, zarr.Array]:
-    return {k: v["categories"] for k, v in obs.groups() if "categories" in v}
-
-
-def _column(obs: zarr.Group, name: str) -> pd.Series:
-    values = pd.Series(ad.io.read_elem(obs[name]))
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        return values
-    return pd.Series(pd.Categorical(values.astype(object).map(str, na_action="ignore")))
-
-
 def _columns(store: Store, keys: list[str], wanted: Sequence[str] | None) -> dict[str, bool]:
     """Columns to take along, and whether each is text (in any dataset)."""
     text: dict[str, bool] = {}
@@ -392,7 +263,9 @@ def _columns(store: Store, keys: list[str], wanted: Sequence[str] | None) -> dic
     if isinstance(wanted, str):
         raise ValueError(f"obs_columns is {wanted!r}; it must be a list of names.")
     own = {*NAMED, "library_size", "row"}
-    wanted = [c for c in _known(wanted, {*text, *own}, "obs_columns", keep_order=True) if c not in own]
+    wanted = [
+        c for c in _known(wanted, {*text, *own}, "obs_columns", keep_order=True) if c not in own
+    ]
     return {c: text[c] for c in wanted}
 
 
