@@ -13,7 +13,7 @@ from scipy import sparse
 
 __all__ = ["ContentHash", "canonical_counts", "canonical_obs", "hash_of_names"]
 
-LARGEST = np.iinfo(np.int32).max
+MOST = 2.0**31  # of an int32
 
 
 def canonical_obs(obs: pd.DataFrame) -> pd.DataFrame:
@@ -87,14 +87,14 @@ def canonical_counts(block: sparse.spmatrix, first: int, obs: pd.Index, var: pd.
         x.sum_duplicates()
         x.eliminate_zeros()
     with np.errstate(invalid="ignore"):
-        wrong = ~((x.data > 0) & (x.data <= LARGEST) & (x.data == np.floor(x.data)))
+        wrong = ~((x.data > 0) & (x.data < MOST) & (x.data == np.floor(x.data)))
     if wrong.any():
         at = int(np.argmax(wrong))
         row = int(np.searchsorted(x.indptr, at, side="right")) - 1
         cell = obs[first + row] if first + row < len(obs) else "?"
         raise ValueError(
             f"{where}: cell {first + row} ({cell!r}) has {x.data[at]!r} of gene "
-            f"{var[x.indices[at]]!r}; the store holds counts, whole numbers from 0 to {LARGEST}: "
+            f"{var[x.indices[at]]!r}; the store holds counts, whole numbers below 2**31: "
             "rebuild counts from the values, or quarantine the dataset."
         )
     data, indices = x.data.astype(np.int32), x.indices.astype(np.int32)

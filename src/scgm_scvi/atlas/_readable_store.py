@@ -36,6 +36,7 @@ class ReadableStore:
             raise FileNotFoundError(
                 f"{self.path} is no store of scGDB: make one by Store.create()."
             )
+        self._known: tuple[tuple[int, ...], dict[str, Row]] = ((), {})
         self._about = json.loads(about.read_text(encoding="utf-8"))
         if self._about.get("format") != FORMAT or self._about["format_version"] > FORMAT_VERSION:
             raise ValueError(
@@ -160,4 +161,10 @@ class ReadableStore:
         return self.path / "datasets" / f"{key}.zarr"
 
     def _rows(self) -> dict[str, Row]:
-        return read_manifest(self._manifest)
+        if not self._manifest.exists():
+            return {}
+        stat = self._manifest.stat()  # a new file each time that it is written
+        state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._known[0] != state:
+            self._known = state, read_manifest(self._manifest)
+        return dict(self._known[1])

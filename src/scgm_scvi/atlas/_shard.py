@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +65,7 @@ def write_shard(
     obs = obs.assign(**{LIBRARY_SIZE: np.concatenate(libraries)})
     varm, uns = {"statistics": statistics.table}, {"provenance": provenance}
     write_frames(group, obs=obs, var=_text_as_objects(var), varm=varm, uns=uns)
-    consolidate(group)
+    consolidate(folder)
     row = Row(
         key,
         n_cells=writer.n_cells,
@@ -111,12 +110,25 @@ def write_frames(
     group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
 
 
-def consolidate(group: zarr.Group) -> None:
-    """Put a copy of all metadata in one file, as anndata's lazy reader asks for."""
-    with warnings.catch_warnings():
-        # zarr says that other readers of zarr v3 may not know of it; they don't need it
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(group.store, path=group.path or None)
+def consolidate(folder: Path) -> None:
+    """Put a copy of all metadata in one file, as anndata's lazy reader asks for.
+
+    :func:`zarr.consolidate_metadata` does the same, with a warning that no thread can silence
+    without silencing those of the others.
+    """
+    root = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+    empty = {"kind": "inline", "must_understand": False, "metadata": {}}
+    found = {}
+    for path in sorted(folder.rglob("zarr.json")):
+        name = path.parent.relative_to(folder).as_posix()
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if name != ".":
+            groups = {"consolidated_metadata": empty} if about["node_type"] == "group" else {}
+            found[name] = {**about, **groups}
+    root["consolidated_metadata"] = {**empty, "metadata": found}
+    # a new file, as another training store may have the old one under its own name
+    (folder / "zarr.json").unlink()
+    (folder / "zarr.json").write_text(json.dumps(root), encoding="utf-8")
 
 
 def _write_element(write, store, name, element, dataset_kwargs, *, iospec) -> None:

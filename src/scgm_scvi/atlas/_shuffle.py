@@ -42,9 +42,11 @@ class Shuffle:
     ) -> None:
         self.store, self.var, self.columns, self.seed = store, var, columns, seed
         self.memory = memory
-        self.cells_per_part = cells_per_part and whole_number(cells_per_part, "cells_per_part")
+        if cells_per_part is not None:
+            cells_per_part = whole_number(cells_per_part, "cells_per_part")
+        self.cells_per_part = cells_per_part
         self.categories = {c: list(v) for c, v in (before or {}).items()}
-        self.n_parts = self.n_cells = 0
+        self.n_parts = 0
 
     def write(self, root: zarr.Group, folder: Path, keys: list[str], first: int) -> None:
         """Shuffle datasets into parts, numbered on from ``first``."""
@@ -68,14 +70,13 @@ class Shuffle:
         try:
             for key in keys:
                 self._throw(key, spool, about, n_parts)
-            for i in range(n_parts):
-                counts, cells = spool.take(i)
-                self._write_part(
-                    root.create_group(f"dataset_{first + i}"), counts, cells, first + i
-                )
+            self.n_parts = first
+            for i in spool.filled():
+                group = root.create_group(f"dataset_{self.n_parts}")
+                self._write_part(group, *spool.take(i), self.n_parts)
+                self.n_parts += 1
         finally:
             shutil.rmtree(spool.folder, ignore_errors=True)
-        self.n_parts = first + n_parts
 
     def _collect_categories(self, keys: list[str]) -> None:
         sources = {str(self.store.row(k).provenance.get("source", "")) for k in keys} - {""}
@@ -112,7 +113,7 @@ class Shuffle:
                 recode = pd.Index(self.categories[c]).get_indexer(values.cat.categories)
                 about[c] = np.append(recode, -1)[values.cat.codes.to_numpy()]
             else:
-                about[c] = ad.io.read_elem(obs[c])
+                about[c] = pd.to_numeric(pd.Series(ad.io.read_elem(obs[c])), errors="coerce")
         axis = ad.io.read_elem(group["var"]).index
         genes = axis.get_indexer(self.var.index)
         # of the dataset's own, so that neither the others nor their order matter

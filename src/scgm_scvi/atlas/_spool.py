@@ -53,6 +53,10 @@ class Spool:
                     f.write(piece)
             self._sizes[b] += n, len(arrays[2])
 
+    def filled(self) -> list[int]:
+        """Buckets that hold cells."""
+        return np.flatnonzero(self._sizes[:, 0]).tolist()
+
     def take(self, bucket: int) -> tuple[sparse.csr_matrix, np.ndarray]:
         """All cells of a bucket, in the order in which they came; its file is removed."""
         n_cells, n_values = self._sizes[bucket]
@@ -61,21 +65,17 @@ class Spool:
         lengths = np.empty(n_cells, np.int32)
         data, indices = np.empty(n_values, np.int32), np.empty(n_values, np.int32)
         cell = value = 0
-        if n_cells:
-            with open(self._files[bucket], "rb") as f:
-                while head := f.read(32):
-                    pieces = [f.read(n) for n in np.frombuffer(head, np.int64)]
-                    n = len(own := np.frombuffer(CODEC.decode(pieces[0]), np.int32))
-                    lengths[cell : cell + n] = own
-                    about[cell : cell + n] = np.frombuffer(CODEC.decode(pieces[1]), self._about)
-                    m = int(own.sum())
-                    if m:
-                        data[value : value + m] = np.frombuffer(CODEC.decode(pieces[2]), np.int32)
-                        indices[value : value + m] = np.frombuffer(
-                            CODEC.decode(pieces[3]), np.int32
-                        )
-                    cell, value = cell + n, value + m
-            self._files[bucket].unlink()
+        with open(self._files[bucket], "rb") as f:
+            while head := f.read(32):
+                pieces = [CODEC.decode(f.read(n)) if n else b"" for n in np.frombuffer(head, "<i8")]
+                own = np.frombuffer(pieces[0], np.int32)
+                n, m = len(own), int(own.sum())
+                lengths[cell : cell + n] = own
+                about[cell : cell + n] = np.frombuffer(pieces[1], self._about)
+                data[value : value + m] = np.frombuffer(pieces[2], np.int32)
+                indices[value : value + m] = np.frombuffer(pieces[3], np.int32)
+                cell, value = cell + n, value + m
+        self._files[bucket].unlink()
         counts = sparse.csr_matrix((n_cells, self._n_genes), dtype=np.int32)
         counts.data, counts.indices = data, indices
         counts.indptr = np.concatenate([[0], np.cumsum(lengths)])

@@ -117,6 +117,7 @@ def make_training_store(
         shuffle = Shuffle(store, var.loc[names], columns, int(seed), _bytes(memory), cells_per_part)
         shuffle.write(root, part, keys, first=0)
         _finish(root, shuffle, keys)
+        _consolidate(part, shuffle.n_parts)
         sync_folder(part)
         _swap(part, out, tmp)
     finally:
@@ -187,6 +188,7 @@ def extend_training_store(
                     obs[name], "categories", categories, dataset_kwargs={"shards": None}
                 )
         _finish(root, shuffle, [*held, *keys])
+        _consolidate(part, shuffle.n_parts)
         sync_folder(part)
         _swap(part, out, tmp)
     finally:
@@ -223,7 +225,12 @@ def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
             },
         }
     )
-    consolidate(root)
+
+
+def _consolidate(folder: Path, n_parts: int) -> None:
+    for i in range(n_parts):
+        consolidate(folder / f"dataset_{i}")
+    consolidate(folder)
 
 
 def _tmp(store: Store, out: Path) -> Path:
