@@ -146,7 +146,8 @@ class _Report:
     def set_aside(self, record: Record, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         if record.key not in self.store:  # else it is there as it was built before
-            self.store.quarantine(record.key, reason, {"record": record.to_dict()})
+            said = {"source": record.source, "id": record.id, "version": record.version}
+            self.store.quarantine(record.key, reason, said)
         self.note(record, "set aside", reason=reason)
 
     def table(self) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ._store import Store
 __all__ = ["composition", "datamodule", "open"]
 
 
-def open(path: str | os.PathLike) -> Store:  # noqa: A001 as in atlas.open
+def open(path: str | os.PathLike) -> Store:
     """The store that :func:`build` made.
 
     Parameters

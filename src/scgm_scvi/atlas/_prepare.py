@@ -81,14 +81,16 @@ def prepare(
     obs = harmonise_labels(
         reading.obs, source=record.source, key=record.key, defaults=_defaults(record, dataset)
     )
+    said = ("source", "id", "version", "title", "licence", "citation")
     provenance = {
-        "record": record.to_dict(),
-        "plan": asdict(dataset),
+        **{name: getattr(record, name) for name in said},
+        "scale": scale.name,
         "fingerprint": fingerprint,
-        "notes": list(reading.notes),
-        "scale": scale.to_dict(),
+        "notes": [*reading.notes, scale.reason],
         "genes": mapping.report(),
-        "qc": {"thresholds": thresholds.to_dict(), "n_cells": n, **checked.reasons},
+        "qc": {"thresholds": thresholds.to_dict(), **checked.reasons},
+        "plan": asdict(dataset),
+        "files": [asdict(f) for f in record.files],
     }
     return Store(store).stage(
         record.key,

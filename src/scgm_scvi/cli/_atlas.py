@@ -110,5 +110,13 @@ def info(store: Path) -> None:
     found = atlas.open(store)
     for column in ("source", "tissue", "disease", "cell_type_coarse", "assay"):
         print(f"{atlas.composition(found, column).to_string()}\n")
-    columns = ["key", "n_cells", "scale", "licence", "citation"]
-    print(found.datasets.reset_index()[columns].to_string(index=False, max_colwidth=40))
+    table = found.datasets
+    if aside := int((table["status"] != "ok").sum()):
+        print(table.loc[table["status"] != "ok", ["reason"]].to_string(max_colwidth=100), "\n")
+    table = table[table["status"] == "ok"].reset_index()
+    columns = ["source", "id", "version", "n_cells", "n_genes", "scale", "licence", "citation"]
+    print(table[columns].to_string(index=False, max_colwidth=40))
+    print(
+        f"\n{table['n_cells'].sum():,} cells of {len(table)} datasets, "
+        f"{table['n_bytes'].sum() / 1e9:.2f} GB; {aside} set aside."
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
