@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import zarr
 
 from scgm_scvi._errors import whole_number
 
 from ._download import Downloader
 from ._genes import GeneAxis
+from ._labels import LABEL_COLUMNS
 from ._lock import Lock
 from ._plan import DatasetPlan, Plan
 from ._prepare import prepare
@@ -100,7 +102,8 @@ def build(
         "intervals": {k: v for s in SOURCES.values() for k, v in s.intervals.items()},
         **download_kwargs,
     }
-    report = _Report(store, progress or logger.info)
+    tell = progress or logger.info
+    report = _Report(store, tell)
     with (
         Downloader(cache, lock=Lock(out / "downloads.lock"), **options) as download,
         _executor(workers, scheduler) as executor,
@@ -126,9 +129,31 @@ def build(
             _collect(running, _IN_FLIGHT * workers - 1, report)
         _collect(running, 0, report)
     table = report.table()
-    if plan.training is not None and (table["status"] == "stored").any():
-        make_training_store(store, genes=plan.training.genes, seed=plan.seed)
+    if len(store) and not _is_made(store, plan):
+        tell("writing the training store")
+        genes = plan.training.genes
+        make_training_store(
+            store,
+            genes=genes if isinstance(genes, int) else list(genes),
+            seed=plan.seed,
+            obs_columns=[c for c in LABEL_COLUMNS if c not in ("source", "dataset")],
+            overwrite=True,
+        )
     return table
+
+
+def _is_made(store: Store, plan: Plan) -> bool:
+    """Whether there is a training store of just these datasets."""
+    path = store.path / "train"
+    if not path.exists():
+        return False
+    about = dict(zarr.open_group(path, mode="r").attrs)["scgdb"]
+    genes = plan.training.genes
+    return (
+        about["datasets"] == {k: store.row(k).content_hash for k in store}
+        and about["seed"] == plan.seed
+        and about["n_genes"] == (genes if isinstance(genes, int) else len(genes))
+    )
 
 
 class _Report:

@@ -60,12 +60,9 @@ class TrainingPlan:
     ----------
     genes
         How many, by the rank of their variability within datasets; or a list of ids.
-    cells_per_dataset
-        At most so many of a dataset; 0: all.
     """
 
     genes: int | tuple[str, ...] = 4000
-    cells_per_dataset: int = 0
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,18 @@ class LocalSource(Source):
         if not folder.is_dir():
             raise FileNotFoundError(f"base_url: {str(folder)!r} is not a folder.")
         for path in find_files(folder):
-            yield Record(
-                source=self.name,
-                id=path.relative_to(folder).as_posix(),
-                files=tuple(
-                    RemoteFile(p.name, str(p.absolute()), size=p.stat().st_size)
-                    for p in _parts(path)
-                ),
-                title=path.name,
-            )
+            yield self._record(path.relative_to(folder).as_posix())
+
+    def find(self, id: str, version: str = "") -> list[Record]:
+        """The file, whether it can be read or not: reading it says why not."""
+        if not version and Path(self.url, id).is_file():
+            return [self._record(id)]
+        return super().find(id, version)
+
+    def _record(self, id: str) -> Record:
+        path = Path(self.url, id)
+        files = (RemoteFile(p.name, str(p.absolute()), size=p.stat().st_size) for p in _parts(path))
+        return Record(self.name, id, tuple(files), title=path.name)
 
     def fetch(self, record: Record) -> dict[str, Path]:
         """The files where they are."""
