@@ -83,7 +83,7 @@ def build(folder: Path, n_genes: int) -> dict[str, float]:
         {
             "dataset": [{"source": "local", "id": f.name} for f in files],
             "urls": {"local": str(folder / "files")},
-            "qc": {"min_genes": 0},
+            "qc": {"min_counts": 0, "min_genes": 0, "max_mitochondrial": 1.0},
             "training": {"genes": n_genes},
         }
     )
