@@ -50,6 +50,23 @@ def test_the_genes_are_those_of_scanpy(real, flavor, n_top):
     assert list(variable_genes(parts, n_top, flavor=flavor)) == list(genes)
 
 
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
+def test_genes_that_are_silent_change_nothing(real, flavor):
+    more = [f"silent{i}" for i in range(2 * real.n_vars)]
+    x = sparse.hstack([real.X, sparse.csr_matrix((real.n_obs, len(more)))], format="csr")
+    wide = AnnData(x, var=pd.DataFrame(index=[*real.var_names, *more]))
+    want = list(variable_genes([statistics_of(real)], 100, flavor=flavor))
+    for by_dataset in (False, True):
+        options = {"flavor": flavor, "by_dataset": by_dataset}
+        assert list(variable_genes([statistics_of(wide)], 100, **options)) == want
+    once = sparse.csr_matrix(([40.0], ([0], [wide.n_vars - 1])), wide.shape)
+    few = AnnData(sparse.csr_matrix(wide.X + once), var=wide.var)
+    assert np.isfinite(normalized_dispersion(statistics_of(few), flavor)[more[-1]])
+    assert np.isnan(normalized_dispersion(statistics_of(few), flavor, min_cells=2)[more[-1]])
+    silent = statistics_of(wide[:, more])
+    assert len(variable_genes([silent], 5, flavor=flavor)) == 0
+
+
 @given(
     counts=st.lists(st.lists(st.integers(0, 50), min_size=4, max_size=4), min_size=2, max_size=12),
     cut=st.integers(0, 12),

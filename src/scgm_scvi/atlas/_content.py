@@ -31,7 +31,8 @@ def canonical_obs(obs: pd.DataFrame) -> pd.DataFrame:
             plain += "_"
         columns[plain] = _canonical_column(obs[name])
     index = pd.Index(obs.index.astype(str).to_numpy(object), dtype=object)
-    index = index if index.is_unique else make_index_unique(index)
+    if not index.is_unique:
+        index = pd.Index(make_index_unique(index).to_numpy(object), dtype=object)
     return pd.DataFrame({k: v.set_axis(index) for k, v in columns.items()}, index=index)
 
 

@@ -117,12 +117,14 @@ class ReadableStore:
         *,
         flavor: str = "seurat",
         by_dataset: bool = False,
+        min_cells: int = 1,
         datasets: Iterable[str] | None = None,
     ) -> pd.Index:
         """Names of the genes that vary most, by statistics alone; see :func:`variable_genes`."""
         keys = self.keys() if datasets is None else list(datasets)
         each = [self.statistics(k) for k in keys]
-        return variable_genes(each, n_top, flavor=flavor, by_dataset=by_dataset)
+        options = {"flavor": flavor, "by_dataset": by_dataset, "min_cells": min_cells}
+        return variable_genes(each, n_top, **options)
 
     def content_hash(self) -> str:
         """sha256 of all datasets: equal where two stores hold the same cells."""

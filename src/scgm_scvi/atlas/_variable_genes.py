@@ -20,7 +20,9 @@ N_BINS = 20
 SMALL = 1e-12  # in place of a mean of zero
 
 
-def normalized_dispersion(statistics: Statistics, flavor: str = "seurat") -> pd.Series:
+def normalized_dispersion(
+    statistics: Statistics, flavor: str = "seurat", *, min_cells: int = 1
+) -> pd.Series:
     """Variance over mean of a gene, next to that of genes with a like mean.
 
     Parameters
@@ -33,10 +35,13 @@ def normalized_dispersion(statistics: Statistics, flavor: str = "seurat") -> pd.
         (Zheng et al. 2017) takes the dispersion of ``ln(1 + cp10k)``, and the median and median
         absolute deviation of bins at percentiles of the mean. Both as
         :func:`scanpy.pp.highly_variable_genes` does them.
+    min_cells
+        Genes above zero in fewer cells are left out first: of an axis of all genes, a tissue
+        leaves many silent, and ``"cell_ranger"`` finds no percentiles among these.
 
     Returns
     -------
-    A value a gene; NaN where a gene was not measured, or is the same in all cells.
+    A value a gene; NaN where a gene was not measured, was left out, or is the same in all cells.
 
     Raises
     ------
@@ -45,7 +50,10 @@ def normalized_dispersion(statistics: Statistics, flavor: str = "seurat") -> pd.
     """
     if flavor not in FLAVORS:
         raise ValueError(f"flavor is {flavor!r}; it must be one of {', '.join(FLAVORS)}.")
-    moments = statistics.moments(FLAVORS[flavor]).dropna()
+    heard = statistics.table["n_expressed"] >= whole_number(min_cells, "min_cells")
+    moments = statistics.moments(FLAVORS[flavor])[heard].dropna()
+    if moments.empty:
+        return moments["mean"].reindex(statistics.table.index)
     mean = moments["mean"].where(moments["mean"] != 0, SMALL)
     dispersion = moments["variance"] / mean
     if flavor == "seurat":
@@ -73,7 +81,12 @@ def _mad(values: pd.Series) -> float:
 
 
 def variable_genes(
-    datasets: Iterable[Statistics], n_top: int, *, flavor: str = "seurat", by_dataset: bool = False
+    datasets: Iterable[Statistics],
+    n_top: int,
+    *,
+    flavor: str = "seurat",
+    by_dataset: bool = False,
+    min_cells: int = 1,
 ) -> pd.Index:
     """The genes that vary most, in the order of the axis.
 
@@ -83,7 +96,7 @@ def variable_genes(
         Statistics of each.
     n_top
         How many.
-    flavor
+    flavor, min_cells
         As in :func:`normalized_dispersion`.
     by_dataset
         Rank genes within each dataset and take those that are among the ``n_top`` of most of them,
@@ -106,11 +119,13 @@ def variable_genes(
     """
     n_top, datasets = whole_number(n_top, "n_top"), list(datasets)
     if not by_dataset:
-        value = normalized_dispersion(Statistics.sum(datasets), flavor).dropna()
+        value = normalized_dispersion(Statistics.sum(datasets), flavor, min_cells=min_cells)
+        value = value.dropna()
         top = value.sort_values(ascending=False, kind="stable").index[:n_top]
     else:
         Statistics.sum(datasets)  # raises where there are none, or of other genes
-        value = pd.concat([normalized_dispersion(s, flavor) for s in datasets], axis=1)
+        each = [normalized_dispersion(s, flavor, min_cells=min_cells) for s in datasets]
+        value = pd.concat(each, axis=1)
         rank = value.rank(ascending=False, method="first")
         order = pd.DataFrame(
             {"n": -(rank <= n_top).sum(axis=1), "rank": (rank / rank.count()).median(axis=1)}
