@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
 import numpy as np
 
-from ._training_cells import Block, TrainingCells, spans
+from ._training_cells import Block, TrainingCells, fast_reading, spans
 
 __all__ = ["ENGINES", "Minibatch", "engine_of_this_python"]
 
@@ -116,7 +117,10 @@ def by_annbatch(
                 }
 
     loader = Loader(batch_sampler=Given(), return_index=True, preload_to_gpu=False)
-    for minibatch in loader.add_datasets(cells.matrices):
+    minibatches = iter(loader.add_datasets(cells.matrices))
+    with fast_reading():  # annbatch opens the arrays when the first cells are asked for
+        first = list(islice(minibatches, 1))
+    for minibatch in chain(first, minibatches):
         yield minibatch["X"].astype(np.float32).toarray(), minibatch["index"]
 
 

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["Block", "TrainingCells", "spans"]
+__all__ = ["Block", "TrainingCells", "fast_reading", "spans"]
 
 _CHECKED = 1024  # cells
 _GAP = 64  # rows that are read to be thrown away, where another read would take longer
@@ -75,7 +75,7 @@ class TrainingCells:
         self._root = zarr.open_group(self.path, mode="r")
         self.var = ad.io.read_elem(self._root[f"{self._names[0]}/var"])
         self._data, self._indices, self._indptr = [], [], []
-        with _fast_reading():
+        with fast_reading():
             for name in self._names:
                 self._open(name)
         lengths = [len(p) - 1 for p in self._indptr]
@@ -123,8 +123,7 @@ class TrainingCells:
     @property
     def matrices(self) -> list[ad.abc.CSRDataset]:
         """Counts of each member, on disk."""
-        with _fast_reading():
-            return [ad.io.sparse_dataset(self._root[f"{name}/X"]) for name in self._names]
+        return [ad.io.sparse_dataset(self._root[f"{name}/X"]) for name in self._names]
 
     def column(self, key: str) -> pd.Categorical | np.ndarray:
         """A column of ``obs``: categorical, or numbers as float32.
@@ -228,7 +227,7 @@ def _member_names(path: Path) -> list[str]:
     return sorted(names, key=lambda name: int(name.split("_")[1]))
 
 
-def _fast_reading() -> AbstractContextManager:
+def fast_reading() -> AbstractContextManager:
     """Within it arrays are opened to be decoded by zarrs, if that is installed."""
     if find_spec("zarrs") is None:
         return nullcontext()
