@@ -50,7 +50,7 @@ def test_the_genes_are_those_of_scanpy(real, flavor, n_top):
     assert list(variable_genes(parts, n_top, flavor=flavor)) == list(genes)
 
 
-@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger"])
+@pytest.mark.parametrize("flavor", ["seurat", "cell_ranger", "scran"])
 def test_genes_that_are_silent_change_nothing(real, flavor):
     more = [f"silent{i}" for i in range(2 * real.n_vars)]
     x = sparse.hstack([real.X, sparse.csr_matrix((real.n_obs, len(more)))], format="csr")
@@ -154,9 +154,23 @@ def test_errors():
         one + Statistics.zero(pd.Index(["b", "a"]))
     with pytest.raises(ValueError, match="no datasets"):
         variable_genes([], 10)
-    with pytest.raises(ValueError, match="seurat_v3.*seurat, cell_ranger"):
+    with pytest.raises(ValueError, match="seurat_v3.*seurat, cell_ranger, scran"):
         normalized_dispersion(one, "seurat_v3")
     with pytest.raises(ValueError, match="scale is 'raw'"):
         one.moments("raw")
     with pytest.raises(ValueError, match="n_top is 0"):
         variable_genes([one], 0)
+
+
+def test_scran_takes_variance_above_the_trend_not_rare_genes():
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(0.5, 30, 300)
+    counts = rng.poisson(np.broadcast_to(mean, (2000, 300))).astype(float)
+    marked = rng.choice(300, 20, replace=False)
+    half = np.arange(2000) < 1000
+    counts[:, marked] = rng.poisson(np.where(half[:, None], 0.3, 1.7) * mean[marked])
+    counts[:, 0] = rng.random(2000) < 0.002  # rare: dispersions like it
+    statistics = statistics_of(AnnData(sparse.csr_matrix(counts)))
+    top = variable_genes([statistics], 20, flavor="scran")
+    assert len(set(np.flatnonzero(statistics.table.index.isin(top))) & set(marked)) >= 18
+    assert normalized_dispersion(statistics, "scran").iloc[0] < 0.01

@@ -38,7 +38,7 @@ def make_training_store(
     cells_per_part: int | None = None,
     memory: int | str = "1GB",
     obs_columns: Sequence[str] | None = None,
-    flavor: str = "seurat",
+    flavor: str = "scran",
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> Path:

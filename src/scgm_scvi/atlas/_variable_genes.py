@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.nonparametric.smoothers_lowess import lowess
 
 from scgm_scvi._errors import whole_number
 
@@ -15,7 +16,7 @@ from ._statistics import Statistics
 
 __all__ = ["normalized_dispersion", "variable_genes"]
 
-FLAVORS = {"seurat": "cp10k", "cell_ranger": "log"}  # and the scale that each takes moments on
+FLAVORS = {"seurat": "cp10k", "cell_ranger": "log", "scran": "log"}  # and the scale that each takes moments on
 N_BINS = 20
 SMALL = 1e-12  # in place of a mean of zero
 
@@ -54,6 +55,8 @@ def normalized_dispersion(
     moments = statistics.moments(FLAVORS[flavor])[heard].dropna()
     if moments.empty:
         return moments["mean"].reindex(statistics.table.index)
+    if flavor == "scran":
+        return _above_trend(moments).reindex(statistics.table.index)
     mean = moments["mean"].where(moments["mean"] != 0, SMALL)
     dispersion = moments["variance"] / mean
     if flavor == "seurat":
@@ -72,6 +75,15 @@ def normalized_dispersion(
     with np.errstate(divide="ignore", invalid="ignore"):
         normalized = (dispersion - middle) / width
     return normalized.reindex(statistics.table.index)
+
+
+def _above_trend(moments: pd.DataFrame) -> pd.Series:
+    """Variance beyond that of genes with the same mean."""
+    varying = moments[moments["variance"] > 0]
+    mean = varying["mean"].to_numpy()
+    step = 0.005 * np.ptp(mean)  # between these points the trend is a straight line
+    trend = lowess(varying["variance"].to_numpy(), mean, frac=0.3, delta=step, return_sorted=False)
+    return varying["variance"] - trend
 
 
 def _mad(values: pd.Series) -> float:
@@ -115,7 +127,8 @@ def variable_genes(
     References
     ----------
     Satija et al. (2015), Nature Biotechnology 33, 495; Zheng et al. (2017), Nature Communications
-    8, 14049; Stuart et al. (2019), Cell 177, 1888.
+    8, 14049; Stuart et al. (2019), Cell 177, 1888; Lun, McCarthy, Marioni (2016), F1000Research 5,
+    2122.
     """
     n_top, datasets = whole_number(n_top, "n_top"), list(datasets)
     if not by_dataset:
