@@ -31,6 +31,7 @@ def test_all_that_a_plan_can_say_is_read(tmp_path):
         min_genes = 300
         [training]
         genes = ["ENSG1", "ENSG2"]
+        memory = "1GB"
         [[dataset]]
         source = "ucsc"
         id = "a/b"
@@ -67,7 +68,7 @@ def test_all_that_a_plan_can_say_is_read(tmp_path):
         seed=7,
         urls={"ucsc": "http://127.0.0.1:1"},
         qc={"min_genes": 300},
-        training=TrainingPlan(genes=("ENSG1", "ENSG2")),
+        training=TrainingPlan(genes=("ENSG1", "ENSG2"), memory="1GB"),
     )
 
 

@@ -136,6 +136,7 @@ def build(
             store,
             genes=genes if isinstance(genes, int) else list(genes),
             seed=plan.seed,
+            memory=plan.training.memory,
             obs_columns=[c for c in LABEL_COLUMNS if c not in ("source", "dataset")],
             overwrite=True,
         )

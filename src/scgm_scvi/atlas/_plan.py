@@ -60,9 +60,13 @@ class TrainingPlan:
     ----------
     genes
         How many, by the rank of their variability within datasets; or a list of ids.
+    memory
+        What shuffling the cells may take. Parts are smaller where it is less: of 30 million cells
+        with 400 genes each, 200 GB of values to shuffle, give it some gigabytes.
     """
 
     genes: int | tuple[str, ...] = 4000
+    memory: str = "250MB"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ from ._statistics import Statistics
 
 __all__ = ["normalized_dispersion", "variable_genes"]
 
-FLAVORS = {"seurat": "cp10k", "cell_ranger": "log", "scran": "log"}  # and the scale that each takes moments on
+FLAVORS = {
+    "seurat": "cp10k",
+    "cell_ranger": "log",
+    "scran": "log",
+}  # and the scale that each takes moments on
 N_BINS = 20
 SMALL = 1e-12  # in place of a mean of zero
 

@@ -91,12 +91,16 @@ def _download(archive: Path, name: str, version: str, backend: str) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         source = _BUILD_BACKEND.format(name=name, version=version)
-        Path(folder, f"{backend}.py").write_text(source, encoding="utf-8")
+        *packages, module = backend.split(".")
+        place = Path(folder, "backend", *packages)
+        place.mkdir(parents=True)
+        (place / f"{module}.py").write_text(source, encoding="utf-8")
         options = "--quiet --no-input --disable-pip-version-check --no-deps --no-build-isolation"
+        options += " --ignore-requires-python"  # a file of it is read, nothing is run
         done = subprocess.run(
             [sys.executable, "-m", "pip", "download", *options.split()]
             + ["--no-binary", name, "--dest", folder, f"{name}=={version}"],
-            env={**os.environ, "PYTHONPATH": folder},
+            env={**os.environ, "PYTHONPATH": str(Path(folder, "backend"))},
             capture_output=True,
             text=True,
         )
