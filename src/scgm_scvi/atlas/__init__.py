@@ -17,7 +17,7 @@ from ._scale import SCALES, Counts, Scale, detect_scale, to_counts
 from ._statistics import Statistics
 from ._store import Store
 from ._studies import drop_duplicates, find_studies, normalise_study
-from ._training_store import make_training_store
+from ._training_store import extend_training_store, make_training_store
 from ._variable_genes import variable_genes
 from .formats import UnsupportedFormat, read_file
 from .sources import SOURCES, Source
@@ -54,6 +54,7 @@ __all__ = [
     "datamodule",
     "detect_scale",
     "drop_duplicates",
+    "extend_training_store",
     "find_studies",
     "guess_organism",
     "harmonise_labels",

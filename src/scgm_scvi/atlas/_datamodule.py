@@ -163,6 +163,15 @@ class AtlasDataModule(LightningDataModule):
             drawn = own if drawn is None else drawn * own
         self.order = RowOrder(self.train_rows, drawn, self.batch_size, block_size, self.seed)
 
+    def __str__(self) -> str:
+        return (
+            f"AtlasDataModule: {self.n_obs:,} cells x {self.n_vars:,} genes at {self.cells.path}, "
+            f"{self.n_train:,} to train on and {self.n_val:,} to validate on; {self.n_steps:,} "
+            f"minibatches of {self.batch_size} an epoch."
+        )
+
+    __repr__ = __str__
+
     @property
     def registry(self) -> dict[str, Any]:
         """What a model must know of the cells, as scvi-tools has it."""
