@@ -101,7 +101,9 @@ class TrainingCells:
             )
         self._data.append(group["data"])
         self._indices.append(group["indices"])
-        self._indptr.append(group["indptr"][:])
+        pointer = group["indptr"][:]
+        small = pointer[-1] < 2**32  # half of what is held of a cell
+        self._indptr.append(pointer.astype(np.uint32) if small else pointer)
 
     def _require_counts(self) -> None:
         """Raise if the first cells hold anything but counts."""
