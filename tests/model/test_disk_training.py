@@ -15,7 +15,7 @@ from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
 from scgm_scvi.atlas._datamodule import AtlasDataModule
-from scgm_scvi.train import LatentCache, LatentDataModule, units_of
+from scgm_scvi.train import CachedLatents, LatentCache, units_of
 
 KEYS = {
     "labels_key": "cell_type",
@@ -159,10 +159,12 @@ def test_latents_are_on_disk_in_half_precision_and_removed(trained, store, tmp_p
         moments = np.load(folder / "latents-0-moments.npy", mmap_mode="r")
         assert moments.dtype == np.float16
         assert moments.shape == (700, 2, 13)
-        assert len(table.train), len(table.validation) == (dm.n_train, dm.n_val)
+        assert table.n_cells == dm.n_train
         denoiser = trained.module.denoiser
         shift, scale = denoiser.shift.clone(), denoiser.scale.clone()
-        mean, variance = table.mean[:], table.variance[:]
+        data = table.data(batch_size=64, steps_per_epoch=10, seed=0)
+        mean, std, tokens, _ = data.cells([slice(0, 300), slice(300, 700)])
+        assert len(list(data.val_dataloader())) == 2
     assert list(tmp_path.iterdir()) == []
     # against the same cells in memory
     own = [
@@ -176,7 +178,12 @@ def test_latents_are_on_disk_in_half_precision_and_removed(trained, store, tmp_p
     total = m[:n].var(dim=0, correction=0) + v[:n].mean(dim=0)
     torch.testing.assert_close(scale, total.sqrt(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mean, (m - shift) / scale, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(variance.sqrt(), v.sqrt() / scale, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(std, v.sqrt() / scale, rtol=2e-3, atol=1e-4)
+    order = np.concatenate([dm.train_rows, dm.validation_rows])
+    codes = np.stack(
+        [store[1].obs[k].cat.codes for k in ("cell_type", "stimulation", "dataset", "plate")]
+    )
+    np.testing.assert_array_equal(tokens, codes.T[order] + 1)
 
 
 def test_a_named_cache_stays(trained, store, tmp_path):
@@ -199,9 +206,9 @@ def test_statistics_are_those_of_all_cells_however_they_come(tmp_path):
     mean = 1e4 + torch.randn(999, 3, generator=g) * torch.tensor([1e-1, 1.0, 30.0])
     variance = torch.rand(999, 3, generator=g)
     weights = torch.rand(800, generator=g)
-    cache = LatentCache(tmp_path, 999, 800)
-    for rows in torch.arange(999).split(100):
-        cache.append(mean[rows], variance[rows], {}, weights[rows[rows < 800]])
+    with LatentCache(tmp_path, 999, 800) as cache:
+        for rows in torch.arange(999).split(100):
+            cache.append(mean[rows], variance[rows], {}, weights[rows[rows < 800]])
     shift, scale = units_of(cache.sums)
     p = (weights / weights.sum())[:, None].double()
     want = (p * mean[:800].double()).sum(dim=0)
@@ -210,26 +217,51 @@ def test_statistics_are_those_of_all_cells_however_they_come(tmp_path):
     torch.testing.assert_close(scale.double(), spread.sqrt(), rtol=1e-5, atol=0)
 
 
-def test_stage_two_draws_by_weights():
-    n = torch.zeros(40, 0)
-    tokens = torch.arange(40)[:, None]
-    weights = np.arange(1, 31.0)
-    data = LatentDataModule(
-        torch.zeros(40, 2),
-        torch.ones(40, 2),
-        tokens,
-        n,
-        range(5, 35),
-        [],
-        100,
-        2000,
-        weights=weights,
+def cache_of(folder, n_train=300, n=340):
+    """Every cell carries its row number as its token, a hundredth of that as its mean."""
+    rows = torch.arange(n)[:, None]
+    cache = LatentCache(folder, n, n_train)
+    std = torch.tensor([1.0, 2.0, 0.0])
+    cache.append(
+        0.01 * rows + torch.zeros(n, 3),
+        (std**2).expand(n, 3),
+        {"tokens": rows, "values": rows.float()},
     )
-    drawn = torch.cat([t for _, t, _ in data.train_dataloader()])[:, 0]
-    share = torch.bincount(drawn, minlength=40).double() / len(drawn)
-    assert (share[:5] == 0).all()
-    assert (share[35:] == 0).all()
-    np.testing.assert_allclose(share[5:35], weights / weights.sum(), rtol=0.1)
+    return cache
+
+
+def data_of(cache, **kwargs):
+    return CachedLatents(
+        cache, torch.zeros(3), torch.ones(3), **{"batch_size": 50, "steps_per_epoch": 12, **kwargs}
+    )
+
+
+def test_stage_two_draws_fresh_samples_of_each_cell_once_a_pass(tmp_path):
+    with cache_of(tmp_path) as cache:
+        loader = data_of(cache).train_dataloader()
+        epochs = [list(loader) for _ in range(100)]
+        validation = [list(data_of(cache).val_dataloader()) for _ in range(2)]
+    rows = torch.cat([t for epoch in epochs for _, t, _ in epoch])[:, 0]
+    for one in rows.split(300):
+        assert sorted(one.tolist()) == list(range(300))
+    assert rows[:300].tolist() != rows[300:600].tolist()
+    noise = torch.cat([s for epoch in epochs for s, _, _ in epoch]) - 0.01 * rows[:, None]
+    torch.testing.assert_close(noise.std(0), torch.tensor([1.0, 2.0, 0.0]), atol=0.02, rtol=0)
+    of_one = noise[rows == 7, 0]
+    assert len(of_one) == len(of_one.unique()) == 200
+    for a, b in zip(*validation, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert torch.cat([t for _, t, _ in validation[0]])[:, 0].tolist() == list(range(300, 340))
+
+
+def test_stage_two_draws_by_weights(tmp_path):
+    weights = np.linspace(1, 30, 300, dtype=np.float32)
+    with cache_of(tmp_path) as cache:
+        loader = data_of(cache, weights=weights, steps_per_epoch=2_400).train_dataloader()
+        drawn = torch.cat([t for _, t, _ in loader])[:, 0]
+    share = torch.bincount(drawn, minlength=300).double() / len(drawn)
+    want = weights / weights.sum()
+    np.testing.assert_allclose(share.view(30, 10).sum(1), want.reshape(30, 10).sum(1), rtol=0.1)
 
 
 _RANK = """
@@ -252,7 +284,8 @@ n = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_progress_bar
 model.train(datamodule=dm, max_epochs=4, diffusion=False, **n)
 own = set(dm.order.of_pass(0, dist.get_rank(), 2).tolist())
 with model._latent_table(0, dm, progress_bar=False) as table:
-    share = [len(table.train), len(table.validation)]
+    data = table.data(batch_size=32, steps_per_epoch=10, seed=0)
+    share = [table.n_cells, data.n_validated]
     shift = model.module.denoiser.shift.tolist()
 model.train_diffusion(60, datamodule=dm, **n)
 loss = model.history.get("elbo_validation")

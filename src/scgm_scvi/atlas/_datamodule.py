@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from scgm_scvi._errors import whole_number
 
-from ._holdout import MOST_VALIDATED, hold_out, some_rows
+from ._holdout import MOST_VALIDATED, held_out, some_rows
 from ._minibatches import RowBatches, TrainingBatches, process
 from ._registry import Attributes, categorical_column
 from ._row_order import RowOrder, row_weights
@@ -37,7 +37,7 @@ class AtlasDataModule(LightningDataModule):
     ----------
     path
         A zarr group of AnnData ``dataset_0``, ``dataset_1``, ..., with CSR counts of the same
-        genes, whose cells are in random order.
+        genes, whose cells are in random order. Cells without any counts are left out.
     labels_key, condition_keys, continuous_condition_keys
         Columns of ``obs`` to steer by, as in :meth:`scgm_scvi.SCGM.setup_anndata`. Missing values
         are "unspecified".
@@ -139,17 +139,20 @@ class AtlasDataModule(LightningDataModule):
         block_size = whole_number(block_size, "block_size")
         if isinstance(holdout, str):
             raise TypeError(f"holdout is the string {holdout!r}; pass a list: [{holdout!r}].")
+        rows = np.ones(self.n_obs, dtype=bool)
+        rows[self.cells.empty_rows] = False  # they have no depth to normalise by
         if holdout:
-            self.train_rows, candidates = hold_out(datasets, dataset_key, holdout)
+            held = held_out(datasets, dataset_key, holdout)
             if validation_size is None:
-                validation_size = min(len(candidates), MOST_VALIDATED)
-            self.validation_rows = some_rows(candidates, validation_size, block_size, self.seed)
+                validation_size = min(int((rows & held).sum()), MOST_VALIDATED)
+            candidates, rows = rows & held, rows & ~held
         else:
-            rows = np.arange(self.n_obs, dtype=np.uint32 if self.n_obs < 2**32 else np.int64)
-            self.validation_rows = some_rows(rows, validation_size, block_size, self.seed)
-            keep = np.ones(self.n_obs, dtype=bool)
-            keep[self.validation_rows] = False
-            self.train_rows = rows[keep]
+            candidates = rows
+        self.validation_rows = some_rows(
+            _numbers_of(candidates), validation_size, block_size, self.seed
+        )
+        rows[self.validation_rows] = False
+        self.train_rows = _numbers_of(rows)
         if not len(self.train_rows):
             raise ValueError(
                 f"validation_size is {validation_size!r}, and there are {self.n_obs} cells: none "
@@ -273,3 +276,8 @@ class AtlasDataModule(LightningDataModule):
         ends = np.linspace(0, len(rows), world_size + 1).round().astype(int)
         part = slice(ends[rank], ends[rank + 1])
         return RowBatches(self, rows[part], batch_size, None if weights is None else weights[part])
+
+
+def _numbers_of(rows: np.ndarray) -> np.ndarray:
+    """Numbers of the rows that are so, in four bytes if they fit."""
+    return np.flatnonzero(rows).astype(np.uint32 if len(rows) < 2**32 else np.int64)

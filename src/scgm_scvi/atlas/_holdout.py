@@ -9,15 +9,15 @@ import pandas as pd
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
-__all__ = ["MOST_VALIDATED", "hold_out", "some_rows"]
+__all__ = ["MOST_VALIDATED", "held_out", "some_rows"]
 
 MOST_VALIDATED = 10_000
 
 
-def hold_out(
+def held_out(
     datasets: pd.Categorical | None, key: str | None, holdout: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of all data sets but those held out, and of these; sorted.
+) -> np.ndarray:
+    """Which cells are of the data sets held out.
 
     Parameters
     ----------
@@ -45,8 +45,7 @@ def hold_out(
     held = np.isin(datasets.codes, [known.index(name) for name in holdout])
     if held.all():
         raise ValueError("holdout names all data sets: there is nothing to train on.")
-    small = np.uint32 if len(held) < 2**32 else np.int64
-    return np.flatnonzero(~held).astype(small), np.flatnonzero(held).astype(small)
+    return held
 
 
 def some_rows(rows: np.ndarray, size: float | int | None, block_size: int, seed: int) -> np.ndarray:

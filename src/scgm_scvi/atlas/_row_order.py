@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["RowOrder", "row_weights"]
 
-_CHUNK = 2**20  # rows whose draws are worked out at a time
+_CHUNK = 2**17  # rows whose draws are worked out at a time
 
 
 @dataclass(frozen=True)

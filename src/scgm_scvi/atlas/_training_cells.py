@@ -66,7 +66,7 @@ class TrainingCells:
     FileNotFoundError
         If there is no store.
     ValueError
-        If its members are not AnnData of CSR counts with the same genes, or a cell is empty.
+        If its members are not AnnData of CSR counts with the same genes.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -101,16 +101,12 @@ class TrainingCells:
             )
         self._data.append(group["data"])
         self._indices.append(group["indices"])
-        self._indptr.append(group["indptr"][:])
+        pointer = group["indptr"][:]
+        small = pointer[-1] < 2**32  # half of what is held of a cell
+        self._indptr.append(pointer.astype(np.uint32) if small else pointer)
 
     def _require_counts(self) -> None:
-        """Raise if a cell is empty, or if the first cells hold anything but counts."""
-        n_empty = sum(int((np.diff(pointer) == 0).sum()) for pointer in self._indptr)
-        if n_empty:
-            raise ValueError(
-                f"{n_empty} of {self.n_obs} cells of the training store {str(self.path)!r} have no "
-                "counts in its genes. Leave them out when it is written."
-            )
+        """Raise if the first cells hold anything but counts."""
         values = self.read(np.arange(min(self.n_obs, _CHECKED))).x.data
         if (
             not (values >= 0).all() or (values % 1).any()
@@ -124,6 +120,12 @@ class TrainingCells:
     def matrices(self) -> list[ad.abc.CSRDataset]:
         """Counts of each member, on disk."""
         return [ad.io.sparse_dataset(self._root[f"{name}/X"]) for name in self._names]
+
+    @property
+    def empty_rows(self) -> np.ndarray:
+        """Cells without counts in these genes."""
+        lengths = np.concatenate([np.diff(pointer) for pointer in self._indptr])
+        return np.flatnonzero(lengths == 0)
 
     def column(self, key: str) -> pd.Categorical | np.ndarray:
         """A column of ``obs``: categorical, or numbers as float32.

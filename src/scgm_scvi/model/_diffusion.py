@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 from torch import nn
 
@@ -21,15 +22,14 @@ from scgm_scvi.train import (
     DiffusionTrainRunner,
     EMAOfWeights,
     LatentDataModule,
-    LatentRows,
     flush_denormals,
 )
 
 from ._conditions import ConditionSpec
 
-__all__ = ["Encoded", "LatentDiffusionMixin", "LatentTable"]
+__all__ = ["MAX_DESIGN_ROWS", "Encoded", "LatentDiffusionMixin", "LatentTable"]
 
-_MAX_DESIGN_ROWS = 100_000
+MAX_DESIGN_ROWS = 100_000
 
 
 class Encoded(NamedTuple):
@@ -40,34 +40,22 @@ class Encoded(NamedTuple):
     design: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class LatentTable:
+class LatentTable(NamedTuple):
     """What stage two trains on.
 
     Attributes
     ----------
-    mean, variance
-        Of the cells' states, standardised.
-    design
-        Attributes of the cells.
-    train, validation
-        Rows.
+    data
+        A data module, given ``batch_size``, ``steps_per_epoch`` and ``seed``.
     n_cells
-        Of the model's own among the rows to train on.
-    weights
-        How often each row to train on is drawn; ``None``: all the same.
-    is_share
-        Whether the cells are one process's share of a distributed run.
+        To train on.
+    design
+        Attributes of training cells, from which those that a request leaves open are drawn.
     """
 
-    mean: torch.Tensor | LatentRows
-    variance: torch.Tensor | LatentRows
-    design: dict[str, np.ndarray]
-    train: np.ndarray
-    validation: np.ndarray
+    data: Callable[..., LightningDataModule]
     n_cells: int
-    weights: np.ndarray | None = None
-    is_share: bool = False
+    design: dict[str, np.ndarray]
 
 
 class LatentDiffusionMixin:
@@ -187,7 +175,7 @@ class LatentDiffusionMixin:
                 plan_kwargs=defaults | (plan_kwargs or {}) | ({} if lr is None else {"lr": lr}),
                 **{"accelerator": accelerator, "devices": devices, **trainer_kwargs},
             )
-            self.diffusion_design_ = self._kept_design(table, seed)
+            self.diffusion_design_ = table.design
         self.diffusion_fingerprint_ = self._stage_one_fingerprint()
 
     def _fit_denoiser(
@@ -205,19 +193,7 @@ class LatentDiffusionMixin:
         """Train the denoiser on what the table holds."""
         denoiser = self.module.denoiser
         steps_per_epoch = min(100, max_steps)
-        data = LatentDataModule(
-            table.mean,
-            table.variance,
-            torch.as_tensor(table.design["tokens"]),
-            torch.as_tensor(table.design["values"]),
-            table.train,
-            table.validation,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            seed=seed,
-            weights=table.weights,
-            is_share=table.is_share,
-        )
+        data = table.data(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed)
         plan = DiffusionTrainingPlan(
             denoiser, condition_dropout=condition_dropout, seed=seed, **plan_kwargs
         )
@@ -259,19 +235,18 @@ class LatentDiffusionMixin:
         cells, train = self._begin_diffusion(cells, own, seed)
         mean, variance, design = cells
         shift, scale = (b.cpu() for b in (self.module.denoiser.shift, self.module.denoiser.scale))
-        mean, variance = (mean - shift) / scale, variance / scale**2
-        yield LatentTable(mean, variance, design, train, validation, len(own))
-
-    def _kept_design(self, table: LatentTable, seed: int) -> dict[str, np.ndarray]:
-        """Attributes of training cells, from which those that a request leaves open are drawn."""
-        rng, rows = np.random.default_rng(seed), np.unique(table.train)
-        if table.weights is None:
-            keep = np.sort(rng.permutation(rows)[:_MAX_DESIGN_ROWS])
-        else:
-            p = table.weights / table.weights.sum(dtype=np.float64)
-            keep = np.sort(rng.choice(table.train, min(len(rows), _MAX_DESIGN_ROWS), p=p))
-        kept = {k: np.array(v[keep]) for k, v in table.design.items()}
-        return {**kept, "tokens": kept["tokens"].astype(np.int64)}
+        data = partial(
+            LatentDataModule,
+            (mean - shift) / scale,
+            variance / scale**2,
+            torch.as_tensor(design["tokens"]),
+            torch.as_tensor(design["values"]),
+            train,
+            validation,
+        )
+        keep = np.random.default_rng(seed).permutation(np.unique(train))
+        keep = np.sort(keep[:MAX_DESIGN_ROWS])
+        yield LatentTable(data, len(own), {k: v[keep] for k, v in design.items()})
 
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         """Number of steps, and what the training plan takes."""

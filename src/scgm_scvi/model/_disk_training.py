@@ -6,21 +6,21 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.module import SCGM_KEYS
-from scgm_scvi.train import LatentCache, units_of
+from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
 
 from ._conditions import ConditionSpec
-from ._diffusion import LatentTable
+from ._diffusion import MAX_DESIGN_ROWS, LatentTable
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
 
@@ -165,68 +165,61 @@ class DiskTrainingMixin:
             if latent_cache is None
             else nullcontext(latent_cache)
         )
-        with folder as path:
-            yield self._encode_to_disk(datamodule, path, progress_bar)
+        train, validation = (datamodule.inference_dataloader(s) for s in ("train", "validation"))
+        name = f"latents-{process()[0]}"
+        with (
+            folder as path,
+            LatentCache(path, train.n_obs + validation.n_obs, train.n_obs, name) as cache,
+        ):
+            shift, scale, n_validated = self._encode_to(cache, train, validation, progress_bar)
+            data = partial(
+                CachedLatents,
+                cache,
+                shift,
+                scale,
+                n_validated=n_validated,
+                weights=train.weights,
+                is_share=process()[1] > 1,
+            )
+            yield LatentTable(data, train.n_obs, _design(cache, train.weights, seed))
 
-    def _encode_to_disk(
-        self, datamodule: Any, folder: str | os.PathLike, progress_bar: bool
-    ) -> LatentTable:
-        """Encode each cell once, and set the denoiser's units.
+    def _encode_to(
+        self, cache: LatentCache, train: Any, validation: Any, progress_bar: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Encode each cell once and set the denoiser's units; those, and how many are validated on.
 
         In a distributed run each process encodes, keeps and later reads a share of its own.
         """
-        train, validation = (datamodule.inference_dataloader(s) for s in ("train", "validation"))
-        n_train, n_validation = train.n_obs, validation.n_obs
-        rank = dist.get_rank() if _is_distributed() else 0
-        cache = LatentCache(folder, n_train + n_validation, n_train, name=f"latents-{rank}")
         weights = None if train.weights is None else torch.from_numpy(train.weights)
-        bar = tqdm(
-            total=n_train + n_validation, desc="Encoding", unit="cell", disable=not progress_bar
-        )
+        bar = tqdm(total=cache.n_cells, desc="Encoding", unit="cell", disable=not progress_bar)
         with bar:
             for tensors in chain(train, validation):
                 mean, variance = self.module.encode_state(tensors)
                 tokens, values = self.module.denoiser_conditions(tensors)
                 numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
                 design = {"tokens": tokens, "values": values, "numeric": numeric}
-                done = slice(cache.n_done, cache.n_done + len(tokens))
+                own = slice(cache.n_done, cache.n_done + len(tokens))
                 cache.append(
-                    mean.cpu(), variance.cpu(), design, None if weights is None else weights[done]
+                    mean.cpu(), variance.cpu(), design, None if weights is None else weights[own]
                 )
                 bar.update(len(tokens))
-        everywhere = _gathered((cache.sums, cache.n_lost, n_validation))
-        n_lost = sum(n for _, n, _ in everywhere)
-        if n_lost:
+        sums, n_lost, n_validated = zip(
+            *gathered((cache.sums, cache.n_lost, validation.n_obs)), strict=True
+        )
+        if sum(n_lost):
             raise ValueError(
-                f"{n_lost} cells of the store have no finite latent or library size: cells without "
-                "counts. Leave them out of the store."
+                f"{sum(n_lost)} cells of the store have no finite latent or library size: cells "
+                "without counts. Leave them out of the store."
             )
         denoiser = self.module.denoiser
-        shift, scale = units_of(torch.stack([sums for sums, _, _ in everywhere]).sum(dim=0))
+        shift, scale = units_of(torch.stack(sums).sum(dim=0))
+        scale = scale.clamp(min=1e-4)
         denoiser.shift.copy_(shift)
-        denoiser.scale.copy_(scale.clamp(min=1e-4))
+        denoiser.scale.copy_(scale)
         denoiser.network.conditions.set_value_range(
-            torch.from_numpy(np.array(cache.design["values"][:n_train])).to(self.device)
+            torch.from_numpy(cache.read("values", 0, cache.n_train)).to(self.device)
         )
-        mean, variance = cache.states(denoiser.shift.cpu(), denoiser.scale.cpu())
-        n_validated = min(n for _, _, n in everywhere)  # by each process, or they wait for ever
-        return LatentTable(
-            mean,
-            variance,
-            cache.design,
-            train=np.arange(n_train),
-            validation=np.arange(n_train, n_train + n_validated),
-            n_cells=n_train,
-            weights=train.weights,
-            is_share=_is_distributed(),
-        )
-
-    def _kept_design(self, table: LatentTable, seed: int) -> dict[str, np.ndarray]:
-        kept = super()._kept_design(table, seed)
-        if not table.is_share:
-            return kept
-        parts = _gathered(kept)
-        return {key: np.concatenate([part[key] for part in parts]) for key in kept}
+        return shift, scale, min(n_validated)  # by all, or one process would wait for another
 
 
 def own_registry(registry: Mapping[str, Any] | None, model_name: str) -> Mapping[str, Any]:
@@ -260,14 +253,20 @@ def _first(datamodule: Any) -> Iterator[dict[str, torch.Tensor]]:
             return
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _gathered(value: Any) -> list[Any]:
-    """What each process of a distributed run has."""
-    if not _is_distributed():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+def _design(cache: LatentCache, weights: np.ndarray | None, seed: int) -> dict[str, np.ndarray]:
+    """Attributes of training cells from all over the cache, drawn as training draws them."""
+    rng, n, size = np.random.default_rng(seed), cache.n_train, 64
+    starts = np.arange(0, n, size)
+    if n > MAX_DESIGN_ROWS:
+        starts = np.sort(rng.choice(starts, MAX_DESIGN_ROWS // size, replace=False))
+    rows = np.concatenate([np.arange(i, min(i + size, n)) for i in starts])
+    design = {
+        key: np.concatenate([cache.read(key, i, min(i + size, n)) for i in starts])
+        for key in cache.keys
+    }
+    if weights is not None:
+        p = weights[rows].astype(np.float64)
+        drawn = np.sort(rng.choice(len(rows), len(rows), p=p / p.sum()))
+        design = {key: values[drawn] for key, values in design.items()}
+    parts = gathered({**design, "tokens": design["tokens"].astype(np.int64)})
+    return {key: np.concatenate([part[key] for part in parts]) for key in design}

@@ -6,42 +6,22 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 
-__all__ = ["LatentCache", "LatentRows", "units_of"]
+__all__ = ["LatentCache", "units_of"]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-
-class LatentRows:
-    """Rows of a cache as float32, in other units: ``stored * scale + shift``, to a power.
-
-    Stands in for a tensor ``(n, d)`` that is indexed by rows.
-    """
-
-    def __init__(
-        self, stored: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None, power: int = 1
-    ) -> None:
-        self.stored, self.scale, self.shift, self.power = stored, scale, shift, power
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def __getitem__(self, rows: torch.Tensor | slice) -> torch.Tensor:
-        out = self.stored[rows].float() * self.scale
-        if self.shift is not None:
-            out += self.shift
-        return out if self.power == 1 else out**self.power
 
 
 class LatentCache:
     """Means and standard deviations of cells' states, and their attributes, as ``.npy`` files.
 
     Half precision has three digits, so states are stored in units in which they are near 1:
-    standardised by the first cells.
+    standardised by the first cells. The files are written and read in pieces, and never mapped:
+    pages of a mapped file count as memory of the process.
 
     Parameters
     ----------
@@ -56,11 +36,11 @@ class LatentCache:
 
     Attributes
     ----------
-    design
-        Other values of the cells, by name.
     sums
         Weight of the training cells, sum and sum of squares of posterior samples of them, by
         dimension; float64 ``(3, d)``. They add up over caches.
+    n_done
+        Cells appended so far.
     n_lost
         Cells whose states are not finite.
 
@@ -74,10 +54,10 @@ class LatentCache:
     >>> import tempfile, torch
     >>> from scgm_scvi.train import LatentCache
     >>> x = torch.randn(6, 3)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     cache = LatentCache(folder, n_cells=6, n_train=4)
-    ...     cache.append(x, torch.ones(6, 3), {"tokens": torch.zeros(6, 1).int()})
-    ...     bool((cache.states(0.0, 1.0)[0][:] - x).abs().max() < 0.01)
+    >>> with tempfile.TemporaryDirectory() as folder, LatentCache(folder, 6, 4) as cache:
+    ...     cache.append(x, torch.ones(6, 3), {"tokens": torch.zeros(6, 1)})
+    ...     mean, std = cache.states(0, 6)
+    ...     bool((mean - x).abs().max() < 0.01)
     True
     """
 
@@ -85,9 +65,15 @@ class LatentCache:
         self, folder: str | os.PathLike, n_cells: int, n_train: int, name: str = "latents"
     ) -> None:
         self.folder, self.name = Path(folder), name
-        self.n_cells, self.n_train, self.n_done = n_cells, n_train, 0
-        self.design: dict[str, np.ndarray] = {}
-        self.n_lost = 0
+        self.n_cells, self.n_train, self.n_done, self.n_lost = n_cells, n_train, 0, 0
+        self._files: dict[str, _Rows] = {}
+
+    def __enter__(self) -> LatentCache:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for rows in self._files.values():
+            rows.file.close()
 
     def append(
         self,
@@ -100,26 +86,26 @@ class LatentCache:
 
         ``weights`` are those of the training cells among them, in the sums.
         """
-        design = {key: _small(values) for key, values in design.items()}
+        values = {key: _small(v) for key, v in design.items()}
         if not self.n_done:
-            self._create(mean, variance, design)
-        finite = (mean.isfinite() & variance.isfinite()).all(dim=1)
-        self.n_lost += int((~finite).sum())
-        z, std = (mean - self._shift) / self._scale, variance.sqrt() / self._scale
-        rows = slice(self.n_done, self.n_done + len(mean))
-        stored = torch.stack([z, std], dim=1).clamp(-_FLOAT16_MAX, _FLOAT16_MAX)
-        self._moments[rows] = stored.to(torch.float16).numpy()
-        for key, values in design.items():
-            self.design[key][rows] = values
+            self._create(mean, variance, values)
+        self.n_lost += int((~(mean.isfinite() & variance.isfinite()).all(dim=1)).sum())
+        stored = torch.stack([mean - self._shift, variance.sqrt()], dim=1) / self._scale
+        stored = stored.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16)
+        for key, part in {"moments": stored.numpy(), **values}.items():
+            self._files[key].append(part)
         n_train = max(0, min(len(mean), self.n_train - self.n_done))
         x, v = mean[:n_train].double(), variance[:n_train].double()
         w = torch.ones(n_train, 1) if weights is None else weights[:n_train, None]
         terms = torch.stack([torch.ones_like(x), x, x**2 + v])
         self.sums += (w.double() * terms).sum(dim=1)
         self.n_done += len(mean)
+        if self.n_done == self.n_cells:
+            for rows in self._files.values():
+                rows.file.flush()
 
     def _create(
-        self, mean: torch.Tensor, variance: torch.Tensor, design: Mapping[str, np.ndarray]
+        self, mean: torch.Tensor, variance: torch.Tensor, values: Mapping[str, np.ndarray]
     ) -> None:
         d = mean.shape[1]
         known = mean[mean.isfinite().all(dim=1)]
@@ -128,10 +114,10 @@ class LatentCache:
         self._scale = total.sqrt().nan_to_num(1.0).clamp(min=1e-4)
         self.sums = torch.zeros(3, d, dtype=torch.float64)
         shapes = {"moments": ((2, d), np.dtype(np.float16))}
-        shapes |= {key: (values.shape[1:], values.dtype) for key, values in design.items()}
+        shapes |= {key: (v.shape[1:], v.dtype) for key, v in values.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(
-            self.n_cells * int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values()
+        needed = self.n_cells * sum(
+            int(np.prod(shape)) * kind.itemsize for shape, kind in shapes.values()
         )
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -140,26 +126,43 @@ class LatentCache:
                 f"{str(self.folder)!r} has room for {free / 1e9:.1f} GB. Name a folder on another "
                 "disk: latent_cache=..."
             )
-        files = {
-            key: open_memmap(
-                self.folder / f"{self.name}-{key}.npy",
-                mode="w+",
-                dtype=kind,
-                shape=(self.n_cells, *shape),
-            )
-            for key, (shape, kind) in shapes.items()
-        }
-        self._moments = files.pop("moments")
-        self.design = files
+        for key, (shape, kind) in shapes.items():
+            path = self.folder / f"{self.name}-{key}.npy"
+            self._files[key] = _Rows(path.open("w+b"), (self.n_cells, *shape), kind)
 
-    def states(
-        self, shift: torch.Tensor | float, scale: torch.Tensor | float
-    ) -> tuple[LatentRows, LatentRows]:
-        """Mean and variance of the states, standardised by ``shift`` and ``scale``."""
-        stored = torch.from_numpy(self._moments)
-        factor = self._scale / scale
-        mean = LatentRows(stored[:, 0], factor, (self._shift - shift) / scale)
-        return mean, LatentRows(stored[:, 1], factor, None, power=2)
+    def states(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of consecutive cells' states, float32 ``(n, d)``."""
+        mean, std = torch.from_numpy(self._files["moments"].read(start, stop)).float().unbind(dim=1)
+        return mean * self._scale + self._shift, std * self._scale
+
+    def read(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Other values of consecutive cells."""
+        return self._files[key].read(start, stop)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the other values."""
+        return [key for key in self._files if key != "moments"]
+
+
+class _Rows:
+    """An array in a file, row by row."""
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], kind: np.dtype) -> None:
+        self.file, self.shape, self.kind = file, shape[1:], kind
+        header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._start = file.tell()
+        self._n_values = int(np.prod(self.shape))
+
+    def append(self, values: np.ndarray) -> None:
+        self.file.seek(0, os.SEEK_END)
+        self.file.write(np.ascontiguousarray(values).tobytes())
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        self.file.seek(self._start + start * self._n_values * self.kind.itemsize)
+        values = np.fromfile(self.file, self.kind, (stop - start) * self._n_values)
+        return values.reshape(stop - start, *self.shape)
 
 
 def units_of(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
