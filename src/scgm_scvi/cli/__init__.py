@@ -11,6 +11,6 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line; what a user can mend is said without a traceback."""
     try:
-        app()
+        app(sys.argv[1:])
     except (ValueError, KeyError, TypeError, OSError, ImportError, RuntimeError) as error:
         sys.exit(f"scgm: {error}")

@@ -35,6 +35,12 @@ class Source(ABC):
         Fetches files and documents: resuming, rate-limited, checked.
     base_url
         In place of the source's own address; a mirror, or a server in tests.
+
+    Examples
+    --------
+    >>> from scgm_scvi.atlas import SOURCES
+    >>> sorted(SOURCES)
+    ['cellxgene', 'hca', 'local', 'tisch', 'ucsc']
     """
 
     name: ClassVar[str]
