@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
@@ -102,8 +103,13 @@ class ReadableStore:
     def measured(self, keys: Iterable[str] | None = None) -> pd.DataFrame:
         """Which genes each dataset measured: truth values, datasets x genes."""
         keys = self.keys() if keys is None else list(keys)
-        tables = {k: read_statistics(zarr.open_group(self.folder(k), mode="r")) for k in keys}
-        return pd.DataFrame({k: t["measured"] for k, t in tables.items()}).T.astype(bool)
+        genes, rows = pd.Index([]), []
+        for key in keys:
+            table = read_statistics(zarr.open_group(self.folder(key), mode="r"))
+            genes = table.index
+            rows.append(table["measured"].to_numpy(bool))
+        values = np.stack(rows) if rows else np.zeros((0, 0), dtype=bool)
+        return pd.DataFrame(values, index=keys, columns=genes)
 
     def statistics(self, key: str | None = None) -> Statistics:
         """Sums over the cells of a dataset, or of all; no cell is read."""
@@ -115,14 +121,14 @@ class ReadableStore:
         self,
         n_top: int,
         *,
-        flavor: str = "seurat",
+        flavor: str = "scran",
         by_dataset: bool = False,
         min_cells: int = 1,
         datasets: Iterable[str] | None = None,
     ) -> pd.Index:
         """Names of the genes that vary most, by statistics alone; see :func:`variable_genes`."""
         keys = self.keys() if datasets is None else list(datasets)
-        each = [self.statistics(k) for k in keys]
+        each = (self.statistics(k) for k in keys)  # one at a time
         options = {"flavor": flavor, "by_dataset": by_dataset, "min_cells": min_cells}
         return variable_genes(each, n_top, **options)
 

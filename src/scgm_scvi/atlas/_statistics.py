@@ -78,12 +78,11 @@ class Statistics:
     @classmethod
     def sum(cls, parts: Iterable[Statistics]) -> Statistics:
         """Of all datasets together."""
-        parts = list(parts)
-        if not parts:
+        total = None
+        for part in parts:  # one at a time: a table has a row a gene
+            total = cls.zero(part.table.index) + part if total is None else total + part
+        if total is None:
             raise ValueError("there are no datasets to take statistics of: add one to the store.")
-        total = cls.zero(parts[0].table.index)
-        for part in parts:
-            total = total + part
         return total
 
     def moments(self, scale: str = "log") -> pd.DataFrame:

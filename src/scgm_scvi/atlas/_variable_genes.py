@@ -100,7 +100,7 @@ def variable_genes(
     datasets: Iterable[Statistics],
     n_top: int,
     *,
-    flavor: str = "seurat",
+    flavor: str = "scran",
     by_dataset: bool = False,
     min_cells: int = 1,
 ) -> pd.Index:
@@ -134,19 +134,25 @@ def variable_genes(
     8, 14049; Stuart et al. (2019), Cell 177, 1888; Lun, McCarthy, Marioni (2016), F1000Research 5,
     2122.
     """
-    n_top, datasets = whole_number(n_top, "n_top"), list(datasets)
+    n_top = whole_number(n_top, "n_top")
     if not by_dataset:
-        value = normalized_dispersion(Statistics.sum(datasets), flavor, min_cells=min_cells)
-        value = value.dropna()
+        total = Statistics.sum(datasets)
+        axis = total.table.index
+        value = normalized_dispersion(total, flavor, min_cells=min_cells).dropna()
         top = value.sort_values(ascending=False, kind="stable").index[:n_top]
     else:
-        Statistics.sum(datasets)  # raises where there are none, or of other genes
-        each = [normalized_dispersion(s, flavor, min_cells=min_cells) for s in datasets]
-        value = pd.concat(each, axis=1)
-        rank = value.rank(ascending=False, method="first")
-        order = pd.DataFrame(
-            {"n": -(rank <= n_top).sum(axis=1), "rank": (rank / rank.count()).median(axis=1)}
-        ).dropna()
-        top = order.sort_values(["n", "rank"], kind="stable").index[:n_top]
-    axis = datasets[0].table.index
+        axis, ranks = None, []  # a number a gene and dataset: of hundreds, tables are too much
+        for statistics in datasets:
+            if axis is not None and not statistics.table.index.equals(axis):
+                raise ValueError("statistics are of other genes, or of another order: use one axis.")
+            axis = statistics.table.index
+            value = normalized_dispersion(statistics, flavor, min_cells=min_cells)
+            ranks.append(value.rank(ascending=False, method="first").to_numpy(np.float32))
+        if axis is None:
+            raise ValueError("there are no datasets to take statistics of: add one to the store.")
+        rank = np.stack(ranks, axis=1)
+        known = np.isfinite(rank)
+        share = pd.DataFrame(rank / np.maximum(known.sum(axis=0), 1), axis)
+        order = pd.DataFrame({"n": -(rank <= n_top).sum(axis=1), "rank": share.median(axis=1)})
+        top = order.dropna().sort_values(["n", "rank"], kind="stable").index[:n_top]
     return axis[axis.isin(top)]
