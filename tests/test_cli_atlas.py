@@ -89,6 +89,12 @@ def test_list(store, capsys):
     assert "2 datasets" in capsys.readouterr().out
     scgm("atlas", "list", "--plan", "scgdb")
     assert "552 datasets, 55,059,765 cells" in capsys.readouterr().out
+    scgm("atlas", "list", "--disease", "covid")
+    said = capsys.readouterr().out
+    assert "COVID-19" in said
+    assert 20 < int(said.rsplit("\n\n", 1)[1].split()[0]) < 200
+    scgm("atlas", "list", "--plan", store.parent / "plan.toml", "--disease", "covid")
+    assert "1 datasets" in capsys.readouterr().out
 
 
 def test_what_can_be_mended_is_said_without_a_traceback(monkeypatch, tmp_path):

@@ -144,7 +144,9 @@ def variable_genes(
         axis, ranks = None, []  # a number a gene and dataset: of hundreds, tables are too much
         for statistics in datasets:
             if axis is not None and not statistics.table.index.equals(axis):
-                raise ValueError("statistics are of other genes, or of another order: use one axis.")
+                raise ValueError(
+                    "statistics are of other genes, or of another order: use one axis."
+                )
             axis = statistics.table.index
             value = normalized_dispersion(statistics, flavor, min_cells=min_cells)
             ranks.append(value.rank(ascending=False, method="first").to_numpy(np.float32))

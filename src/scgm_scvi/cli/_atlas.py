@@ -24,26 +24,35 @@ def list_(
     plan: Path | None = None,
     url: str | None = None,
 ) -> None:
-    """List datasets of the sources' catalogues: cells, bytes to download, licences.
+    """List datasets of a source's catalogue, or of a plan: cells, bytes to download, licences.
 
     Parameters
     ----------
     source
-        One of ucsc, hca, cellxgene, tisch, local. Default: those of the plan.
+        One of ucsc, hca, cellxgene, tisch, local: list its catalogue. Without a source, the plan's.
     disease, tissue, organism
         Only datasets with this in the names of their diseases, tissues, or organism.
     plan
-        List what a plan names, without asking the sources; "scgdb" for the one that comes with the
-        package.
+        TOML file: list what it names, without asking the sources. Default: the one that comes with
+        the package.
     url
         Address in place of the source's own; a folder, for local.
     """
     from scgm_scvi import atlas
 
-    table = atlas.planned(plan) if plan is not None else atlas.catalog(source, url=url)
+    if plan is None and source is None:
+        plan = Path("scgdb")
+    if plan is None:
+        table = atlas.catalog(source, url=url)
+    else:
+        table = atlas.planned(plan)
+        table = table if source is None else table[table["source"] == source]
     for column, part in {"diseases": disease, "tissues": tissue, "organism": organism}.items():
-        if part is not None and column in table:
-            table = table[table[column].str.contains(part, case=False, regex=False)]
+        if part is not None:  # a plan may say it in its note alone
+            said = (
+                table[[c for c in (column, "note") if c in table]].fillna("").agg(" ".join, axis=1)
+            )
+            table = table[said.str.contains(part, case=False, regex=False)]
     print(table.to_string(index=False, na_rep="", max_colwidth=40) if len(table) else "No dataset.")
     cells = table["n_cells"].sum()
     print(f"\n{len(table)} datasets, {int(cells):,} cells where their number is known.")
