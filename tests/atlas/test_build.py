@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from atlas_mirror import PROJECT, QUICK, mirror, on_axis, plan_of
 from atlas_server import FixtureServer
+from atlas_truth import truth, write_10x_h5
 
 from scgm_scvi import atlas
 from scgm_scvi.atlas import _prepare
@@ -130,6 +131,29 @@ def test_another_recipe_replaces_what_was_stored(world, tmp_path):
     assert second["n_cells"].item() == kept.sum() < 80
     stored = atlas.open(tmp_path / "s")[second["key"].item()].to_memory()
     np.testing.assert_array_equal(stored.X.toarray(), on_axis(cells[name])[kept])
+
+
+def test_earlier_symbols_are_found_with_the_table_of_aliases(tmp_path):
+    adata = truth(80, 60)
+    wanted = on_axis(adata)
+    symbols = adata.var["symbol"].to_numpy(str)
+    column = list(symbols).index("MKI67")
+    symbols[column] = "OLDNAME"
+    adata.var["symbol"] = symbols
+    (tmp_path / "local").mkdir()
+    ids = list(symbols)
+    write_10x_h5(adata, tmp_path / "local" / "a.h5", ids=ids)
+    table = "hgnc_id\tsymbol\talias_symbol\tprev_symbol\tensembl_gene_id\n"
+    (tmp_path / "hgnc.txt").write_text(f"{table}HGNC:1\tMKI67\t\tOLDNAME\tENSG00000148773\n")
+    gene = {}
+    for name, more in {"without": {}, "with": {"hgnc": str(tmp_path / "hgnc.txt")}}.items():
+        plan = plan_of(["local/a.h5"], "", tmp_path, **more)
+        atlas.build(plan, tmp_path / "s", progress=print)
+        stored = atlas.open(tmp_path / "s")["local-a.h5"].to_memory()
+        gene[name] = stored[:, "ENSG00000148773"].X.toarray().ravel()
+    assert gene["without"].sum() == 0
+    axis = list(atlas.GeneAxis.load("human").ids)
+    np.testing.assert_array_equal(gene["with"], wanted[:, axis.index("ENSG00000148773")])
 
 
 def test_a_store_of_other_genes_is_not_touched(world, tmp_path):

@@ -209,3 +209,11 @@ def test_the_numbers_in_the_shipped_plans_header_are_true(shipped):
         counted = [d.n_cells for d in of(shipped, source) if d.n_cells is not None]
         told = (int(n), int(with_n), int(cells.replace(",", "")))
         assert told == (len(of(shipped, source)), len(counted), sum(counted)), source
+
+
+def test_a_table_of_aliases_is_found_beside_the_plan(tmp_path):
+    (tmp_path / "hgnc.txt").write_text("symbol")
+    plan = read(tmp_path, f'hgnc = "hgnc.txt"\n{ROW}')
+    assert plan.hgnc == str(tmp_path / "hgnc.txt")
+    with pytest.raises(FileNotFoundError, match="hgnc of .*'absent.txt'"):
+        read(tmp_path, f'hgnc = "absent.txt"\n{ROW}')

@@ -121,8 +121,12 @@ def build(
                 continue
             if record.key in store:
                 store.drop(record.key)  # it was made in another way
-            fingerprint = _fingerprint(dataset, record, plan)
-            options = {"organism": plan.organism, "qc": plan.qc, "fingerprint": fingerprint}
+            options = {
+                "organism": plan.organism,
+                "hgnc": plan.hgnc or None,
+                "qc": plan.qc,
+                "fingerprint": _fingerprint(dataset, record, plan),
+            }
             future = executor.submit(prepare, store.path, dataset, record, files, **options)
             local = record.source == "local"
             running[future] = (record, [] if keep_downloads or local else list(files.values()))
@@ -232,7 +236,8 @@ def _fingerprint(dataset: DatasetPlan, record: Record, plan: Plan) -> str:
     """Of all that decides what a dataset becomes."""
     files = [{k: v for k, v in asdict(f).items() if k != "url"} for f in record.files]
     how = {"read": dataset.read, "obs": dataset.obs, "qc": {**plan.qc, **dataset.qc}}
-    parts = [_RECIPE, record.key, record.version, files, how, plan.organism]
+    aliases = Path(plan.hgnc).stat().st_size if plan.hgnc else 0
+    parts = [_RECIPE, record.key, record.version, files, how, plan.organism, aliases]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,9 @@ class Plan:
         What it is made of.
     organism
         Whose genes: ``"human"`` or ``"mouse"``. Datasets of another one are set aside.
+    hgnc
+        Path of HGNC's ``hgnc_complete_set.txt``: earlier symbols of genes are then known too, which
+        files with symbols of years ago have. Without it they are counted as not found.
     seed
         Of all that is random.
     urls
@@ -98,6 +101,7 @@ class Plan:
 
     datasets: tuple[DatasetPlan, ...]
     organism: str = "human"
+    hgnc: str = ""
     seed: int = 0
     urls: dict[str, str] = field(default_factory=dict)
     qc: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +109,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """The plan in a TOML file; relative folders in it are relative to the file.
+        """The plan in a TOML file; paths in it are relative to the file.
 
         Parameters
         ----------
@@ -133,6 +137,13 @@ class Plan:
         plan = cls.from_dict(values, str(path))
         if "local" in plan.urls:
             plan.urls["local"] = str((path.parent / plan.urls["local"]).resolve())
+        if plan.hgnc:
+            table = (path.parent / plan.hgnc).resolve()
+            if not table.is_file():
+                raise FileNotFoundError(
+                    f"hgnc of {path} is {plan.hgnc!r}: there is no file {table}."
+                )
+            plan = replace(plan, hgnc=str(table))
         return plan
 
     @classmethod

@@ -44,6 +44,7 @@ def prepare(
     files: dict[str, Path],
     *,
     organism: str,
+    hgnc: str | None,
     qc: dict[str, Any],
     fingerprint: str,
 ) -> Staged:
@@ -62,7 +63,7 @@ def prepare(
     reading = source.read(record, files, **dataset.read)
     n = len(reading.obs)
     _check_size(n, dataset)
-    axis = GeneAxis.load(organism)
+    axis = GeneAxis.load(organism, hgnc)
     mapping = axis.map(reading.var)
     _check_genes(mapping, reading.var, organism)
     scale = detect_scale(_sample(reading))
