@@ -134,11 +134,13 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for name, rows in table.groupby("phase"):
+    for name, rows in table.sort_values("cells").groupby("phase"):
         axes[0].plot(rows["cells"], rows["peak_mb"], "o-", label=name)
-        axes[1].plot(rows["cells"], rows["n"] / rows["seconds"], "o-", label=name)
-    for ax, what in zip(axes, ["peak memory [MB]", "cells per second"], strict=True):
-        ax.set(xlabel="cells in the atlas", ylabel=what, xscale="log", ylim=(0, None))
+        axes[1].plot(rows["cells"], rows["n"] / rows["cpu_seconds"], "o-", label=name)
+    for ax, what in zip(axes, ["peak memory [MB]", "cells per CPU-second"], strict=True):
+        ax.set(
+            xlabel="cells in the atlas", ylabel=what, xscale="log", ylim=(0, 1.1 * ax.get_ylim()[1])
+        )
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     fig.savefig(path, dpi=150)
