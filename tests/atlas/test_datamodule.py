@@ -1,3 +1,4 @@
+import sys
 import tracemalloc
 
 import numpy as np
@@ -332,3 +333,11 @@ class TestErrors:
         (tmp_path / "t" / "dataset_0").rename(tmp_path / "s" / "dataset_1")
         with pytest.raises(ValueError, match="dataset_1 .* other genes"):
             AtlasDataModule(tmp_path / "s")
+
+
+def test_without_its_engine_it_says_what_to_install(store, monkeypatch):
+    for name in ("scdataset", "annbatch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    data = AtlasDataModule(store[0], **KEYS, batch_size=16)
+    with pytest.raises(ImportError, match=r"pip install .scgm_scvi\[atlas\]"):
+        next(iter(data.train_dataloader()))

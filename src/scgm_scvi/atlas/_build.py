@@ -21,6 +21,7 @@ from ._download import Downloader
 from ._genes import GeneAxis
 from ._labels import LABEL_COLUMNS
 from ._lock import Lock
+from ._ontologies import require_ontologies
 from ._plan import DatasetPlan, Plan
 from ._prepare import prepare
 from ._record import Record
@@ -86,7 +87,7 @@ def build(
     ValueError
         If the plan makes no sense, or the store has another gene axis.
     ImportError
-        If several workers are wanted and dask is not installed.
+        If the ontologies, or dask for several workers, are not installed.
 
     Examples
     --------
@@ -95,6 +96,7 @@ def build(
     """
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
     workers, out = whole_number(workers, "workers"), Path(out).resolve()
+    require_ontologies()  # else each dataset would be set aside for it
     store = _store(out, GeneAxis.load(plan.organism))
     cache = Path(cache or out / "downloads").resolve()
     options = {

@@ -16,6 +16,9 @@ Minibatch = tuple[np.ndarray, np.ndarray]  # dense counts, rows of the store
 Engine = Callable[..., Iterator[Minibatch]]
 
 
+_MISSING = 'Training from disk needs {}: pip install "scgm_scvi[atlas]".'
+
+
 def engine_of_this_python() -> str:
     """``"annbatch"`` from Python 3.12 on, before that ``"scdataset"``."""
     return "annbatch" if sys.version_info >= (3, 12) else "scdataset"
@@ -47,7 +50,10 @@ def by_scdataset(
     seed
         Of that.
     """
-    from scdataset import Streaming, scDataset
+    try:
+        from scdataset import Streaming, scDataset
+    except ImportError as error:
+        raise ImportError(_MISSING.format("scdataset")) from error
 
     class Given(Streaming):
         def get_len(self, data_collection: TrainingCells) -> int:
@@ -85,8 +91,11 @@ def by_annbatch(
     seed: int,
 ) -> Iterator[Minibatch]:
     """As :func:`by_scdataset`."""
-    from annbatch import Loader
-    from annbatch.abc import Sampler
+    try:
+        from annbatch import Loader
+        from annbatch.abc import Sampler
+    except ImportError as error:
+        raise ImportError(_MISSING.format("annbatch")) from error
 
     class Given(Sampler):
         @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from typing import Any
 
 import pandas as pd
@@ -100,13 +101,28 @@ def ancestors(term: str) -> dict[str, int]:
     return _parser().get_term_ancestors_with_distances(term, include_self=True)
 
 
+_MISSING = (
+    "Labels are looked up in ontologies, which the package cellxgene-ontology-guide holds: "
+    'pip install "scgm_scvi[atlas]".'
+)
+
+
+def require_ontologies() -> None:
+    """Raise unless labels can be looked up.
+
+    Raises
+    ------
+    ImportError
+        If the package that holds the ontologies is not installed.
+    """
+    if find_spec("cellxgene_ontology_guide") is None:
+        raise ImportError(_MISSING)
+
+
 @cache
 def _parser() -> Any:
     try:
         from cellxgene_ontology_guide.ontology_parser import OntologyParser
-    except ImportError as e:
-        raise ImportError(
-            "Labels are looked up in ontologies, which the package cellxgene-ontology-guide holds: "
-            'pip install "scgm_scvi[atlas]".'
-        ) from e
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
     return OntologyParser()
