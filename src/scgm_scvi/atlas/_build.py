@@ -58,7 +58,7 @@ def build(
     Parameters
     ----------
     plan
-        What to build, or the TOML file that says so.
+        What to build, or the TOML file that says so; ``"scgdb"`` is the one shipped.
     out
         Folder of the store.
     workers
@@ -94,7 +94,7 @@ def build(
     >>> from scgm_scvi import atlas
     >>> report = atlas.build("scgdb.toml", "scgdb/", workers=4)  # doctest: +SKIP
     """
-    plan = plan if isinstance(plan, Plan) else Plan.read(plan)
+    plan = Plan.of(plan)
     workers, out = whole_number(workers, "workers"), Path(out).resolve()
     require_ontologies()  # else each dataset would be set aside for it
     store = _store(out, GeneAxis.load(plan.organism))
@@ -157,7 +157,7 @@ def _is_made(store: Store, plan: Plan) -> bool:
     about = dict(zarr.open_group(path, mode="r").attrs)["scgdb"]
     genes = plan.training.genes
     return (
-        about["datasets"] == {k: store.row(k).content_hash for k in store}
+        about["datasets"] == {k: row.content_hash for k, row in store.stored().items()}
         and about["seed"] == plan.seed
         and about["n_genes"] == (genes if isinstance(genes, int) else len(genes))
     )
@@ -205,9 +205,7 @@ def _found(
     plan: Plan, sources: dict[str, Source], report: _Report
 ) -> list[tuple[DatasetPlan, Record]]:
     """What is still to be stored, and what the sources say of it."""
-    done = {
-        row.key: row for row in map(report.store.row, report.store.keys()) if row.status == "ok"
-    }
+    done = report.store.stored()
     out: list[tuple[DatasetPlan, Record]] = []
     for dataset in plan.datasets:
         name = Record(dataset.source, dataset.id)

@@ -80,8 +80,7 @@ def planned(plan: Plan | str | Path) -> pd.DataFrame:
     >>> atlas.planned("scgdb").columns[:2].tolist()
     ['source', 'id']
     """
-    if not isinstance(plan, Plan):
-        plan = Plan.shipped() if str(plan) == "scgdb" else Plan.read(plan)
+    plan = Plan.of(plan)
     names = ["source", "id", "version", "n_cells", "licence", "note"]
     rows = [{**{n: getattr(d, n) for n in names}, **d.obs} for d in plan.datasets]
     renamed = {"tissue": "tissues", "disease": "diseases"}

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import pandas as pd
+import zarr
 
 from scgm_scvi._errors import listed, nearest
 
@@ -92,12 +94,12 @@ def composition(store: Store, column: str) -> pd.Series:
     """
     total = pd.Series(dtype="int64")
     for key in store:
-        obs = store[key].obs
-        if column not in obs:
+        obs = zarr.open_group(store.folder(key), mode="r")["obs"]
+        if column not in (columns := obs.attrs["column-order"]):
             raise KeyError(
-                f"column is {column!r}; cells have {listed(obs.columns, 20)}."
-                f"{nearest(column, obs.columns)}"
+                f"column is {column!r}; cells have {listed(columns, 20)}.{nearest(column, columns)}"
             )
-        total = total.add(obs[column].value_counts(), fill_value=0)
+        values = pd.Series(ad.io.read_elem(obs[column]))  # of all columns, this one alone
+        total = total.add(values.value_counts(), fill_value=0)
     total = total[total > 0].astype("int64").sort_values(ascending=False, kind="stable")
     return total.rename("cells").rename_axis(column)

@@ -147,6 +147,13 @@ class Plan:
         return plan
 
     @classmethod
+    def of(cls, plan: Plan | str | Path) -> Plan:
+        """``plan`` itself, the one in its file, or, of ``"scgdb"``, the one shipped."""
+        if isinstance(plan, cls):
+            return plan
+        return cls.shipped() if str(plan) == "scgdb" else cls.read(plan)
+
+    @classmethod
     def shipped(cls) -> Plan:
         """The plan of scGDB that comes with the package."""
         return cls.read(Path(__file__).with_name("scgdb.toml"))

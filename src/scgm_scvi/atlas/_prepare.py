@@ -50,8 +50,8 @@ def prepare(
 ) -> Staged:
     """Write a dataset beside the store, ready to be committed.
 
-    Two passes over the cells, a block at a time: the first says which ones to keep, the second
-    writes them.
+    Three passes over the cells, a block at a time: the first tells the scale by some of them, the
+    second says which ones to keep, the third writes them.
 
     Raises
     ------

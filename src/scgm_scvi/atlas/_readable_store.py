@@ -61,9 +61,13 @@ class ReadableStore:
         """The manifest: a row a dataset, failed ones too (see ``status`` and ``reason``)."""
         return table(self._rows().values())
 
+    def stored(self) -> dict[str, Row]:
+        """What the manifest says of the datasets that have cells, by key, sorted."""
+        return {key: row for key, row in self._rows().items() if row.status == OK}
+
     def keys(self) -> list[str]:
         """Datasets that have cells, sorted."""
-        return [row.key for row in self._rows().values() if row.status == OK]
+        return list(self.stored())
 
     def row(self, key: str) -> Row:
         """What the manifest says of a dataset, failed ones too."""
@@ -134,7 +138,7 @@ class ReadableStore:
 
     def content_hash(self) -> str:
         """sha256 of all datasets: equal where two stores hold the same cells."""
-        good = {k: r.content_hash for k, r in self._rows().items() if r.status == OK}
+        good = {k: r.content_hash for k, r in self.stored().items()}
         return sha256(json.dumps([self.axis, good], sort_keys=True).encode()).hexdigest()
 
     def verify(self, key: str | None = None) -> dict[str, str]:

@@ -89,7 +89,7 @@ def build(
 
     quiet()
     report = atlas.build(
-        atlas.Plan.shipped() if str(plan) == "scgdb" else plan,
+        plan,
         out,
         workers=workers,
         scheduler=scheduler,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scgm_scvi._errors import listed
 from scgm_scvi.atlas._reading import Reading
 
-from ._blocks import rechunked
 from ._columns import plain
 
 __all__ = ["join_meta"]
@@ -61,17 +56,5 @@ def join_meta(
         notes.append(f"left out {len(cells) - n} cells that the table of cells does not have")
     if n < len(meta):
         notes.append(f"left out {len(meta) - n} cells that the matrix does not have")
-    blocks = reading.blocks if n == len(cells) else _only(reading, kept)
+    blocks = reading.only(kept).blocks
     return Reading(obs=joined, var=reading.var, blocks=blocks, notes=tuple(notes))
-
-
-def _only(reading: Reading, kept: np.ndarray):
-    """Blocks of the cells that are kept."""
-
-    def parts(size: int) -> Iterator[sparse.csr_matrix]:
-        start = 0
-        for block in reading.blocks(size):
-            yield block[kept[start : start + block.shape[0]]]
-            start += block.shape[0]
-
-    return lambda size: rechunked(parts(size), size)
