@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -17,7 +16,6 @@ from scgm_scvi._errors import whole_number
 
 from ._generation import default_batch_size, fresh_seed
 from ._posterior import zero_probability
-from ._results import require_writable, write_result
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]
 
@@ -117,8 +115,7 @@ class EnhancementMixin:
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
             seed = fresh_seed()
-        features = pd.Index(self.var_.index)
-        require_writable(adata, features, key_added)
+        self._require_writable(adata, key_added)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         parts, latents = [], []
         bar = tqdm(total=adata.n_obs, unit="cell", desc="Enhancing", disable=not progress_bar)
@@ -135,10 +132,9 @@ class EnhancementMixin:
                 parts.append(total.cpu().numpy())
                 latents.append(self._latents(posterior).cpu().numpy())
                 bar.update(len(total))
-        return write_result(
+        return self._write_result(
             adata,
             key_added,
-            features=features,
             layers={"": np.concatenate(parts)},
             latent=np.concatenate(latents),
             obs={},
