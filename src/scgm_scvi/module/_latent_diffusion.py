@@ -84,7 +84,9 @@ class LatentDiffusionModuleMixin:
             n_condition_values,
             **(diffusion_kwargs or {}),
         )
-        self.denoiser = Denoiser(network, n_latent + self.n_sizes, noise=noise).requires_grad_(False)
+        self.denoiser = Denoiser(network, n_latent + self.n_sizes, noise=noise).requires_grad_(
+            False
+        )
 
     @property
     def blocks(self) -> list[int]:
