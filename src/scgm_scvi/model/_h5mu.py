@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -95,7 +96,8 @@ class MuDataWriter:
         mods = {key: AnnData(obs=obs.copy(), var=table) for key, table in self._var.items()}
         mdata = make_mudata(mods, obs)
         mdata.uns = dict(uns)
-        mdata.write_h5mu(self._part)
+        with mudata.set_options(pull_on_update=False):
+            mdata.write_h5mu(self._part)
         with h5py.File(self._part, "r+") as file:
             for key in self._var:
                 place = file["mod"][key]

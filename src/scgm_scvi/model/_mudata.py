@@ -71,6 +71,11 @@ class MuDataMixin(AnnDataMixin):
             return parts
         return np.concatenate(list(parts.values()))
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As :meth:`scvi.model.base.BaseModelClass.save`; ``obs`` of a MuData stays as it is."""
+        with mudata.set_options(pull_on_update=False):
+            super().save(*args, **kwargs)
+
     # what is read
 
     def _is_cells(self, data: Any) -> bool:
