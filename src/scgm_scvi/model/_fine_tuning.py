@@ -94,7 +94,7 @@ class FineTuningMixin:
         for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
             batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long().to(table.device)
             mean = self.module.decode_state(self.module.encode_state(tensors)[0], tensors).mean
-            observed.index_add_(0, batch, tensors[REGISTRY_KEYS.X_KEY].to(table.device))
+            observed.index_add_(0, batch, self.module.features(tensors).to(table.device))
             expected.index_add_(0, batch, mean)
         table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
 
