@@ -1,15 +1,24 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
+from ._block_vae import BlockVAE
 from ._blocks import block_sums, of_each_feature
-from ._constants import SCGM_KEYS
+from ._constants import FEATURE_KEYS, SCGM_KEYS
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
 from ._joined import JoinedDistribution
 from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import log_likelihood, nb_log_likelihood, with_mean
+from ._likelihood import (
+    bernoulli_log_likelihood,
+    log_likelihood,
+    nb_log_likelihood,
+    poisson_log_likelihood,
+    with_mean,
+)
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._scgmvae import SCGMVAE
 
 __all__ = [
+    "FEATURE_KEYS",
+    "BlockVAE",
     "DiffusionSCANVAE",
     "DiffusionVAE",
     "SCGMVAE",
@@ -17,6 +26,7 @@ __all__ = [
     "CategoryCounts",
     "JoinedDistribution",
     "LatentDiffusionModuleMixin",
+    "bernoulli_log_likelihood",
     "block_sums",
     "grow",
     "log_likelihood",
@@ -24,5 +34,6 @@ __all__ = [
     "new_entries",
     "of_each_feature",
     "only_trained",
+    "poisson_log_likelihood",
     "with_mean",
 ]
