@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,17 +98,15 @@ class LoadingMixin:
         elif backup_url is None:
             model_file(dir_path, prefix)
         try:
-            with warnings.catch_warnings():  # scvi-tools 1.4 asks a MuData in the old way
-                warnings.filterwarnings("ignore", "The method mod_names is deprecated")
-                return super().load(
-                    str(dir_path),
-                    adata=adata,
-                    accelerator=accelerator,
-                    device=device,
-                    prefix=prefix,
-                    backup_url=backup_url,
-                    allowed_classes_names_list=allowed_classes_names_list,
-                )
+            return super().load(
+                str(dir_path),
+                adata=adata,
+                accelerator=accelerator,
+                device=device,
+                prefix=prefix,
+                backup_url=backup_url,
+                allowed_classes_names_list=allowed_classes_names_list,
+            )
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
             kind = cls._kin().get(_saved_class(model_file(dir_path, prefix)))
             if kind is not None:

@@ -356,7 +356,7 @@ class ModalityGettersMixin:
         self, block: int, manager: AnnDataManager, idx1: np.ndarray, idx2: np.ndarray
     ) -> dict[str, np.ndarray]:
         """What was counted in two groups of cells, by those that were measured."""
-        start, stop = self._ends(block)
+        start, stop = self._range(block)
         x = sparse.csr_matrix(self._counts(manager.adata))[:, start:stop]
         out = {}
         for i, rows in enumerate((idx1, idx2), 1):
@@ -401,7 +401,7 @@ class ModalityGettersMixin:
         rows = np.arange(n) if indices is None else np.arange(n)[np.asarray(indices)]
         return rows if n_samples is None else np.random.choice(rows, n_samples)  # scvi's seed
 
-    def _ends(self, block: int) -> tuple[int, int]:
+    def _range(self, block: int) -> tuple[int, int]:
         ends = np.cumsum([0, *self.module.blocks])
         return int(ends[block]), int(ends[block + 1])
 
@@ -416,7 +416,7 @@ class ModalityGettersMixin:
             key = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.ATAC_X_KEY)[block]
             return {**tensors, key: torch.zeros_like(tensors[key])}
         x = tensors[REGISTRY_KEYS.X_KEY].clone()
-        start, stop = self._ends(block)
+        start, stop = self._range(block)
         x[:, start:stop] = 0
         return {**tensors, REGISTRY_KEYS.X_KEY: x}
 
@@ -460,7 +460,7 @@ class ModalityGettersMixin:
                 "The model was loaded without data and its stage two is not trained, so that no "
                 "typical depth is known. Pass normalize_cells=True."
             )
-        start, stop = self._ends(block)
+        start, stop = self._range(block)
         sums = np.asarray(self._counts(self.adata)[:, start:stop].sum(axis=1)).ravel()
         return float(np.log(sums[sums > 0]).mean())
 

@@ -76,6 +76,14 @@ class MuDataMixin(AnnDataMixin):
         with mudata.set_options(pull_on_update=False):
             super().save(*args, **kwargs)
 
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> MuDataMixin:
+        """As ``LoadingMixin`` has it; ``obs`` of a MuData stays as it is."""
+        with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+            # scvi-tools 1.4 asks a MuData for its modalities in the old way
+            warnings.filterwarnings("ignore", "The method mod_names is deprecated")
+            return super().load(*args, **kwargs)
+
     # what is read
 
     def _is_cells(self, data: Any) -> bool:
@@ -156,13 +164,23 @@ class MuDataMixin(AnnDataMixin):
         finally:
             self.deregister_manager(stand_in)
 
+    def _modalities_of(self, mdata: MuData) -> dict[str, AnnData]:
+        """What a MuData has of the model's blocks: by their names, or else by their features."""
+        out = {}
+        for block in self._blocks:
+            others = [k for k, part in mdata.mod.items() if part.var_names.isin(block.names).any()]
+            found = [block.key] if block.key in mdata.mod else others
+            if found:
+                out[block.key] = mdata[found[0]]
+        return out
+
     def _matrices(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
         """Counts of each block, of zeros where it was not measured."""
         blocks = self._blocks
         if isinstance(data, MuData):
             if data.isbacked:
                 raise ValueError("mdata is backed by a file; load it: mudata.read_h5mu(path).")
-            held = {b.key: data[b.key] for b in blocks if b.key in data.mod}
+            held = self._modalities_of(data)
             if not held:
                 raise KeyError(
                     f"mdata has none of the model's modalities {listed(b.key for b in blocks)}."
@@ -241,9 +259,9 @@ class MuDataMixin(AnnDataMixin):
                 "mdata is backed by a file, which results are not written to: load it by "
                 "mudata.read_h5mu(path)."
             )
-        for block in self._blocks:
-            if block.key in data.mod:
-                require_writable(data[block.key], block.names, key, f"mdata[{block.key!r}]")
+        names = {block.key: block.names for block in self._blocks}
+        for name, part in self._modalities_of(data).items():
+            require_writable(part, names[name], key, f"mdata[{name!r}]")
 
     def _write_result(
         self,
@@ -263,10 +281,7 @@ class MuDataMixin(AnnDataMixin):
         new = copy or data.is_view
         with mudata.set_options(pull_on_update=False):
             out = data.copy() if new else data
-        for block in self._blocks:
-            if block.key not in out.mod:
-                continue
-            part = out[block.key]
+        for part in self._modalities_of(out).values():
             columns = self.var_.index.get_indexer(part.var_names)
             for suffix, values in layers.items():
                 here = _columns(values, columns)

@@ -48,7 +48,8 @@ MuDataCountsField = MuDataWrapper(CountsField)
 class GatheredField(BaseMuDataWrapperClass):
     """A field of ``obs`` whose columns may be in ``mdata.obs`` or in that of any modality.
 
-    What scvi derives from them is written to ``mdata.obs`` and ``mdata.obsm``.
+    What scvi derives from them is written to one modality: mudata 0.3 can't read a file whose own
+    ``obsm`` holds integers.
 
     Parameters
     ----------
@@ -56,10 +57,14 @@ class GatheredField(BaseMuDataWrapperClass):
         Field of an AnnData.
     gather
         From a MuData to a table of the columns.
+    mod_key
+        The modality to write to.
     """
 
-    def __init__(self, field: AnnDataField, gather: Callable[[MuData], pd.DataFrame]) -> None:
-        super().__init__()
+    def __init__(
+        self, field: AnnDataField, gather: Callable[[MuData], pd.DataFrame], mod_key: str
+    ) -> None:
+        super().__init__(mod_key)
         self._adata_field, self._gather = field, gather
 
     def validate_field(self, mdata: MuData) -> None:
@@ -78,12 +83,12 @@ class GatheredField(BaseMuDataWrapperClass):
         return self._written(mdata_target, lambda cells: transfer(state_registry, cells, **kwargs))
 
     def _written(self, mdata: MuData, action: Callable[[AnnData], dict]) -> dict[str, Any]:
-        cells = AnnData(obs=self._gather(mdata))
+        cells, holder = AnnData(obs=self._gather(mdata)), self.get_modality(mdata)
         state = action(cells)
         for name in [c for c in cells.obs if str(c).startswith("_scvi_")]:
-            mdata.obs[name] = cells.obs[name].to_numpy()
+            holder.obs[name] = cells.obs[name].to_numpy()
         for name, value in cells.obsm.items():
-            mdata.obsm[name] = value
+            holder.obsm[name] = value
         return state
 
 

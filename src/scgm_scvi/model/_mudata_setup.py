@@ -141,16 +141,16 @@ class MuDataSetupMixin(SetupMixin):
         attributes = cls._attribute_fields(AnnData(obs=gather(mdata)), setup, kwargs, "mdata")
         layers = dict(zip(keys, (rna_layer, atac_layer), strict=True))
         _check_counts(parts, layers, transferred)
-        mdata.obs[_INDICES] = np.arange(mdata.n_obs)
+        mdata[keys[0]].obs[_INDICES] = np.arange(mdata.n_obs)
         counts = zip((REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.ATAC_X_KEY), layers.items(), strict=True)
         fields = [
             *(
                 MuDataCountsField(name, layer, mod_key=key, mod_required=True)
                 for name, (key, layer) in counts
             ),
-            *(GatheredField(field, gather) for field in attributes),
+            *(GatheredField(field, gather, keys[0]) for field in attributes),
             MuDataNumericalObsField(
-                REGISTRY_KEYS.INDICES_KEY, _INDICES, mod_key=None, required=False
+                REGISTRY_KEYS.INDICES_KEY, _INDICES, mod_key=keys[0], required=False
             ),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)

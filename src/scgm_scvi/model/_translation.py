@@ -194,12 +194,13 @@ class TranslationMixin:
         hidden, shown = self._blocks[block], self._blocks[1 - block]
         source = data
         if isinstance(data, MuData):
-            if shown.key not in data.mod:
+            held = self._modalities_of(data)
+            if shown.key not in held:
                 raise KeyError(
                     f"data has no modality {shown.key!r} to translate from; it has "
                     f"{listed(data.mod)}."
                 )
-            source = data[shown.key]
+            source = held[shown.key]
         elif not data.var_names.isin(shown.names).any():
             raise ValueError(
                 f"data has none of the features of {shown.key!r} ({listed(shown.names[:3])}, …), "
@@ -214,8 +215,7 @@ class TranslationMixin:
             missing = data.obs_names.difference(source.obs_names, sort=False)
             raise ValueError(
                 f"{len(missing)} of the {data.n_obs} cells of data were not measured in "
-                f"{shown.key!r}: {listed(missing, 3)}. Leave them out: "
-                f"data[data.obsm[{shown.key!r}]]."
+                f"{shown.key!r}: {listed(missing, 3)}. Leave them out."
             )
         if empty.any():
             raise ValueError(
