@@ -175,7 +175,8 @@ class TransferMixin:
         if mode == "adapter":
             add_adapters(self.module, adapter_rank)
         self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
-        self.init_params_["non_kwargs"]["n_memory"] = 0
+        if "n_memory" in self.init_params_["non_kwargs"]:
+            self.init_params_["non_kwargs"]["n_memory"] = 0
         self.module.eval()
         self.fine_tuning_ = {
             "mode": mode,
@@ -193,7 +194,7 @@ class TransferMixin:
     def _remember(self, reference: TransferMixin, missing: list[str]) -> None:
         """Have the encoder fill in missing features, from cells that the reference generates."""
         encoder = self.module.z_encoder
-        if not encoder.normalize:
+        if not getattr(encoder, "normalize", False):  # of blocks: nothing is filled in
             return
         cells = reference._remembered(1.0, seed=0, n_cells=_N_MEMORY)
         x = torch.as_tensor(cells.x.toarray(), device=self.device)
@@ -248,7 +249,8 @@ def _merged(module: nn.Module) -> nn.Module:
 
 def _forget(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Take a reference's memory of other missing features from the module, and from its weights."""
-    module.z_encoder.fill = None
+    if hasattr(module.z_encoder, "fill"):
+        module.z_encoder.fill = None
     for key in [k for k in state if k.startswith("z_encoder.fill.")]:
         del state[key]
 
