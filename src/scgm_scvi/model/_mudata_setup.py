@@ -218,12 +218,12 @@ class MuDataSetupMixin(SetupMixin):
         attributes = cls._attribute_fields(adata, setup, kwargs)
         x = _counts_of(adata, layer, "adata")
         place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        if not transferred and x is not None:
+            for part, key in ((x[:, : sizes[0]], rna_key), (x[:, sizes[0] :], atac_key)):
+                _check_part(part, f"{place} of the features with {modality_key!r} {key!r}")
         validate_matrix(adata, layer, True, check_features=not transferred)
         if not transferred:
-            genes = x[:, : sizes[0]], x[:, sizes[0] :]
-            for part, key in zip(genes, (rna_key, atac_key), strict=True):
-                _check_part(part, f"{place} of the features with {modality_key!r} {key!r}")
-            _check_genes(genes[0], place)
+            _check_genes(x[:, : sizes[0]], f"{place} of the genes")
         fields = [CountsField(REGISTRY_KEYS.X_KEY, layer, sizes), *attributes]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -357,12 +357,12 @@ def _check_counts(
     for i, (key, adata) in enumerate(parts.items()):
         name, layer = f"mdata[{key!r}]", layers[key]
         place = f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
-        validate_matrix(adata, layer, True, not transferred, check_cells=False, name=name)
         x = _counts_of(adata, layer, name)
         if not transferred:
             _check_part(x, place)
-            if i == 0:
-                _check_genes(x, place)
+        validate_matrix(adata, layer, True, not transferred, check_cells=False, name=name)
+        if i == 0 and not transferred:
+            _check_genes(x, place)
         counted = counted + np.asarray(x.sum(axis=1)).ravel()
     empty = counted == 0
     if empty.any():
@@ -380,8 +380,9 @@ def _counts_of(adata: AnnData, layer: str | None, name: str) -> Any:
     return x
 
 
-def _check_part(x: np.ndarray | sparse.spmatrix, place: str) -> None:
-    if x.sum() == 0:
+def _check_part(x: np.ndarray | sparse.spmatrix | None, place: str) -> None:
+    values = x.data if sparse.issparse(x) else x
+    if values is not None and not np.any(values):
         raise ValueError(f"{place} is all zeros: nothing was measured there.")
 
 
