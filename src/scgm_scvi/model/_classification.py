@@ -12,12 +12,11 @@ import torch
 from anndata import AnnData
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import exponential_sigmas, path_evidence
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.module import SCGM_KEYS, log_likelihood
 
 from ._conditions import require_known
 from ._diffusion import _fingerprint
@@ -167,7 +166,7 @@ class ClassificationMixin:
         generator = torch.Generator(device=device).manual_seed(seed)
         for tensors in loader:
             mean, variance = (t.to(device) for t in self.module.encode_state(tensors))
-            x = tensors[REGISTRY_KEYS.X_KEY].to(device)
+            x = self.module.features(tensors).to(device)
             tokens, _ = self.module.conditions(tensors)
             latent, features = torch.zeros(2, len(mean), n_categories, dtype=torch.float64)
             denoisers = []
@@ -177,8 +176,8 @@ class ClassificationMixin:
                     as_c[:, j] = c + 1
                     as_c = {**tensors, SCGM_KEYS.CONDITIONS_KEY: as_c}
                     denoisers.append(self._denoise(as_c))
-                    likelihood = self.module.decode_state(mean, as_c).log_prob(x)
-                    features[:, c] = likelihood.sum(dim=1).double().cpu()
+                    likelihood = log_likelihood(self.module.decode_state(mean, as_c), x)
+                    features[:, c] = likelihood.double().cpu()
                 for _ in range(n_samples):
                     noise = torch.randn(mean.shape, generator=generator, device=device)
                     x0 = denoiser.standardize(mean + variance.sqrt() * noise)

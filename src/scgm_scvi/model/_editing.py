@@ -172,7 +172,11 @@ class EditingMixin:
         self._require_diffusion()
         require_writable(adata, self.var_.index, key_added)
         intervention = Intervention.parse(
-            self.var_.index, genes=genes, preserve=preserve, guide=guide
+            self.var_.index,
+            genes=genes,
+            preserve=preserve,
+            guide=guide,
+            blocks=self.module.blocks,
         )
         if (conditions is None or not len(conditions)) and intervention is None:
             raise ValueError(
@@ -261,7 +265,7 @@ class EditingMixin:
         before = self._express(cells.state, cells.own, "normalized", 0)
         attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
         if intervention is not None and edit.strength > 0:
-            source = torch.as_tensor(before / before.sum(axis=1, keepdims=True))
+            source = torch.as_tensor(before / 1e4)
             energy = intervention.energy(
                 source, lambda state: self.module.decode_state(state, attributes)
             )
@@ -274,7 +278,7 @@ class EditingMixin:
             decoded = self._decoded(new, attributes, adjust)
             samples.append(self._drawn(decoded, "normalized", seed))
             if len(samples) == 1:
-                latent = new[:, :-1].cpu().numpy()
+                latent = self.module.split_state(new)[0].cpu().numpy()
                 x = self._drawn(decoded, "counts", seed) if expression == "counts" else None
         mean = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]

@@ -45,8 +45,8 @@ class EncodingMixin:
     def _mean_latents(self, cells: AnnData) -> np.ndarray:
         """Posterior means of registered cells, as :meth:`generate` draws latents."""
         loader = self._make_data_loader(adata=cells, batch_size=1024)
-        means = [self.module.encode_state(tensors)[0][:, :-1].cpu() for tensors in loader]
-        return torch.cat(means).numpy()
+        states = [self.module.encode_state(tensors)[0].cpu() for tensors in loader]
+        return self.module.split_state(torch.cat(states))[0].numpy()
 
     def _inverted(self, tensors: Tensors, state: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         """The noise that the cells come from, under their own conditions."""

@@ -200,7 +200,8 @@ class GenerationMixin:
             generator = torch.Generator(device=self.device).manual_seed(torch_seed)
             state = self._sample_state(tensors, sampling, generator)
             x = self._express(state, tensors, expression, torch_seed)
-            yield _Chunk(x, state[:, :-1].cpu().numpy(), request.obs(tensors, start))
+            latent, _ = self.module.split_state(state)
+            yield _Chunk(x, latent.cpu().numpy(), request.obs(tensors, start))
 
     @torch.no_grad()
     def _express(
@@ -210,7 +211,7 @@ class GenerationMixin:
         expression: str,
         seed: int,
     ) -> sparse.csr_matrix | np.ndarray:
-        """Decode; draw features, or take their mean scaled to 10,000 a cell."""
+        """Decode; draw features, or take their mean scaled to 10,000 a cell and block."""
         return self._drawn(self._decoded(state, tensors), expression, seed)
 
     @torch.no_grad()
@@ -222,22 +223,22 @@ class GenerationMixin:
     ) -> Distribution:
         """Distribution of the features of cells.
 
-        ``adjust`` is a function of the expected proportions of features to those they shall have.
+        ``adjust`` is a function of the expected proportions of features, in their blocks, to those
+        that they shall have.
         """
         distribution = self.module.decode_state(state, tensors)
         if adjust is None:
             return distribution
-        total = distribution.mean.sum(dim=1, keepdim=True)
+        total = self.module.block_totals(distribution.mean)
         return with_mean(distribution, adjust(distribution.mean / total) * total)
 
     @torch.no_grad()
     def _drawn(
         self, distribution: Distribution, expression: str, seed: int
     ) -> sparse.csr_matrix | np.ndarray:
-        """Features drawn, or their mean scaled to 10,000 a cell."""
+        """Features drawn, or their mean scaled to 10,000 a cell and block."""
         if expression == "normalized":
-            mean = distribution.mean
-            return (mean / mean.sum(dim=1, keepdim=True) * 1e4).cpu().numpy()
+            return (self.module.proportions(distribution.mean) * 1e4).cpu().numpy()
         # torch.distributions take no generator: borrow the global one, and give it back.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

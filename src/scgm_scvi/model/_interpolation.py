@@ -248,7 +248,7 @@ class InterpolationMixin:
                 k: torch.where(passed, target[k].to(source[k].dtype), source[k]) for k in source
             }
             x.append(self._express(state, tensors, expression, seed))
-            latents.append(state[:, :-1].cpu().numpy())
+            latents.append(self.module.split_state(state)[0].cpu().numpy())
             obs.append(request.obs(tensors).assign(scgm_position=w))
         # position by position until here; a trajectory's cells belong together
         order = np.arange(n * n_cells).reshape(n, n_cells).T.ravel()

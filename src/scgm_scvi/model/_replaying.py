@@ -40,7 +40,7 @@ class ReplayMixin:
             x.append(self._express(states[-1], some, "counts", seed + start))
         x, state = stacked(x), torch.cat(states)
         if self.module.use_size_factor_key:
-            tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = state[:, -1:].exp().cpu()
+            tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = self.module.split_state(state)[1].exp().cpu()
         kept = np.asarray(abs(x).sum(axis=1)).ravel() > 0  # an empty cell has no log depth
         rows = torch.as_tensor(np.flatnonzero(kept))
         tensors = {k: v[rows] for k, v in tensors.items()}

@@ -213,7 +213,7 @@ class TransferMixin:
             return []
         means, spec = self.module.prior.means, self.condition_spec
         n = len(means)
-        size = means.new_full((n, 1), np.log(1e4))
+        size = means.new_full((n, self.module.n_sizes), np.log(1e4))
         some = torch.zeros(n, 1, dtype=torch.long, device=means.device)  # unspecified; the first
         tensors = {
             SCGM_KEYS.CONDITIONS_KEY: some.expand(-1, len(spec.categorical)),

@@ -1,11 +1,14 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
 from ._block_vae import BlockVAE
+from ._blocks import block_sums, of_each_feature
 from ._constants import FEATURE_KEYS, SCGM_KEYS
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
+from ._joined import JoinedDistribution
 from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._likelihood import (
     bernoulli_log_likelihood,
+    log_likelihood,
     nb_log_likelihood,
     poisson_log_likelihood,
     with_mean,
@@ -21,11 +24,15 @@ __all__ = [
     "SCGMVAE",
     "SCGM_KEYS",
     "CategoryCounts",
+    "JoinedDistribution",
     "LatentDiffusionModuleMixin",
     "bernoulli_log_likelihood",
+    "block_sums",
     "grow",
+    "log_likelihood",
     "nb_log_likelihood",
     "new_entries",
+    "of_each_feature",
     "only_trained",
     "poisson_log_likelihood",
     "with_mean",

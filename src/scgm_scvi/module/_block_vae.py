@@ -26,7 +26,7 @@ from scgm_scvi.nn import (
 
 from ._constants import FEATURE_KEYS
 from ._joined import JoinedDistribution
-from ._likelihood import bernoulli_log_likelihood, nb_log_likelihood, poisson_log_likelihood
+from ._likelihood import log_likelihood
 from ._scgmvae import SCGMVAE
 
 __all__ = ["BlockVAE"]
@@ -318,7 +318,11 @@ class BlockVAE(SCGMVAE):
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         parts = px.parts if isinstance(px, JoinedDistribution) else [px]
         counts = inference_outputs["counts"].split(self.blocks, dim=1)
-        each = [-_log_likelihood(p, x) for p, x in zip(parts, counts, strict=True)]
+        pairs = list(zip(parts, counts, strict=True))
+        if z.dim() == 2:
+            each = [-log_likelihood(p, x) for p, x in pairs]
+        else:  # several samples of each cell
+            each = [-p.log_prob(x).sum(-1) for p, x in pairs]
         reconstruction = sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))
         loss = (reconstruction + kl_weight * kl).mean()
         if self.px_r_shifts and n_obs > 1:
@@ -327,14 +331,3 @@ class BlockVAE(SCGMVAE):
         return LossOutput(
             loss=loss, reconstruction_loss=reconstruction, kl_local={MODULE_KEYS.KL_Z_KEY: kl}
         )
-
-
-def _log_likelihood(px: Distribution, x: torch.Tensor) -> torch.Tensor:
-    """Nats of each cell ``(..., n)``."""
-    if px.mean.shape != x.shape:
-        return px.log_prob(x).sum(-1)
-    if isinstance(px, NegativeBinomial):
-        return nb_log_likelihood(x, px.mu, px.theta)
-    if isinstance(px, Poisson):
-        return poisson_log_likelihood(x, px.rate)
-    return bernoulli_log_likelihood(x, px.probs)

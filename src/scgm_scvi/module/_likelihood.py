@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from torch.distributions import Distribution
+from torch.distributions import Bernoulli, Distribution
+
+from ._joined import JoinedDistribution
 
 __all__ = [
     "bernoulli_log_likelihood",
+    "log_likelihood",
     "nb_log_likelihood",
     "poisson_log_likelihood",
     "with_mean",
@@ -113,13 +116,53 @@ def bernoulli_log_likelihood(x: torch.Tensor, probs: torch.Tensor) -> torch.Tens
     return closed.sum(dim=1).index_add(0, rows, part)
 
 
+def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of cells, the sum over their features.
+
+    A block of several in which a cell has no count was not measured in it, and says nothing.
+
+    Parameters
+    ----------
+    distribution
+        Of the features; a :class:`JoinedDistribution` where they come in blocks.
+    x
+        Features ``(n, n_features)``.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Poisson
+    >>> from scgm_scvi.module import JoinedDistribution, log_likelihood
+    >>> one = Poisson(torch.ones(1, 2))
+    >>> log_likelihood(JoinedDistribution([one, one]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([-2.])
+    """
+    if isinstance(distribution, JoinedDistribution):
+        parts = zip(distribution.parts, distribution.split(x), strict=True)
+        return sum(
+            torch.where((part != 0).any(dim=1), log_likelihood(px, part), 0.0) for px, part in parts
+        )
+    if type(distribution) is NegativeBinomial:
+        return nb_log_likelihood(x, distribution.mu, distribution.theta)
+    if type(distribution) is Poisson:
+        return poisson_log_likelihood(x, distribution.rate)
+    if isinstance(distribution, Bernoulli):
+        return bernoulli_log_likelihood(x, distribution.probs)
+    return distribution.log_prob(x).sum(dim=1)
+
+
 def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     """The distribution with another mean, and the dispersion and excess of zeros it has.
 
     Parameters
     ----------
     distribution
-        Negative binomial, zero-inflated or not, or Poisson.
+        Negative binomial, zero-inflated or not, Poisson, or several of them joined. A Bernoulli
+        distribution takes means up to 1.
     mean
         Of its shape, not negative.
 
@@ -136,6 +179,11 @@ def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     >>> with_mean(Poisson(rate=torch.tensor([1.0, 2.0])), torch.tensor([3.0, 0.0])).mean
     tensor([3.0000e+00, 1.0000e-08])
     """
+    if isinstance(distribution, JoinedDistribution):
+        parts = zip(distribution.parts, distribution.split(mean), strict=True)
+        return JoinedDistribution([with_mean(*part) for part in parts])
+    if isinstance(distribution, Bernoulli):
+        return Bernoulli(probs=mean.clamp(0, 1))
     mean = mean.clamp(min=_NOTHING)
     if isinstance(distribution, ZeroInflatedNegativeBinomial):
         logits = distribution.zi_logits
