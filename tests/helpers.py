@@ -80,3 +80,16 @@ def make_multi(mdata: MuData, *, epochs: int = 6, steps: int = 100) -> MultiSCGM
     model = MultiSCGM(mdata, **SMALL)
     model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
     return model
+
+
+def make_joint(mdata: MuData) -> AnnData:
+    """Genes and peaks side by side, as scanpy reads a file of 10x Genomics."""
+    parts = [mdata["rna"], mdata["atac"]]
+    return AnnData(
+        sparse.hstack([p.X for p in parts], format="csr"),
+        obs=mdata["rna"].obs.copy(),
+        var=pd.DataFrame(
+            {"feature_types": np.repeat(["Gene Expression", "Peaks"], [p.n_vars for p in parts])},
+            index=[*parts[0].var_names, *parts[1].var_names],
+        ),
+    )

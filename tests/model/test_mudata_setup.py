@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from helpers import SMALL, make_mdata
+from helpers import SMALL, make_joint, make_mdata
 from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -21,19 +21,6 @@ from scgm_scvi.model import pad_modalities
 def _mudata_as_of_0_4():
     with mudata.set_options(pull_on_update=False):
         yield
-
-
-def joint(mdata: MuData) -> AnnData:
-    """Genes and peaks side by side, as scanpy reads a file of 10x Genomics."""
-    parts = [mdata["rna"], mdata["atac"]]
-    return AnnData(
-        sparse.hstack([p.X for p in parts], format="csr"),
-        obs=mdata["rna"].obs.copy(),
-        var=pd.DataFrame(
-            {"feature_types": np.repeat(["Gene Expression", "Peaks"], [p.n_vars for p in parts])},
-            index=[*parts[0].var_names, *parts[1].var_names],
-        ),
-    )
 
 
 def written(mdata: MuData) -> list[str]:
@@ -266,7 +253,7 @@ def test_padding_refuses_what_it_can_not_match():
 
 def test_anndata_of_both():
     mdata = make_mdata()
-    adata = joint(mdata)
+    adata = make_joint(mdata)
     MultiSCGM.setup_anndata(adata, modality_key="feature_types", labels_key="cell_type")
     model = MultiSCGM(adata, **SMALL)
     assert model.module.blocks == [120, 200]
@@ -287,7 +274,7 @@ def test_anndata_of_both():
     ],
 )
 def test_anndata_of_both_is_refused(change, error, match):
-    adata = change(joint(make_mdata()))
+    adata = change(make_joint(make_mdata()))
     with pytest.raises(error, match=match):
         MultiSCGM.setup_anndata(adata, modality_key="feature_types")
     with pytest.raises(KeyError, match="modality_key: 'modality' is not a column of adata.var"):
@@ -301,7 +288,7 @@ def _antibodies(adata: AnnData) -> AnnData:
 
 
 def test_the_remedy_for_mixed_features_works():
-    adata = joint(make_mdata())
+    adata = make_joint(make_mdata())
     rng = np.random.default_rng(0)
     mixed = adata[:, rng.permutation(adata.n_vars)].copy()
     order = (mixed.var["feature_types"] == "Peaks").to_numpy().argsort(kind="stable")

@@ -318,7 +318,11 @@ class BlockVAE(SCGMVAE):
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         parts = px.parts if isinstance(px, JoinedDistribution) else [px]
         counts = inference_outputs["counts"].split(self.blocks, dim=1)
-        each = [-log_likelihood(p, x) for p, x in zip(parts, counts, strict=True)]
+        pairs = list(zip(parts, counts, strict=True))
+        if z.dim() == 2:
+            each = [-log_likelihood(p, x) for p, x in pairs]
+        else:  # several samples of each cell
+            each = [-p.log_prob(x).sum(-1) for p, x in pairs]
         reconstruction = sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))
         loss = (reconstruction + kl_weight * kl).mean()
         if self.px_r_shifts and n_obs > 1:
