@@ -75,10 +75,15 @@ def make_mdata(n_unpaired: int = 0) -> MuData:
 
 
 def make_multi(
-    mdata: MuData, *, epochs: int = 6, steps: int = 100, batch_size: int = 128
+    mdata: MuData,
+    labels_key: str = "cell_type",
+    *,
+    epochs: int = 6,
+    steps: int = 100,
+    batch_size: int = 128,
 ) -> MultiSCGM:
     scvi.settings.seed = 0
-    MultiSCGM.setup_mudata(mdata, labels_key="cell_type")
+    MultiSCGM.setup_mudata(mdata, labels_key=labels_key)
     model = MultiSCGM(mdata, **SMALL)
     stage_two = {"max_steps": steps, **QUIET}
     model.train(max_epochs=epochs, batch_size=batch_size, diffusion_kwargs=stage_two, **QUIET)
