@@ -19,6 +19,7 @@ from ._transfer import TransferMixin
 
 __all__ = ["TwoStageModel"]
 
+
 class TwoStageModel(
     SetupMixin,
     TransferMixin,
