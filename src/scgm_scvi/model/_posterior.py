@@ -133,15 +133,12 @@ class PosteriorMixin:
         ``x``, in each block of which ``x`` has counts.
         """
         module = self.module
-        z = self._unstandardized(u)
-        if seen is None:
-            return module.decode_state(torch.cat([z, log_size], dim=1), tensors), log_size
-        measured = block_sums(x, module.blocks, seen)
-        state = torch.cat([z, torch.where(measured > 0, 0.0, log_size)], dim=1)
+        state = torch.cat([self._unstandardized(u), log_size], dim=1)
         px = module.decode_state(state, tensors)
-        depth = self._depth(px, measured, seen)
-        log_size = torch.where(measured > 0, module.sizes_at(depth), log_size)
-        return at_depth(px, depth, seen), log_size
+        if seen is None:
+            return px, log_size
+        depth = self._depth(px, block_sums(x, module.blocks, seen), seen)
+        return at_depth(px, depth, seen), module.scaled_sizes(log_size, depth)
 
     def _depth(self, px: Distribution, measured: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """What to multiply the depth of ``px`` by for counts of these sums ``(n, n_blocks)``."""
@@ -160,7 +157,7 @@ class PosteriorMixin:
 
     def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         """Minibatches of cells; conditions that ``adata`` has no column for are unspecified."""
-        absent = [name for name in self.condition_spec.steered if name not in adata.obs]
+        absent = [name for name in self.condition_spec.steered if name not in self._obs(adata)]
         with self._registered(adata, absent) as cells:
             yield from self._make_data_loader(adata=cells, batch_size=batch_size)
 
