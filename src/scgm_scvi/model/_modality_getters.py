@@ -20,6 +20,8 @@ from torch.distributions import Bernoulli
 
 from scgm_scvi._errors import listed
 
+from ._batch_sizes import encoding_batch_size
+
 __all__ = ["ModalityGettersMixin"]
 
 Cells = MuData | AnnData | None
@@ -391,7 +393,9 @@ class ModalityGettersMixin:
     ) -> Iterator[dict[str, torch.Tensor]]:
         with self._registered(*self._own(adata)) as cells:
             yield from self._make_data_loader(
-                adata=cells, indices=indices, batch_size=batch_size or 1024
+                adata=cells,
+                indices=indices,
+                batch_size=batch_size or encoding_batch_size(len(self.var_)),
             )
 
     def _rows(
