@@ -1,5 +1,6 @@
 """What users call: SCGM and the mixins it is made of, one verb a file."""
 
+from ._atacscgm import ATACSCGM
 from ._diffusion import LatentDiffusionMixin
 from ._energy import DenoisedCells
 from ._generation import GenerationMixin
@@ -8,6 +9,7 @@ from ._sampling import SamplingMixin
 from ._scgm import SCGM
 
 __all__ = [
+    "ATACSCGM",
     "SCGM",
     "DenoisedCells",
     "DiffusionSCANVI",

@@ -142,7 +142,7 @@ class DiskTrainingMixin:
             total = total + tensors[REGISTRY_KEYS.X_KEY].sum(dim=0, dtype=torch.float64)
             n += len(tensors[REGISTRY_KEYS.X_KEY])
             values.append(tensors.get(SCGM_KEYS.CONDITION_VALUES_KEY))
-        self.module.decoder.set_mean((total / n).float().to(self.device))
+        self.module.set_mean((total / n).float().to(self.device))
         if values[0] is not None:
             self.module.condition_embedding.set_value_range(torch.cat(values).to(self.device))
 

@@ -52,6 +52,7 @@ class LatentDiffusionModuleMixin:
     """
 
     denoiser: Denoiser
+    n_sizes: int = 1
 
     def init_denoiser(
         self,
@@ -78,12 +79,21 @@ class LatentDiffusionModuleMixin:
             A name in :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: the levels that training draws.
         """
         network = ScoreNetwork(
-            n_latent + 1,
+            n_latent + self.n_sizes,
             [*n_conditions, *n_nuisances],
             n_condition_values,
             **(diffusion_kwargs or {}),
         )
-        self.denoiser = Denoiser(network, n_latent + 1, noise=noise).requires_grad_(False)
+        self.denoiser = Denoiser(network, n_latent + self.n_sizes, noise=noise).requires_grad_(False)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Number of features of each block, one of them but for multimodal modules."""
+        return [self.n_input]
+
+    def features(self, tensors: Tensors) -> torch.Tensor:
+        """Counts ``(n, n_features)`` of a minibatch."""
+        return tensors[REGISTRY_KEYS.X_KEY]
 
     def init_labels(self, codes: Sequence[int]) -> None:
         """Say which label of scvi's each token of the first condition is, if any.

@@ -6,7 +6,12 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution
 
-__all__ = ["nb_log_likelihood", "with_mean"]
+__all__ = [
+    "bernoulli_log_likelihood",
+    "nb_log_likelihood",
+    "poisson_log_likelihood",
+    "with_mean",
+]
 
 _EPS = 1e-8  # as in scvi.distributions
 _NOTHING = 1e-8  # counts, in place of a mean of 0
@@ -50,6 +55,62 @@ def nb_log_likelihood(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) ->
     log_odds = torch.log(mu[rows, columns] + _EPS) - log_total[rows, columns]
     part = k * log_odds + torch.lgamma(k + t) - torch.lgamma(t) - torch.lgamma(k + 1)
     return zero_part.index_add(0, rows, part)
+
+
+def poisson_log_likelihood(x: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+    r"""Log-likelihood of cells, the sum over features of that of a Poisson distribution.
+
+    Only counts that are not zero are looked at, and the sum of all rates:
+    :math:`\sum_{g: x_g > 0} (x_g \ln \lambda_g - \ln x_g!) - \sum_g \lambda_g`.
+
+    Parameters
+    ----------
+    x, rate
+        Counts and means of shape ``(n, n_features)``.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.module import poisson_log_likelihood
+    >>> poisson_log_likelihood(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
+    tensor([-2.3069])
+    """
+    rows, columns = x.nonzero(as_tuple=True)
+    k = x[rows, columns]
+    part = k * torch.log(rate[rows, columns] + _EPS) - torch.lgamma(k + 1)
+    return (-rate.sum(dim=1)).index_add(0, rows, part)
+
+
+def bernoulli_log_likelihood(x: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of cells, the sum over features of that of a Bernoulli distribution.
+
+    Parameters
+    ----------
+    x
+        Counts of shape ``(n, n_features)``; a feature with any is open.
+    probs
+        Probabilities of that.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.module import bernoulli_log_likelihood
+    >>> bernoulli_log_likelihood(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.5, 0.5]])).exp()
+    tensor([0.2500])
+    """
+    rows, columns = x.nonzero(as_tuple=True)
+    p = probs.clamp(max=1 - 1e-6)  # in float32 a number below 1
+    closed = torch.log1p(-p)
+    part = torch.log(p[rows, columns] + _EPS) - closed[rows, columns]
+    return closed.sum(dim=1).index_add(0, rows, part)
 
 
 def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:

@@ -173,6 +173,15 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         if adapter_rank:
             add_adapters(self, adapter_rank)
 
+    @property
+    def batch_shifts(self) -> list[nn.Embedding]:
+        """Log shifts of features in each batch, one table for each decoder."""
+        return [self.decoder.batch_shifts]
+
+    def set_mean(self, mean: torch.Tensor) -> None:
+        """Start the decoder from mean counts of shape ``(n_features,)``."""
+        self.decoder.set_mean(mean)
+
     def _get_generative_input(
         self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
     ) -> dict[str, torch.Tensor | None]:
