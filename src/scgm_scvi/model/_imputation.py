@@ -243,11 +243,10 @@ class ImputationMixin:
         """Mean, mean proportion per 10,000, and draws ``(n_draws, n, n_genes)``."""
         blocks, wanted = self.module.blocks, unseen[targets]
         measured = block_sums(self.module.features(tensors).to(self.device)[:, seen], blocks, seen)
-        sizes = torch.where(measured > 0, 0.0, posterior.log_size)  # the encoder's, where unknown
         mean = counted = normalized = 0.0
         draws = []
         for _ in range(n_samples):
-            px, _ = self._decode(posterior.draw(generator), tensors, sizes)
+            px, _ = self._decode(posterior.draw(generator), tensors, posterior.log_size)
             depth = self._depth(px, measured, seen)
             normalized = normalized + self.module.proportions(px.mean)[:, wanted]
             rest = at_depth(px, depth, unseen)

@@ -20,6 +20,7 @@ from torch.distributions import Bernoulli
 
 from scgm_scvi._errors import listed
 
+from ._batch_sizes import encoding_batch_size
 from ._modalities import gathered_obs
 
 __all__ = ["ModalityGettersMixin"]
@@ -397,7 +398,9 @@ class ModalityGettersMixin:
     ) -> Iterator[dict[str, torch.Tensor]]:
         with self._registered(*self._own(adata)) as cells:
             yield from self._make_data_loader(
-                adata=cells, indices=indices, batch_size=batch_size or 1024
+                adata=cells,
+                indices=indices,
+                batch_size=batch_size or encoding_batch_size(len(self.var_)),
             )
 
     def _rows(

@@ -133,15 +133,12 @@ class PosteriorMixin:
         ``x``, in each block of which ``x`` has counts.
         """
         module = self.module
-        z = self._unstandardized(u)
-        if seen is None:
-            return module.decode_state(torch.cat([z, log_size], dim=1), tensors), log_size
-        measured = block_sums(x, module.blocks, seen)
-        state = torch.cat([z, torch.where(measured > 0, 0.0, log_size)], dim=1)
+        state = torch.cat([self._unstandardized(u), log_size], dim=1)
         px = module.decode_state(state, tensors)
-        depth = self._depth(px, measured, seen)
-        log_size = torch.where(measured > 0, module.sizes_at(depth), log_size)
-        return at_depth(px, depth, seen), log_size
+        if seen is None:
+            return px, log_size
+        depth = self._depth(px, block_sums(x, module.blocks, seen), seen)
+        return at_depth(px, depth, seen), module.scaled_sizes(log_size, depth)
 
     def _depth(self, px: Distribution, measured: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """What to multiply the depth of ``px`` by for counts of these sums ``(n, n_blocks)``."""
