@@ -127,11 +127,10 @@ def fidelity(panel: Panel, drawn: Drawn, train: MuData, test: MuData, seed: int)
 
 def coherence(rna: Panel, atac: Panel, drawn: Drawn, train: MuData, test: MuData) -> pd.DataFrame:
     """How often both halves of a cell are given the same type, and the one asked for."""
-    both = {rna: "rna", atac: "atac"}
-    find = {p: type_classifier(p.of(train[m])) for p, m in both.items()}
+    both = [(p, type_classifier(p.of(train[p.modality]))) for p in (rna, atac)]
 
     def shares(cells: MuData | dict[str, AnnData]) -> dict[str, float]:
-        a, b = (find[p](p.of(cells[m])) for p, m in both.items())
+        a, b = (find(p.of(cells[p.modality])) for p, find in both)
         return {"same": (a == b).mean(), "right": ((a == b) & (a == types(cells["rna"]))).mean()}
 
     real = shares(test)

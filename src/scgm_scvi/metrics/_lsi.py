@@ -49,7 +49,8 @@ class LatentSemanticSpace:
         svd = TruncatedSVD(
             min(n_components + 1, min(counts.shape) - 1), algorithm="arpack", random_state=0
         ).fit(_tf_idf(counts, idf))
-        share = _shares(sparse_counts_of(basis[1], features, basis[0]) > 0)
+        is_open = sparse_counts_of(basis[1], features, basis[0]) > 0
+        share = is_open.getnnz(axis=0) / is_open.shape[0]
         most = np.argsort(-share * (1 - share), kind="stable")[:_N_VARIABLE]
         return cls(features, np.sort(most), idf, svd.components_[1:].T)
 
@@ -78,7 +79,3 @@ def _tf_idf(counts: sparse.csr_matrix, idf: np.ndarray) -> sparse.csr_matrix:
     depth = np.asarray(counts.sum(axis=1)).ravel()
     x = sparse.diags_array(_SCALE / np.where(depth == 0, 1, depth)) @ counts
     return sparse.csr_matrix(x @ sparse.diags_array(idf)).log1p()
-
-
-def _shares(is_open: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(is_open.mean(axis=0)).ravel()

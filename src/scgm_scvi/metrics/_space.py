@@ -66,7 +66,7 @@ class Cells:
         """Of each feature over the cells: of log counts, or the share of cells it is open in."""
         if self.is_open is None:
             return self.values.mean(axis=0)
-        return np.asarray(self.is_open.mean(axis=0)).ravel()
+        return self.is_open.getnnz(axis=0) / len(self)
 
 
 def shared_features(objects: Mapping[str, AnnData], first: str) -> list[str]:
