@@ -94,7 +94,7 @@ class TestPosterior:
 
         monkeypatch.setattr(model, "_decode", decode)
         monkeypatch.setattr(
-            "scgm_scvi.model._posterior._log_likelihood",
+            "scgm_scvi.model._posterior.log_likelihood",
             lambda u, x: -((u - target) ** 2).sum(dim=1) / (2 * error**2),
         )
         # the exact denoiser of N(0, 1)

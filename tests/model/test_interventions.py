@@ -34,7 +34,7 @@ def own(state):
 
 
 def cells(state):
-    return DenoisedCells(state, torch.tensor(0.0), decode)
+    return DenoisedCells(state, torch.tensor(0.0), decode, [len(NAMES)])
 
 
 def states(n=4, seed=0):

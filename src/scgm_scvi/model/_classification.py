@@ -12,13 +12,13 @@ import torch
 from anndata import AnnData
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import exponential_sigmas, path_evidence
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.module import SCGM_KEYS, log_likelihood
 
+from ._batch_sizes import encoding_batch_size
 from ._conditions import require_known
 from ._diffusion import _fingerprint
 
@@ -49,7 +49,7 @@ class ClassificationMixin:
         n_samples: int = 8,
         n_levels: int = 6,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> pd.DataFrame:
         r"""Probabilities of every category of a condition, by comparing what it explains.
@@ -88,7 +88,8 @@ class ClassificationMixin:
         seed
             Same seed, same device, same probabilities.
         batch_size
-            Cells at a time; bounds the memory. Part of what the seed determines.
+            Cells at a time; bounds the memory. Part of what the seed determines. Default:
+            1,024, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one.
 
@@ -136,6 +137,8 @@ class ClassificationMixin:
                 "model with the data that it was trained on, or without any: "
                 "SCGM.load(path, adata=False)."
             )
+        if batch_size is None:
+            batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         settings = {
             "n_samples": whole_number(n_samples, "n_samples"),
@@ -167,7 +170,7 @@ class ClassificationMixin:
         generator = torch.Generator(device=device).manual_seed(seed)
         for tensors in loader:
             mean, variance = (t.to(device) for t in self.module.encode_state(tensors))
-            x = tensors[REGISTRY_KEYS.X_KEY].to(device)
+            x = self.module.features(tensors).to(device)
             tokens, _ = self.module.conditions(tensors)
             latent, features = torch.zeros(2, len(mean), n_categories, dtype=torch.float64)
             denoisers = []
@@ -177,8 +180,8 @@ class ClassificationMixin:
                     as_c[:, j] = c + 1
                     as_c = {**tensors, SCGM_KEYS.CONDITIONS_KEY: as_c}
                     denoisers.append(self._denoise(as_c))
-                    likelihood = self.module.decode_state(mean, as_c).log_prob(x)
-                    features[:, c] = likelihood.sum(dim=1).double().cpu()
+                    likelihood = log_likelihood(self.module.decode_state(mean, as_c), x)
+                    features[:, c] = likelihood.double().cpu()
                 for _ in range(n_samples):
                     noise = torch.randn(mean.shape, generator=generator, device=device)
                     x0 = denoiser.standardize(mean + variance.sqrt() * noise)
@@ -212,7 +215,8 @@ class ClassificationMixin:
                     stacklevel=3,
                 )
                 return _UNCALIBRATED
-            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=_MOST_CELLS)
+            size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
+            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=size)
             latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
             self.classifier_weights_[which] = _fit(
                 np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels

@@ -103,8 +103,8 @@ class DiskTrainingMixin:
             self.train_diffusion(
                 **{"datamodule": datamodule, **own, **further, **(diffusion_kwargs or {})}
             )
-        latents = [self.module.encode_state(t)[0][:, :-1].cpu() for t in _first(datamodule)]
-        self._report(torch.cat(latents).numpy())
+        states = [self.module.encode_state(t)[0].cpu() for t in _first(datamodule)]
+        self._report(self.module.split_state(torch.cat(states))[0].numpy())
 
     def _require_fitting(self, datamodule: Any) -> None:
         """Raise unless the data module's cells are those that the model is made for."""
@@ -139,10 +139,11 @@ class DiskTrainingMixin:
         """Start the decoder at the mean expression, and the conditions at their usual values."""
         total, n, values = 0.0, 0, []
         for tensors in minibatches:
-            total = total + tensors[REGISTRY_KEYS.X_KEY].sum(dim=0, dtype=torch.float64)
-            n += len(tensors[REGISTRY_KEYS.X_KEY])
+            x = self.module.features(tensors)
+            total = total + x.sum(dim=0, dtype=torch.float64)
+            n += len(x)
             values.append(tensors.get(SCGM_KEYS.CONDITION_VALUES_KEY))
-        self.module.decoder.set_mean((total / n).float().to(self.device))
+        self.module.set_mean((total / n).float().to(self.device))
         if values[0] is not None:
             self.module.condition_embedding.set_value_range(torch.cat(values).to(self.device))
 

@@ -178,7 +178,8 @@ class EditCurveMixin:
         sampling, design = Sampling.parse(self.condition_spec), self.diffusion_design_
 
         def latent(states: torch.Tensor) -> np.ndarray:
-            return self.module.denoiser.standardize(states)[:, :-1].cpu().numpy()
+            states = self.module.denoiser.standardize(states)
+            return self.module.split_state(states)[0].cpu().numpy()
 
         def generated(tensors: Tensors, analogy: Analogy | None = None) -> np.ndarray:
             noise = self._noise(len(next(iter(tensors.values()))), sampling, generator)

@@ -57,7 +57,7 @@ class EditedStatesMixin:
     """
 
     def _edited(self, cells: Cells, edit: Edit, generator: torch.Generator) -> torch.Tensor:
-        """States ``(n, n_latent + 1)`` of the cells once they are edited."""
+        """States ``(n, n_latent + n_sizes)`` of the cells once they are edited."""
         denoiser, state = self.module.denoiser, cells.state.to(self.device)
         sigma = min(strength_sigma(edit.strength), denoiser.noise.sigma_max)
         sampling = replace(edit.sampling, sigma_max=sigma)
@@ -75,7 +75,8 @@ class EditedStatesMixin:
                 x, cells.target, sampling, generator, clean=True, analogy=cells.analogy
             )
         if not edit.edit_library_size:
-            new[:, -1] = state[:, -1]
+            own = self.module.split_state
+            new = torch.cat([own(new)[0], own(state)[1]], dim=1)
         return new
 
     def _lowest(self, sampling: Sampling) -> float:

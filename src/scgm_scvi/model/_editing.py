@@ -18,6 +18,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.module import SCGM_KEYS
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._edited_states import (
     Cells,
@@ -28,9 +29,8 @@ from ._edited_states import (
     parse_sampling,
 )
 from ._energy import Energy
-from ._generation import default_batch_size, fresh_seed, require_expression, stacked
+from ._generation import fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
-from ._results import require_writable, write_result
 
 __all__ = ["EditingMixin"]
 
@@ -170,9 +170,13 @@ class EditingMixin:
         doi:10.1038/s41592-019-0494-8.
         """
         self._require_diffusion()
-        require_writable(adata, self.var_.index, key_added)
+        self._require_writable(adata, key_added)
         intervention = Intervention.parse(
-            self.var_.index, genes=genes, preserve=preserve, guide=guide
+            self.var_.index,
+            genes=genes,
+            preserve=preserve,
+            guide=guide,
+            blocks=self.module.blocks,
         )
         if (conditions is None or not len(conditions)) and intervention is None:
             raise ValueError(
@@ -238,10 +242,9 @@ class EditingMixin:
             "batch_size": batch_size,
             "changed": _changed(parts, self.var_.index),
         }
-        return write_result(
+        return self._write_result(
             adata,
             key_added,
-            features=self.var_.index,
             layers={"": stacked([p.x for p in parts])},
             latent=np.concatenate([p.latent for p in parts]),
             obs=obs,
@@ -261,7 +264,7 @@ class EditingMixin:
         before = self._express(cells.state, cells.own, "normalized", 0)
         attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
         if intervention is not None and edit.strength > 0:
-            source = torch.as_tensor(before / before.sum(axis=1, keepdims=True))
+            source = torch.as_tensor(before / 1e4)
             energy = intervention.energy(
                 source, lambda state: self.module.decode_state(state, attributes)
             )
@@ -274,7 +277,7 @@ class EditingMixin:
             decoded = self._decoded(new, attributes, adjust)
             samples.append(self._drawn(decoded, "normalized", seed))
             if len(samples) == 1:
-                latent = new[:, :-1].cpu().numpy()
+                latent = self.module.split_state(new)[0].cpu().numpy()
                 x = self._drawn(decoded, "counts", seed) if expression == "counts" else None
         mean = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]

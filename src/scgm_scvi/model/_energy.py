@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch.distributions import Distribution
+
+from scgm_scvi.module import block_sums, of_each_feature
 
 __all__ = ["DenoisedCells", "Energy", "energy_of_states"]
 
@@ -26,7 +28,9 @@ class DenoisedCells:
     latent
         Latents ``(n, n_latent)``, as in ``obsm["X_scgm"]``.
     log_size
-        Log library sizes ``(n,)``.
+        Log library sizes ``(n,)``; ``(n, n_sizes)`` where a model has several, one a block.
+    state
+        Both, as stage two has them: ``(n, n_latent + n_sizes)``.
     sigma
         Noise level that was removed, in units of the standardised latent, 0-d.
 
@@ -45,8 +49,13 @@ class DenoisedCells:
         state: torch.Tensor,
         sigma: torch.Tensor,
         decode: Callable[[torch.Tensor], Distribution],
+        blocks: Sequence[int],
     ) -> None:
-        self.latent, self.log_size, self.sigma = state[:, :-1], state[:, -1], sigma
+        n = len(blocks)
+        self.state, self.sigma, self._blocks = state, sigma, blocks
+        self.latent, self.log_size = state[:, :-n], state[:, -n:]
+        if n == 1:
+            self.log_size = self.log_size.squeeze(1)
         self._decode = lambda: decode(state)
 
     @cached_property
@@ -61,8 +70,9 @@ class DenoisedCells:
 
     @property
     def proportions(self) -> torch.Tensor:
-        """Expected features as parts of a cell's total."""
-        return self.expression / self.expression.sum(dim=1, keepdim=True)
+        """Expected features as parts of a cell's total, where they come in blocks of its block's."""
+        totals = block_sums(self.expression, self._blocks)
+        return self.expression / of_each_feature(totals, self._blocks)
 
 
 Energy = Callable[[DenoisedCells], torch.Tensor]
@@ -75,6 +85,8 @@ def energy_of_states(
 
     def of_states(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         state = module.denoiser.unstandardize(x)
-        return energy(DenoisedCells(state, sigma, lambda s: module.decode_state(s, tensors)))
+        return energy(
+            DenoisedCells(state, sigma, lambda s: module.decode_state(s, tensors), module.blocks)
+        )
 
     return of_states

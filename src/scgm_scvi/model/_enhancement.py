@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution, Normal
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi.module import JoinedDistribution
 
-from ._generation import default_batch_size, fresh_seed
+from ._batch_sizes import default_batch_size
+from ._generation import fresh_seed
 from ._posterior import zero_probability
-from ._results import require_writable, write_result
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]
 
@@ -117,28 +114,26 @@ class EnhancementMixin:
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
             seed = fresh_seed()
-        features = pd.Index(self.var_.index)
-        require_writable(adata, features, key_added)
+        self._require_writable(adata, key_added)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         parts, latents = [], []
         bar = tqdm(total=adata.n_obs, unit="cell", desc="Enhancing", disable=not progress_bar)
         with bar:
             for tensors in self._minibatches(adata, batch_size):
                 posterior = self._posterior(tensors, n_steps, generator)
-                x = tensors[REGISTRY_KEYS.X_KEY].to(self.device) if own_counts else None
+                x = self.module.features(tensors).to(self.device) if own_counts else None
                 total = 0
                 with torch.no_grad():
                     for _ in range(n_samples):
                         u = posterior.draw(generator)
                         px, _ = self._decode(u, tensors, posterior.log_size)
-                        total = total + _expression(px, x) / n_samples
+                        total = total + self._expression(px, x) / n_samples
                 parts.append(total.cpu().numpy())
                 latents.append(self._latents(posterior).cpu().numpy())
                 bar.update(len(total))
-        return write_result(
+        return self._write_result(
             adata,
             key_added,
-            features=features,
             layers={"": np.concatenate(parts)},
             latent=np.concatenate(latents),
             obs={},
@@ -152,13 +147,12 @@ class EnhancementMixin:
             copy=copy,
         )
 
-
-def _expression(px: Distribution, x: Any) -> torch.Tensor:
-    """Rates, with the counts where they are given, as counts per 10,000."""
-    if isinstance(px, Normal):
-        return px.mean
-    rates = px.mean if x is None else rates_given_counts(px, x)
-    return rates / rates.sum(dim=1, keepdim=True) * 1e4
+    def _expression(self, px: Distribution, x: torch.Tensor | None) -> torch.Tensor:
+        """Rates, with the counts where they are given, as counts per 10,000."""
+        if isinstance(px, Normal):
+            return px.mean
+        rates = px.mean if x is None else rates_given_counts(px, x)
+        return self.module.proportions(rates) * 1e4
 
 
 def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
@@ -168,7 +162,8 @@ def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
     :math:`\theta` and mean :math:`\mu`; given a count, the rate's distribution is gamma again, of
     shape :math:`\theta + x` and mean :math:`\mu(\theta+x)/(\theta+\mu)`. Where zeros are inflated,
     a zero is a true one with a probability below 1, and the rate of a false one is 0. The rate of
-    a Poisson is known.
+    a Poisson is known, and the probability of a Bernoulli. Of several blocks, one without any count
+    in a cell was not measured in it, and tells nothing.
 
     Parameters
     ----------
@@ -181,6 +176,12 @@ def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
     -------
     Tensor ``(n, n_features)``.
     """
+    if isinstance(px, JoinedDistribution):
+        rates = [
+            torch.where((part != 0).any(dim=1, keepdim=True), rates_given_counts(p, part), p.mean)
+            for p, part in zip(px.parts, px.split(x), strict=True)
+        ]
+        return torch.cat(rates, dim=1)
     if not isinstance(px, NegativeBinomial):
         return px.mean
     rates = px.mu * (px.theta + x) / (px.theta + px.mu)

@@ -15,6 +15,7 @@ from scgm_scvi.module import CategoryCounts, new_entries, only_trained
 from scgm_scvi.nn import merge_adapters
 from scgm_scvi.train import Replay
 
+from ._batch_sizes import default_batch_size
 from ._conditions import ConditionSpec
 from ._diffusion import Encoded
 
@@ -72,7 +73,8 @@ class FineTuningMixin:
         if self.fine_tuning_ is None or (prefix and not self._starts_from_reference):
             yield
             return
-        shifts = self.module.decoder.batch_shifts.requires_grad_(True)
+        for shifts in self.module.batch_shifts:
+            shifts.requires_grad_(True)
         try:
             if self.fine_tuning_["mode"] == "full":
                 yield
@@ -83,20 +85,27 @@ class FineTuningMixin:
             with only_trained(part, new, adapters=self.fine_tuning_["mode"] == "adapter"):
                 yield
         finally:
-            shifts.requires_grad_(False)
+            for shifts in self.module.batch_shifts:
+                shifts.requires_grad_(False)
 
     @torch.no_grad()
     def _start_new_batches(self) -> None:
         """Shift each feature in each new batch by what the reference gets wrong of it on average."""
-        table = self.module.decoder.batch_shifts.weight
+        tables, module = [shifts.weight for shifts in self.module.batch_shifts], self.module
         n_known = self.fine_tuning_["known"]["nuisances"][0]
-        observed, expected = torch.zeros(2, *table.shape, device=table.device)
-        for tensors in self._make_data_loader(adata=self.adata, batch_size=1024):
-            batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long().to(table.device)
-            mean = self.module.decode_state(self.module.encode_state(tensors)[0], tensors).mean
-            observed.index_add_(0, batch, tensors[REGISTRY_KEYS.X_KEY].to(table.device))
-            expected.index_add_(0, batch, mean)
-        table[n_known:] += torch.log((observed + 1) / (expected + 1))[n_known:]
+        observed, expected = torch.zeros_like(torch.cat(tables, dim=1)).repeat(2, 1, 1)
+        size = default_batch_size(observed.shape[1])
+        for tensors in self._make_data_loader(adata=self.adata, batch_size=size):
+            batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long().to(observed.device)
+            x = module.features(tensors).to(observed.device)
+            mean = module.decode_state(module.encode_state(tensors)[0], tensors).mean
+            observed.index_add_(0, batch, x)
+            parts = x.split(module.blocks, dim=1)
+            known = [part.any(dim=1, keepdim=True).expand_as(part) for part in parts]
+            expected.index_add_(0, batch, mean * torch.cat(known, dim=1))
+        change = torch.log((observed + 1) / (expected + 1))[n_known:]
+        for table, part in zip(tables, change.split(module.blocks, dim=1), strict=True):
+            table[n_known:] += part
 
     def _require_diffusion(self) -> None:
         if self.fine_tuning_ is not None and not self.is_trained_:

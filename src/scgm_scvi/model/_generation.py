@@ -19,15 +19,13 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.module import with_mean
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._energy import Energy
 from ._sampling import Sampling
-from ._writing import ChunkWriter
 
-__all__ = ["GenerationMixin", "default_batch_size", "fresh_seed", "require_expression", "stacked"]
-
-_MEMORY_BUDGET = 2**29  # bytes, for decoding a chunk
+__all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
 
 
 class _Chunk(NamedTuple):
@@ -39,8 +37,8 @@ class _Chunk(NamedTuple):
 class GenerationMixin:
     """Sample latents from stage two and decode them with stage one.
 
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
-    what the features are.
+    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``SamplingMixin`` and ``AnnDataMixin``;
+    knows nothing of what the features are.
     """
 
     latent_key: str = "X_scgm"
@@ -156,8 +154,8 @@ class GenerationMixin:
         bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
         if out is None:
             with bar:
-                return self._collect(_counted(chunks, bar), uns)
-        with ChunkWriter(out) as writer, bar:
+                return self._packed(self._collect(_counted(chunks, bar), uns))
+        with self._writer(out) as writer, bar:
             for chunk in _counted(chunks, bar):
                 writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
             writer.finish(self.var_, {"scgm": uns})
@@ -200,7 +198,8 @@ class GenerationMixin:
             generator = torch.Generator(device=self.device).manual_seed(torch_seed)
             state = self._sample_state(tensors, sampling, generator)
             x = self._express(state, tensors, expression, torch_seed)
-            yield _Chunk(x, state[:, :-1].cpu().numpy(), request.obs(tensors, start))
+            latent, _ = self.module.split_state(state)
+            yield _Chunk(x, latent.cpu().numpy(), request.obs(tensors, start))
 
     @torch.no_grad()
     def _express(
@@ -210,7 +209,7 @@ class GenerationMixin:
         expression: str,
         seed: int,
     ) -> sparse.csr_matrix | np.ndarray:
-        """Decode; draw features, or take their mean scaled to 10,000 a cell."""
+        """Decode; draw features, or take their mean scaled to 10,000 a cell and block."""
         return self._drawn(self._decoded(state, tensors), expression, seed)
 
     @torch.no_grad()
@@ -222,22 +221,22 @@ class GenerationMixin:
     ) -> Distribution:
         """Distribution of the features of cells.
 
-        ``adjust`` is a function of the expected proportions of features to those they shall have.
+        ``adjust`` is a function of the expected proportions of features, in their blocks, to those
+        that they shall have.
         """
         distribution = self.module.decode_state(state, tensors)
         if adjust is None:
             return distribution
-        total = distribution.mean.sum(dim=1, keepdim=True)
+        total = self.module.block_totals(distribution.mean)
         return with_mean(distribution, adjust(distribution.mean / total) * total)
 
     @torch.no_grad()
     def _drawn(
         self, distribution: Distribution, expression: str, seed: int
     ) -> sparse.csr_matrix | np.ndarray:
-        """Features drawn, or their mean scaled to 10,000 a cell."""
+        """Features drawn, or their mean scaled to 10,000 a cell and block."""
         if expression == "normalized":
-            mean = distribution.mean
-            return (mean / mean.sum(dim=1, keepdim=True) * 1e4).cpu().numpy()
+            return (self.module.proportions(distribution.mean) * 1e4).cpu().numpy()
         # torch.distributions take no generator: borrow the global one, and give it back.
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -255,11 +254,6 @@ def require_expression(expression: str) -> None:
     """Raise ``ValueError`` unless it is a kind of expression that cells come in."""
     if expression not in ("counts", "normalized"):
         raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
-
-
-def default_batch_size(n_features: int) -> int:
-    """As many cells as decode within the budget: eight arrays of their features in float32."""
-    return max(1, min(2048, _MEMORY_BUDGET // (8 * 4 * max(1, n_features))))
 
 
 def stacked(parts: Sequence[sparse.csr_matrix | np.ndarray]) -> sparse.csr_matrix | np.ndarray:

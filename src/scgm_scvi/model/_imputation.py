@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
-from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.module import block_sums, of_each_feature
 
-from ._generation import _MEMORY_BUDGET, default_batch_size, fresh_seed, stacked
+from ._batch_sizes import MEMORY_BUDGET, default_batch_size
+from ._generation import fresh_seed, stacked
 from ._posterior import Posterior, at_depth, mean_log1p
 from ._validation import layer_names, validate_adata
 
@@ -124,7 +125,7 @@ class ImputationMixin:
         genes = self._genes_to_impute(adata, genes)
         full, seen = self._completed(adata, genes)
         if batch_size is None:
-            own = _MEMORY_BUDGET // (3 * 4 * _DRAWS * n_samples * len(genes))
+            own = MEMORY_BUDGET // (3 * 4 * _DRAWS * n_samples * len(genes))
             batch_size = max(1, min(own, default_batch_size(len(self.var_))))
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
@@ -170,7 +171,7 @@ class ImputationMixin:
         )
 
     def _require_counts(self) -> None:
-        if self.module.gene_likelihood == "normal":
+        if getattr(self.module, "gene_likelihood", None) == "normal":
             raise ValueError(
                 "The model has gene_likelihood='normal'; imputing needs counts, whose depth tells "
                 "how much was not measured. Train on raw counts, with 'nb'."
@@ -241,23 +242,23 @@ class ImputationMixin:
         targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, mean proportion per 10,000, and draws ``(n_draws, n, n_genes)``."""
-        measured = tensors[REGISTRY_KEYS.X_KEY].to(self.device)[:, seen].sum(dim=1, keepdim=True)
-        zero = torch.zeros_like(measured)
+        blocks, wanted = self.module.blocks, unseen[targets]
+        measured = block_sums(self.module.features(tensors).to(self.device)[:, seen], blocks, seen)
         mean = counted = normalized = 0.0
         draws = []
         for _ in range(n_samples):
-            px, _ = self._decode(posterior.draw(generator), tensors, zero)
-            share = px.mean[:, seen].sum(dim=1, keepdim=True)
-            total = px.mean.sum(dim=1, keepdim=True)
-            normalized = normalized + px.mean[:, unseen[targets]] / total
-            rest = at_depth(px, measured / share, unseen)
+            px, _ = self._decode(posterior.draw(generator), tensors, posterior.log_size)
+            depth = self._depth(px, measured, seen)
+            normalized = normalized + self.module.proportions(px.mean)[:, wanted]
+            rest = at_depth(px, depth, unseen)
             for _ in range(_DRAWS):
                 x = rest.sample()
-                depth = measured + x.sum(dim=1, keepdim=True)
-                draws.append(torch.log1p(1e4 * x[:, targets] / depth))
-            wanted = at_depth(px, measured / share, unseen[targets])
-            part, probability = mean_log1p(wanted, 1e4 * share / (measured * total))
-            mean, counted = mean + part, counted + probability
+                total = (measured + block_sums(x, blocks, unseen)).clamp(min=1e-8)
+                total = of_each_feature(total, blocks, wanted)
+                draws.append(torch.log1p(1e4 * x[:, targets] / total))
+            factor = 1e4 / (depth * block_sums(px.mean, blocks))
+            part, probability = mean_log1p(rest, of_each_feature(factor, blocks, unseen))
+            mean, counted = mean + part[:, targets], counted + probability[:, targets]
         mean = torch.where(counted < _RARE * n_samples, 0.0, mean / n_samples)
         return mean, normalized * (1e4 / n_samples), torch.stack(draws)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 from scgm_scvi._errors import listed
+from scgm_scvi.module import block_sums, of_each_feature
 
 from ._demands import HELD, Demand, Genes, Preserve, demanded, held, require_features
 from ._energy import DenoisedCells, Energy
@@ -28,7 +29,7 @@ class Intervention:
     r"""Demands on the expression of some genes, and a user's wish, as an energy of cells.
 
     A demand is a target expression :math:`t` in CP10K, that is per 10,000 of a cell's expected
-    expression :math:`m`. Its energy is
+    expression :math:`m`, in the gene's own block where features come in blocks. Its energy is
 
     .. math::
         E = \frac{(\ln(m + 1) - \ln(t + 1))^2}{2\tau^2}, \qquad
@@ -55,6 +56,8 @@ class Intervention:
         Names of those that shall not, the others.
     guide
         An energy besides.
+    blocks
+        Numbers of features of each block; empty: they are all one.
 
     Examples
     --------
@@ -78,6 +81,7 @@ class Intervention:
     forced: tuple[str, ...] = ()
     preserved: tuple[str, ...] = ()
     guide: Energy | None = None
+    blocks: tuple[int, ...] = ()
 
     @classmethod
     def parse(
@@ -86,6 +90,7 @@ class Intervention:
         genes: Genes = None,
         preserve: Preserve = None,
         guide: Energy | None = None,
+        blocks: Sequence[int] = (),
     ) -> Intervention | None:
         """Read what a user asked for; ``None`` where that is nothing.
 
@@ -100,6 +105,8 @@ class Intervention:
             Genes whose expression is held, or a dict of names of gene sets to their genes.
         guide
             Function of :class:`scgm_scvi.model.DenoisedCells`, one number a cell.
+        blocks
+            Numbers of features of each block; default: they are all one.
 
         Raises
         ------
@@ -124,7 +131,10 @@ class Intervention:
             )
         require_features(demands, names, "genes")
         require_features(kept, names, "preserve")
-        total = sum(d.level for d in demands.values())
+        blocks = tuple(blocks) or (len(names),)
+        columns = [int(names.get_loc(gene)) for gene in demands]
+        levels = torch.tensor([[d.level for d in demands.values()]], dtype=torch.float64)
+        total = float(block_sums(levels, blocks, columns).max())
         if total >= _TOTAL:
             raise ValueError(
                 f"genes: the targets add up to {total:g} CP10K, which leaves nothing of the "
@@ -139,6 +149,7 @@ class Intervention:
             forced=tuple(demands),
             preserved=tuple(kept),
             guide=guide,
+            blocks=blocks,
         )
 
     def targets(self, source: torch.Tensor) -> torch.Tensor:
@@ -153,11 +164,14 @@ class Intervention:
         level = source.new_tensor([d.level / _TOTAL for d in self.demands])
         fold = source.new_tensor([d.fold for d in self.demands])
         targets = level + fold * source[:, list(self.columns)]
-        total = targets.sum(dim=1)
-        full = total > 1 + 1e-4 if len(self.columns) == source.shape[1] else total >= 1
+        columns = list(self.columns)
+        total = block_sums(targets, self.blocks, columns)
+        number = block_sums(torch.ones(1, len(columns)), self.blocks, columns)
+        whole = (number == torch.tensor(self.blocks)).to(total.device)
+        full = torch.where(whole, total > 1 + 1e-4, total >= 1)
         if bool(full.any()):
             raise ValueError(
-                f"genes: in {int(full.sum())} of {len(source)} cells the targets add up to "
+                f"genes: in {int(full.any(dim=1).sum())} of {len(source)} cells the targets add up to "
                 f"{float(total.max()) * _TOTAL:.0f} CP10K, of 10,000 in a cell. Ask for smaller "
                 "folds, or preserve fewer genes."
             )
@@ -169,9 +183,9 @@ class Intervention:
         Parameters
         ----------
         source
-            The cells' own reconstruction: proportions ``(n, n_features)``, rows sum to 1.
+            The cells' own reconstruction: proportions ``(n, n_features)``, blocks sum to 1.
         decode
-            From states ``(n, n_latent + 1)``, a latent and a log library size, to the
+            From states ``(n, n_latent + n_sizes)``, a latent and log library sizes, to the
             distribution of the features, under the conditions that the cells shall have.
 
         Returns
@@ -193,11 +207,11 @@ class Intervention:
 
         def log_expression(state: torch.Tensor) -> torch.Tensor:
             mean = decode(state).mean
-            return (mean[:, columns] / mean.sum(dim=1, keepdim=True) * _TOTAL + 1).log()
+            total = of_each_feature(block_sums(mean, self.blocks), self.blocks, columns)
+            return (mean[:, columns] / total * _TOTAL + 1).log()
 
         def energy(cells: DenoisedCells) -> torch.Tensor:
-            state = torch.cat([cells.latent, cells.log_size[:, None]], dim=1)
-            now = _linearized(log_expression, state)
+            now = _linearized(log_expression, cells.state)
             missing = now - (targets + 1).log().to(now)
             total = (missing.square() / (2 * variance.to(now))).sum(dim=1)
             return total if guide is None else total + _one_a_cell(guide(cells), cells)
@@ -216,7 +230,7 @@ class Intervention:
 
         Returns
         -------
-        Proportions ``(n, n_features)``; rows sum to 1.
+        Proportions ``(n, n_features)``; blocks sum to 1.
 
         Raises
         ------
@@ -229,8 +243,9 @@ class Intervention:
         targets = self.targets(source).to(proportions)
         others = proportions.clone()
         others[:, columns] = 0
-        rest = (1 - targets.sum(dim=1)).clamp(min=0) / others.sum(dim=1).clamp(min=1e-30)
-        out = others * rest[:, None]
+        rest = (1 - block_sums(targets, self.blocks, columns)).clamp(min=0)
+        rest = rest / block_sums(others, self.blocks).clamp(min=1e-30)
+        out = others * of_each_feature(rest, self.blocks)
         out[:, columns] = targets
         return out
 

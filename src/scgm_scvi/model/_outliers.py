@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scvi import REGISTRY_KEYS
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from scgm_scvi._errors import whole_number
 
+from ._batch_sizes import encoding_batch_size
 from ._diffusion import _fingerprint
 from ._validation import match_features, validate_adata, validate_matrix
 
@@ -41,7 +41,7 @@ class OutlierMixin:
         indices: Sequence[int] | np.ndarray | None = None,
         *,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> np.ndarray:
         r"""How strange each cell is to the model: higher for types that it was not trained on.
@@ -83,7 +83,8 @@ class OutlierMixin:
         seed
             Of the generated cells: same seed, same device, same scores.
         batch_size
-            Cells scored at a time; does not change the scores.
+            Cells scored at a time; does not change the scores. Default:
+            1,024, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one while cells are generated to compare with.
 
@@ -112,6 +113,8 @@ class OutlierMixin:
         Mean distance to neighbours: Angiulli and Pizzuti 2002, doi:10.1007/3-540-45681-3_2.
         """
         self._require_diffusion()
+        if batch_size is None:
+            batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         x = self._features_of(adata)
         rows = np.arange(x.shape[0]) if indices is None else np.arange(x.shape[0])[indices]
@@ -133,7 +136,7 @@ class OutlierMixin:
             if self.minified_data_type is not None:
                 raise ValueError("The model's data are minified: pass adata, with counts.")
             self._validate_anndata()
-            return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            return self._counts(self.adata)
         validate_adata(adata, may_be_view=True)
         adata = match_features(adata, pd.Index(self.var_.index))
         setup = self.registry_["setup_args"]
@@ -147,13 +150,12 @@ class OutlierMixin:
         found = self.outlier_reference_
         if found is not None and all(found[k] == v for k, v in made_for.items()):
             return found
-        x = _dense(
-            self.generate(
-                conditions=self._conditions_of_training_cells(seed),
-                seed=seed,
-                progress_bar=progress_bar,
-            ).X
+        cells = self.generate(
+            conditions=self._conditions_of_training_cells(seed),
+            seed=seed,
+            progress_bar=progress_bar,
         )
+        x = _dense(self._unpacked(cells).X)
         reference: dict[str, Any] = dict(made_for)
         if self.registry_["setup_args"].get("is_count_data", True):
             total = x.sum(axis=0, dtype=np.float64) + 1  # no feature is impossible

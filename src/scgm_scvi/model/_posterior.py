@@ -6,24 +6,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from torch.distributions import Distribution
+from torch.distributions import Bernoulli, Distribution
 
-from scgm_scvi.module import nb_log_likelihood
+from scgm_scvi.module import JoinedDistribution, block_sums, log_likelihood
 
 __all__ = ["Posterior", "PosteriorMixin", "at_depth", "mean_log1p", "zero_probability"]
 
 Tensors = Mapping[str, torch.Tensor]
 
 _LEVEL = 0.2  # of noise, at which the prior is asked; posteriors are .1 and more wide
+_CERTAIN = 1 - 1e-6  # a probability that still has a logarithm of what it leaves
+_NOTHING = 1e-30  # counts, in place of an expectation of 0
 _RATE = 0.1  # of Adam, in standard deviations of the latent
 
 
 class Posterior(NamedTuple):
     """Gaussians, one a cell, in standardised latents: ``mean`` and ``std`` ``(n, n_latent)``.
 
-    ``log_size`` ``(n, 1)`` is that of the counts at hand, or the log size factor.
+    ``log_size`` ``(n, n_sizes)`` is that of the counts at hand, or the log size factor.
     """
 
     mean: torch.Tensor
@@ -64,8 +65,9 @@ class PosteriorMixin:
         Parameters
         ----------
         seen
-            Columns that were measured; default: all. The depth of a cell is then what these
-            counts and the share that the decoder gives these features make it.
+            Columns that were measured, in order; default: all. The depth of a cell is then what
+            these counts and the share that the decoder gives these features make it, in each
+            block; that of a block without counts is what the encoder says.
 
         References
         ----------
@@ -74,12 +76,13 @@ class PosteriorMixin:
         """
         module, denoiser = self.module, self.module.denoiser
         state, variance = (s.clone() for s in module.encode_state(tensors))  # out of inference mode
-        mean = denoiser.standardize(state)[:, :-1]
-        log_std = (variance[:, :-1].sqrt() / denoiser.scale[:-1]).log()
-        log_size = state[:, -1:]
+        split = module.split_state
+        mean, _ = split(denoiser.standardize(state))
+        log_std = (split(variance)[0].sqrt() / split(denoiser.scale)[0]).log()
+        _, log_size = split(state)
         if n_steps == 0:
             return Posterior(mean, log_std.exp(), log_size)
-        x = tensors[REGISTRY_KEYS.X_KEY].to(self.device)
+        x = module.features(tensors).to(self.device)
         x = x if seen is None else x[:, seen]
         denoise, level = self._denoise(tensors), torch.tensor(_LEVEL, dtype=torch.float64)
         parameters = [p.requires_grad_() for p in (mean, log_std)]
@@ -90,7 +93,7 @@ class PosteriorMixin:
                 u = Posterior(mean, log_std.exp(), log_size).draw(generator)
                 px, depth = self._decode(u, tensors, log_size, x, seen)
                 score = self._prior_score(denoise, u.detach(), depth.detach(), level, generator)
-                bound = _log_likelihood(px, x) + (u * score).sum(dim=1) + log_std.sum(dim=1)
+                bound = log_likelihood(px, x) + (u * score).sum(dim=1) + log_std.sum(dim=1)
                 gradients = torch.autograd.grad(-bound.sum(), parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -107,13 +110,14 @@ class PosteriorMixin:
         generator: torch.Generator,
     ) -> torch.Tensor:
         """Gradient of the diffusion model's log-density, of latents ``u`` at their depth."""
-        denoiser = self.module.denoiser
-        state = torch.cat([u, (log_size - denoiser.shift[-1]) / denoiser.scale[-1]], dim=1)
+        denoiser, split = self.module.denoiser, self.module.split_state
+        size = (log_size - split(denoiser.shift)[1]) / split(denoiser.scale)[1]
+        state = torch.cat([u, size], dim=1)
         noise = torch.randn(
             state.shape, generator=generator, device=state.device, dtype=state.dtype
         )
         noisy = state + level * noise
-        return ((denoise(noisy, level) - noisy) / level**2)[:, :-1].to(u.dtype)
+        return split((denoise(noisy, level) - noisy) / level**2)[0].to(u.dtype)
 
     def _decode(
         self,
@@ -123,34 +127,56 @@ class PosteriorMixin:
         x: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
     ) -> tuple[Distribution, torch.Tensor]:
-        """Distribution of the features of latents ``u``, and the depth that it is at.
+        """Distribution of the features of latents ``u``, and the log sizes that it is at.
 
         With ``seen``, that of these features alone, at the depth that makes their sum that of
-        ``x``.
+        ``x``, in each block of which ``x`` has counts.
         """
-        denoiser = self.module.denoiser
-        z = u * denoiser.scale[:-1] + denoiser.shift[:-1]
+        module = self.module
+        state = torch.cat([self._unstandardized(u), log_size], dim=1)
+        px = module.decode_state(state, tensors)
         if seen is None:
-            return self.module.decode_state(torch.cat([z, log_size], dim=1), tensors), log_size
-        px = self.module.decode_state(torch.cat([z, torch.zeros_like(log_size)], dim=1), tensors)
-        depth = x.sum(dim=1, keepdim=True) / px.mean[:, seen].sum(dim=1, keepdim=True)
-        return at_depth(px, depth, seen), depth.log()
+            return px, log_size
+        depth = self._depth(px, block_sums(x, module.blocks, seen), seen)
+        return at_depth(px, depth, seen), module.scaled_sizes(log_size, depth)
+
+    def _depth(self, px: Distribution, measured: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """What to multiply the depth of ``px`` by for counts of these sums ``(n, n_blocks)``."""
+        expected = block_sums(px.mean[:, seen], self.module.blocks, seen)
+        return torch.where(measured > 0, measured / expected.clamp(min=_NOTHING), 1.0)
 
     @torch.no_grad()
     def _latents(self, posterior: Posterior) -> torch.Tensor:
         """Means of the latents, in the units of ``obsm["X_scgm"]``."""
-        denoiser = self.module.denoiser
-        return posterior.mean * denoiser.scale[:-1] + denoiser.shift[:-1]
+        return self._unstandardized(posterior.mean)
+
+    def _unstandardized(self, u: torch.Tensor) -> torch.Tensor:
+        """Latents of standardised ones."""
+        denoiser, split = self.module.denoiser, self.module.split_state
+        return u * split(denoiser.scale)[0] + split(denoiser.shift)[0]
 
     def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         """Minibatches of cells; conditions that ``adata`` has no column for are unspecified."""
-        absent = [name for name in self.condition_spec.steered if name not in adata.obs]
+        absent = [name for name in self.condition_spec.steered if name not in self._obs(adata)]
         with self._registered(adata, absent) as cells:
             yield from self._make_data_loader(adata=cells, batch_size=batch_size)
 
 
 def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Distribution:
-    """The distribution of some of the counts, at ``depth`` times the depth."""
+    """The distribution of some of the counts, at ``depth`` ``(n, n_blocks)`` times the depth.
+
+    Where there are several blocks, ``columns`` are in order. Of a Bernoulli distribution the
+    probabilities are multiplied, up to 1.
+    """
+    if isinstance(px, JoinedDistribution):
+        ends = torch.as_tensor([0, *px.widths], device=columns.device).cumsum(0).tolist()
+        parts = []
+        for i, (part, start, end) in enumerate(zip(px.parts, ends[:-1], ends[1:], strict=True)):
+            own = columns[(columns >= start) & (columns < end)] - start
+            parts.append(at_depth(part, depth[:, i : i + 1], own))
+        return JoinedDistribution(parts)
+    if isinstance(px, Bernoulli):
+        return Bernoulli(probs=(px.probs[:, columns] * depth).clamp(max=_CERTAIN))
     if isinstance(px, ZeroInflatedNegativeBinomial):
         return ZeroInflatedNegativeBinomial(
             mu=px.mu[:, columns] * depth,
@@ -166,6 +192,10 @@ def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Di
 
 def zero_probability(px: Distribution) -> torch.Tensor:
     """Probability of a count of 0, which ``px.log_prob`` finds by differences of large numbers."""
+    if isinstance(px, JoinedDistribution):
+        return torch.cat([zero_probability(part) for part in px.parts], dim=1)
+    if isinstance(px, Bernoulli):
+        return 1 - px.probs
     if not isinstance(px, NegativeBinomial):
         return (-px.mean).exp()
     zero = (-px.theta * torch.log1p(px.mu / px.theta)).exp()
@@ -188,21 +218,15 @@ def mean_log1p(px: Distribution, factor: torch.Tensor) -> tuple[torch.Tensor, to
     px
         Distribution of counts ``(n, n_features)``.
     factor
-        :math:`f`, ``(n, 1)``.
+        :math:`f`, ``(n, 1)`` or ``(n, n_features)``.
 
     Returns
     -------
     Two tensors ``(n, n_features)``.
     """
     counted = 1 - zero_probability(px)
-    m = px.mean / counted.clamp(min=1e-8)
-    v = ((px.variance + px.mean**2) / counted - m**2).clamp(min=0)
+    some = counted.clamp(min=1e-8)
+    m = px.mean / some
+    v = ((px.variance + px.mean**2) / some - m**2).clamp(min=0)
     base = 1 + factor * m
     return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2), counted
-
-
-def _log_likelihood(px: Distribution, x: torch.Tensor) -> torch.Tensor:
-    """Nats of each cell."""
-    if type(px) is NegativeBinomial:
-        return nb_log_likelihood(x, px.mu, px.theta)
-    return px.log_prob(x).sum(dim=1)

@@ -8,8 +8,9 @@ from scvi import REGISTRY_KEYS
 
 from scgm_scvi.train import Replay
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Request
-from ._generation import default_batch_size, stacked
+from ._generation import stacked
 from ._sampling import Sampling
 
 __all__ = ["ReplayMixin"]
@@ -40,7 +41,7 @@ class ReplayMixin:
             x.append(self._express(states[-1], some, "counts", seed + start))
         x, state = stacked(x), torch.cat(states)
         if self.module.use_size_factor_key:
-            tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = state[:, -1:].exp().cpu()
+            tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = self.module.split_state(state)[1].exp().cpu()
         kept = np.asarray(abs(x).sum(axis=1)).ravel() > 0  # an empty cell has no log depth
         rows = torch.as_tensor(np.flatnonzero(kept))
         tensors = {k: v[rows] for k, v in tensors.items()}

@@ -184,7 +184,7 @@ class SamplingMixin:
     def _sample_state(
         self, tensors: Tensors, sampling: Sampling, generator: torch.Generator
     ) -> torch.Tensor:
-        """Sample states ``(n, n_latent + 1)``, float32, in the units of the latent."""
+        """Sample states ``(n, n_latent + n_sizes)``, float32, in the units of the latent."""
         noise = self._noise(len(next(iter(tensors.values()))), sampling, generator)
         return self._descend(noise, tensors, sampling, generator)
 

@@ -11,37 +11,17 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 
-from scgm_scvi._errors import whole_number
 from scgm_scvi.module import SCGMVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
-from ._diagnostics import DiagnosticsMixin
-from ._disk_training import DiskTrainingMixin, own_registry
-from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
+from ._disk_training import own_registry
 from ._from_scvi import FromSCVIMixin
-from ._latent_diffusion_model import LatentDiffusionModel
-from ._replaying import ReplayMixin
-from ._setup import SetupMixin
-from ._stage_one import StageOneMixin
-from ._transfer import TransferMixin
+from ._two_stage_model import TwoStageModel
 
 __all__ = ["SCGM"]
 
-_STEPS = 12_000
 
-
-class SCGM(
-    SetupMixin,
-    TransferMixin,
-    FineTuningMixin,
-    ReplayMixin,
-    FromSCVIMixin,
-    DiskTrainingMixin,
-    LatentDiffusionModel,
-    DiagnosticsMixin,
-    StageOneMixin,
-    SCVI,
-):
+class SCGM(FromSCVIMixin, TwoStageModel, SCVI):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count
@@ -170,119 +150,6 @@ class SCGM(
                 f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
                 "log-normalised values with 'normal'."
             )
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        batch_size: int = 128,
-        early_stopping: bool = False,
-        plan_kwargs: dict[str, Any] | None = None,
-        diffusion: bool = True,
-        diffusion_kwargs: dict[str, Any] | None = None,
-        datamodule: Any = None,
-        max_steps: int | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train both stages, and write the latent means to ``adata.obsm["X_scgm"]``.
-
-        Parameters
-        ----------
-        max_epochs
-            Of stage one. Default: as many as make 12,000 steps, between 20 and 400. With a
-            ``datamodule``: 20, or as many as make 12,000 steps, but not more than 100,000 steps.
-        accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
-            As in :meth:`scvi.model.SCVI.train`.
-        early_stopping
-            Stop stage one when held-out cells stop improving, and keep the (moving average of
-            the) weights that were best for them after the first quarter of the schedule. Off by
-            default: the likelihood of held-out cells is best long before the decoder has learnt
-            the spread of cells within a type, and cells generated from the end of the schedule
-            are harder to tell from real ones.
-        plan_kwargs
-            Passed to :class:`scgm_scvi.train.SCGMTrainingPlan`.
-        diffusion
-            Whether to go on with stage two.
-        diffusion_kwargs
-            Passed to :meth:`train_diffusion`.
-        datamodule
-            Where a model that was made without an AnnData finds its cells, such as
-            :class:`scgm_scvi.atlas.AtlasDataModule`. It says which cells train, and how many are in
-            a minibatch; latents are not written anywhere.
-        max_steps
-            Optimiser steps of stage one, at most.
-        **trainer_kwargs
-            Passed to :class:`scvi.train.Trainer`, for stage one.
-
-        Raises
-        ------
-        ValueError
-            If there are no cells to train on, or two kinds of them.
-
-        Examples
-        --------
-        >>> model.train()  # doctest: +SKIP
-        >>> model.train(max_epochs=50, diffusion_kwargs={"max_steps": 2000})  # doctest: +SKIP
-        >>> SCGM(registry=dm.registry).train(datamodule=dm)  # doctest: +SKIP
-        """
-        fit = {"accelerator": accelerator, "devices": devices, "plan_kwargs": plan_kwargs}
-        if datamodule is not None:
-            split = {"train_size": train_size, "validation_size": validation_size}
-            if given := [name for name, value in split.items() if value is not None]:
-                raise ValueError(f"{' and '.join(given)}: the data module says which cells train.")
-            self._train_from_disk(
-                datamodule,
-                max_epochs,
-                max_steps,
-                fit,
-                diffusion,
-                diffusion_kwargs,
-                early_stopping,
-                trainer_kwargs,
-            )
-            return
-        if self.adata is None:
-            raise ValueError(
-                "The model has no cells to train on. Load it with an AnnData, or pass the data "
-                "module that it was made for: model.train(datamodule=...)."
-            )
-        steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
-        if max_epochs is None:
-            n_steps = _STEPS if self.fine_tuning_ is None else FINE_TUNING_STEPS
-            max_epochs = int(np.clip(round(n_steps / steps_per_epoch), 20, 400))
-        if self.fine_tuning_ is not None:
-            fit["plan_kwargs"] = {**self._begin_stage_one(seed=0), **(plan_kwargs or {})}
-        elif not self.is_trained_:
-            self._start_from_mean()
-        n_steps = max_epochs * steps_per_epoch
-        if max_steps is not None:
-            trainer_kwargs["max_steps"] = whole_number(max_steps, "max_steps")
-            n_steps = min(n_steps, max_steps)
-        self._fit_stage_one(
-            max_epochs=max_epochs,
-            steps_per_epoch=steps_per_epoch,
-            n_steps=n_steps,
-            has_validation=train_size != 1 and validation_size != 0,
-            early_stopping=early_stopping,
-            trainer_kwargs=trainer_kwargs,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            **fit,
-        )
-        if diffusion:
-            self.train_diffusion(
-                **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
-            )
-        self._replay = None
-        latent = self.get_latent_representation()
-        self.adata.obsm[self.latent_key] = latent
-        self._report(latent)
 
 
 def _genes(registry: dict[str, Any]) -> np.ndarray:

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
+from scvi.model.base import UnsupervisedTrainingMixin
 
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from scgm_scvi.train import EMAOfWeights, KeepBest, flush_denormals
 
 __all__ = ["StageOneMixin"]
 
 
 class StageOneMixin:
-    """Train an :class:`scgm_scvi.module.SCGMVAE` by the ``train`` of an scvi model after it."""
+    """Train an :class:`scgm_scvi.module.SCGMVAE`, as scvi models train."""
 
     def _fit_stage_one(
         self,
@@ -49,7 +49,8 @@ class StageOneMixin:
             )
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
         with flush_denormals(), self._trainable(self.module):
-            super().train(
+            UnsupervisedTrainingMixin.train(  # not that of a class between, which sets its own rates
+                self,
                 max_epochs=max_epochs,
                 early_stopping=early_stopping,
                 callbacks=callbacks,
@@ -65,9 +66,10 @@ class StageOneMixin:
     @torch.no_grad()
     def _start_from_mean(self) -> None:
         """Start the decoder at the mean expression, and the conditions at their usual values."""
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
-        self.module.decoder.set_mean(torch.as_tensor(mean.clip(0), dtype=torch.float32))
+        manager = self.adata_manager
+        keys = [key for key in FEATURE_KEYS if key in manager.data_registry]
+        means = [np.asarray(manager.get_from_registry(key).mean(axis=0)).ravel() for key in keys]
+        self.module.set_mean(torch.as_tensor(np.concatenate(means).clip(0), dtype=torch.float32))
         if self.condition_spec.continuous:
             values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
             self.module.condition_embedding.set_value_range(

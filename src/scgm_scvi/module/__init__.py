@@ -1,22 +1,41 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
-from ._constants import SCGM_KEYS
+from ._block_vae import BlockVAE
+from ._blocks import block_sums, of_each_feature
+from ._constants import FEATURE_KEYS, SCGM_KEYS
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
+from ._joined import JoinedDistribution
 from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import nb_log_likelihood, with_mean
+from ._likelihood import (
+    bernoulli_log_likelihood,
+    log_likelihood,
+    nb_log_likelihood,
+    poisson_log_likelihood,
+    with_mean,
+)
+from ._missing_sizes import MissingSizes
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._scgmvae import SCGMVAE
 
 __all__ = [
+    "FEATURE_KEYS",
+    "BlockVAE",
     "DiffusionSCANVAE",
     "DiffusionVAE",
     "SCGMVAE",
     "SCGM_KEYS",
     "CategoryCounts",
+    "JoinedDistribution",
     "LatentDiffusionModuleMixin",
+    "MissingSizes",
+    "bernoulli_log_likelihood",
+    "block_sums",
     "grow",
+    "log_likelihood",
     "nb_log_likelihood",
     "new_entries",
+    "of_each_feature",
     "only_trained",
+    "poisson_log_likelihood",
     "with_mean",
 ]

@@ -1,10 +1,12 @@
-"""Names under which conditions travel through scvi's registry and minibatches."""
+"""Names under which conditions and features travel through scvi's registry and minibatches."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["SCGM_KEYS"]
+from scvi import REGISTRY_KEYS
+
+__all__ = ["FEATURE_KEYS", "SCGM_KEYS"]
 
 
 class _SCGMKeys(NamedTuple):
@@ -13,3 +15,6 @@ class _SCGMKeys(NamedTuple):
 
 
 SCGM_KEYS = _SCGMKeys()
+
+FEATURE_KEYS = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.ATAC_X_KEY)
+"""Of the counts of a cell, in the order of a module's features."""

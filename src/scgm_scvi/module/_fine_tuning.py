@@ -11,6 +11,8 @@ import torch
 from scvi.nn import FCLayers
 from torch import nn
 
+from scgm_scvi.nn import ExpressionDecoder
+
 __all__ = ["CategoryCounts", "grow", "new_entries", "only_trained"]
 
 _ADAPTER = "adapter_"
@@ -154,7 +156,9 @@ def _growing(
     nuisances = list(zip(before.nuisances, after.nuisances, strict=True))
     conditions = list(zip(before.conditions, after.conditions, strict=True))
     batches = [_Stretch(0, nuisances[0][0], *nuisances[0])]
-    yield "decoder.batch_shifts.weight", 0, batches
+    for name, layers in module.named_modules():
+        if isinstance(layers, ExpressionDecoder):
+            yield f"{name}.batch_shifts.weight", 0, batches
     if module.px_r.dim() == 2:
         yield "px_r", 1, batches
     for prefix, pairs in {

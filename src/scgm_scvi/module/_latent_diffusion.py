@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from scgm_scvi.diffusion import Denoiser
 from scgm_scvi.nn import ScoreNetwork
 
+from ._blocks import block_sums, of_each_feature
 from ._constants import SCGM_KEYS
 
 __all__ = ["LatentDiffusionModuleMixin"]
@@ -49,9 +50,23 @@ class LatentDiffusionModuleMixin:
     with its variance; a latent that scvi transforms for the decoder (logistic normal) is taken
     before that, where it is Gaussian. Nothing here knows what the features are; a module whose
     inference names things otherwise overrides :meth:`encode_state` and :meth:`decode_state`.
+
+    Features may come in blocks, each with a depth of its own. A state then ends with a size for
+    each block, and a module with several also overrides :meth:`features`.
+
+    Attributes
+    ----------
+    n_sizes
+        How many log sizes a state ends with.
     """
 
     denoiser: Denoiser
+    n_sizes: int = 1
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Numbers of features of the blocks, ``n_sizes`` of them."""
+        return (self.n_input,)
 
     def init_denoiser(
         self,
@@ -77,13 +92,14 @@ class LatentDiffusionModuleMixin:
         noise
             A name in :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: the levels that training draws.
         """
+        n_dims = n_latent + self.n_sizes
         network = ScoreNetwork(
-            n_latent + 1,
+            n_dims,
             [*n_conditions, *n_nuisances],
             n_condition_values,
             **(diffusion_kwargs or {}),
         )
-        self.denoiser = Denoiser(network, n_latent + 1, noise=noise).requires_grad_(False)
+        self.denoiser = Denoiser(network, n_dims, noise=noise).requires_grad_(False)
 
     def init_labels(self, codes: Sequence[int]) -> None:
         """Say which label of scvi's each token of the first condition is, if any.
@@ -120,11 +136,34 @@ class LatentDiffusionModuleMixin:
             values = torch.zeros(len(batch), 0, device=batch.device)
         return tokens.long(), values.float()
 
+    def features(self, tensors: Tensors) -> torch.Tensor:
+        """Features ``(n, n_features)`` of a minibatch, all blocks side by side."""
+        return tensors[REGISTRY_KEYS.X_KEY]
+
+    def split_state(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents ``(..., n_latent)`` and log sizes ``(..., n_sizes)`` of states."""
+        return state[..., : -self.n_sizes], state[..., -self.n_sizes :]
+
+    def sizes_at(self, depth: torch.Tensor) -> torch.Tensor:
+        """Log sizes at which features are expected to be ``depth`` times what they are at 0.
+
+        Both of shape ``(n, n_sizes)``.
+        """
+        return depth.log()
+
+    def block_totals(self, x: torch.Tensor) -> torch.Tensor:
+        """Sums of features ``(n, n_features)`` over each one's block, which broadcast to them."""
+        return of_each_feature(block_sums(x, self.blocks), self.blocks)
+
+    def proportions(self, mean: torch.Tensor) -> torch.Tensor:
+        """Features ``(n, n_features)`` as parts of their block's total."""
+        return mean / self.block_totals(mean)
+
     @_in_evaluation
     @torch.inference_mode()
     @auto_move_data
     def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance, each ``(n, n_latent + 1)``, of the cells' states."""
+        """Mean and variance, each ``(n, n_latent + n_sizes)``, of the cells' states."""
         outputs = self.inference(**self._get_inference_input(tensors))
         qz = outputs[MODULE_KEYS.QZ_KEY]
         ql = outputs.get(MODULE_KEYS.QL_KEY)
@@ -141,12 +180,13 @@ class LatentDiffusionModuleMixin:
     @_in_evaluation
     @auto_move_data
     def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
-        """Distribution of the features of cells with ``state`` ``(n, n_latent + 1)``.
+        """Distribution of the features of cells with ``state`` ``(n, n_latent + n_sizes)``.
 
         ``tensors`` is a minibatch without features: batch, covariates and conditions. Differentiable
         in ``state``.
         """
-        latent, log_size = self.z_encoder.z_transformation(state[:, :-1]), state[:, -1:]
+        latent, log_size = self.split_state(state)
+        latent = self.z_encoder.z_transformation(latent)
         inputs = self._get_generative_input(
             {**tensors, REGISTRY_KEYS.SIZE_FACTOR_KEY: log_size.exp()},
             {MODULE_KEYS.Z_KEY: latent, MODULE_KEYS.LIBRARY_KEY: log_size},

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from torch.distributions import Distribution
+from torch.distributions import Bernoulli, Distribution
 
-__all__ = ["nb_log_likelihood", "with_mean"]
+from ._joined import JoinedDistribution
+
+__all__ = [
+    "bernoulli_log_likelihood",
+    "log_likelihood",
+    "nb_log_likelihood",
+    "poisson_log_likelihood",
+    "with_mean",
+]
 
 _EPS = 1e-8  # as in scvi.distributions
 _NOTHING = 1e-8  # counts, in place of a mean of 0
@@ -52,13 +60,109 @@ def nb_log_likelihood(x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor) ->
     return zero_part.index_add(0, rows, part)
 
 
+def poisson_log_likelihood(x: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+    r"""Log-likelihood of cells, the sum over features of that of a Poisson distribution.
+
+    Only counts that are not zero are looked at, and the sum of all rates:
+    :math:`\sum_{g: x_g > 0} (x_g \ln \lambda_g - \ln x_g!) - \sum_g \lambda_g`.
+
+    Parameters
+    ----------
+    x, rate
+        Counts and means of shape ``(n, n_features)``.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.module import poisson_log_likelihood
+    >>> poisson_log_likelihood(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
+    tensor([-2.3069])
+    """
+    rows, columns = x.nonzero(as_tuple=True)
+    k = x[rows, columns]
+    part = k * torch.log(rate[rows, columns] + _EPS) - torch.lgamma(k + 1)
+    return (-rate.sum(dim=1)).index_add(0, rows, part)
+
+
+def bernoulli_log_likelihood(x: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of cells, the sum over features of that of a Bernoulli distribution.
+
+    Parameters
+    ----------
+    x
+        Counts of shape ``(n, n_features)``; a feature with any is open.
+    probs
+        Probabilities of that.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.module import bernoulli_log_likelihood
+    >>> bernoulli_log_likelihood(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.5, 0.5]])).exp()
+    tensor([0.2500])
+    """
+    rows, columns = x.nonzero(as_tuple=True)
+    p = probs.clamp(max=1 - 1e-6)  # in float32 a number below 1
+    closed = torch.log1p(-p)
+    part = torch.log(p[rows, columns] + _EPS) - closed[rows, columns]
+    return closed.sum(dim=1).index_add(0, rows, part)
+
+
+def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of cells, the sum over their features.
+
+    A block of several in which a cell has no count was not measured in it, and says nothing.
+
+    Parameters
+    ----------
+    distribution
+        Of the features; a :class:`JoinedDistribution` where they come in blocks.
+    x
+        Features ``(n, n_features)``.
+
+    Returns
+    -------
+    Nats of each cell, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Poisson
+    >>> from scgm_scvi.module import JoinedDistribution, log_likelihood
+    >>> one = Poisson(torch.ones(1, 2))
+    >>> log_likelihood(JoinedDistribution([one, one]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([-2.])
+    """
+    if isinstance(distribution, JoinedDistribution):
+        parts = zip(distribution.parts, distribution.split(x), strict=True)
+        return sum(
+            torch.where((part != 0).any(dim=1), log_likelihood(px, part), 0.0) for px, part in parts
+        )
+    if type(distribution) is NegativeBinomial:
+        return nb_log_likelihood(x, distribution.mu, distribution.theta)
+    if type(distribution) is Poisson:
+        return poisson_log_likelihood(x, distribution.rate)
+    if isinstance(distribution, Bernoulli):
+        return bernoulli_log_likelihood(x, distribution.probs)
+    return distribution.log_prob(x).sum(dim=1)
+
+
 def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     """The distribution with another mean, and the dispersion and excess of zeros it has.
 
     Parameters
     ----------
     distribution
-        Negative binomial, zero-inflated or not, or Poisson.
+        Negative binomial, zero-inflated or not, Poisson, or several of them joined. A Bernoulli
+        distribution takes means up to 1.
     mean
         Of its shape, not negative.
 
@@ -75,6 +179,11 @@ def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     >>> with_mean(Poisson(rate=torch.tensor([1.0, 2.0])), torch.tensor([3.0, 0.0])).mean
     tensor([3.0000e+00, 1.0000e-08])
     """
+    if isinstance(distribution, JoinedDistribution):
+        parts = zip(distribution.parts, distribution.split(mean), strict=True)
+        return JoinedDistribution([with_mean(*part) for part in parts])
+    if isinstance(distribution, Bernoulli):
+        return Bernoulli(probs=mean.clamp(0, 1))
     mean = mean.clamp(min=_NOTHING)
     if isinstance(distribution, ZeroInflatedNegativeBinomial):
         logits = distribution.zi_logits

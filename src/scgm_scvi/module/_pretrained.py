@@ -35,7 +35,7 @@ class LabelsModuleMixin(LatentDiffusionModuleMixin):
         self.register_buffer("label_codes", torch.as_tensor(codes).long(), persistent=False)
 
     def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
-        """Distribution of the features of cells with ``state`` ``(n, n_latent + 1)``."""
+        """Distribution of the features of cells with ``state`` ``(n, n_latent + n_sizes)``."""
         batch = tensors[REGISTRY_KEYS.BATCH_KEY].to(self.device)
         labels = torch.zeros_like(batch).long()
         if len(self.label_codes):

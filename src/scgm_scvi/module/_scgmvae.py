@@ -173,6 +173,15 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         if adapter_rank:
             add_adapters(self, adapter_rank)
 
+    @property
+    def batch_shifts(self) -> list[nn.Embedding]:
+        """Log shifts of features in each batch, one table for each decoder."""
+        return [self.decoder.batch_shifts]
+
+    def set_mean(self, mean: torch.Tensor) -> None:
+        """Start the decoder from mean counts of shape ``(n_features,)``."""
+        self.decoder.set_mean(mean)
+
     def _get_generative_input(
         self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
     ) -> dict[str, torch.Tensor | None]:
@@ -257,7 +266,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        x, px = tensors[REGISTRY_KEYS.X_KEY], generative_outputs[MODULE_KEYS.PX_KEY]
+        x, px = self.features(tensors), generative_outputs[MODULE_KEYS.PX_KEY]
         if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
             reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
         else:
@@ -278,17 +287,17 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         tensors: dict[str, torch.Tensor],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> torch.Tensor:
-        """Mean negative log-likelihood of generated cells whose states ``(n, n_latent + 1)`` are known.
+        """Mean negative log-likelihood of generated cells whose states ``(n, n_latent + n_sizes)`` are known.
 
         The ELBO with the known latent in place of a sample of the encoder's: the decoder goes on
         decoding it to the cell, and the encoder encoding the cell to it. What the model knew thus
         stays where it was in the latent. The encoder's part is the sleep phase of Hinton et al.
         1995, doi:10.1126/science.7761831.
         """
-        latent = state[:, : self.n_latent]
+        latent, _ = self.split_state(state)
         qz = self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
         px = self.decode_state(state, tensors)
-        reconstruction = -px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(-1)
+        reconstruction = -px.log_prob(self.features(tensors)).sum(-1)
         known = qz.log_prob(latent).sum(-1) + self.prior.log_prob(latent)
         return (reconstruction - kl_weight * known).mean()
 

@@ -1,5 +1,6 @@
 """Networks: the score network, condition embeddings, encoder, decoder, prior, adapters."""
 
+from ._block_encoder import BlockEncoder
 from ._conditions import ConditionEmbedding, drop_conditions
 from ._decoder import ExpressionDecoder
 from ._encoder import ExpressionEncoder
@@ -7,8 +8,10 @@ from ._feature_fill import FeatureFill
 from ._low_rank import LowRankLinear, add_adapters, merge_adapters
 from ._prior import MixturePrior
 from ._score_network import ScoreNetwork
+from ._sparse_linear import SparseLinear
 
 __all__ = [
+    "BlockEncoder",
     "ConditionEmbedding",
     "ExpressionDecoder",
     "ExpressionEncoder",
@@ -16,6 +19,7 @@ __all__ = [
     "LowRankLinear",
     "MixturePrior",
     "ScoreNetwork",
+    "SparseLinear",
     "add_adapters",
     "drop_conditions",
     "merge_adapters",

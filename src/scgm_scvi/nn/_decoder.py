@@ -12,6 +12,13 @@ from torch import nn
 __all__ = ["ExpressionDecoder"]
 
 
+_ACTIVATIONS = {
+    "softmax": lambda: nn.Softmax(dim=-1),
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+}
+
+
 class ExpressionDecoder(nn.Module):
     """From a latent to the parameters of a count distribution.
 
@@ -34,7 +41,11 @@ class ExpressionDecoder(nn.Module):
         Factors by which log dispersions differ between cells; 0: no head for them. A full head
         would learn more of the noise of training cells, and lengthen a training step by a fifth.
     scale_activation
-        ``"softmax"``: proportions; ``"softplus"``: for user-given size factors.
+        ``"softmax"``: proportions; ``"softplus"``: for user-given size factors; ``"sigmoid"``: the
+        mean is a probability whose log odds the log size is added to.
+    n_factors
+        Width of the last hidden layer, the rank of the matrix of all cells' logits; default:
+        ``n_hidden``. Where features are many, most of a training step is spent on it.
     **kwargs
         See :class:`scvi.nn.FCLayers`; by default with layer and without batch normalisation, so
         that a decoded cell does not depend on its neighbours.
@@ -60,38 +71,45 @@ class ExpressionDecoder(nn.Module):
         zero_inflation: bool = False,
         n_dispersion_factors: int = 0,
         scale_activation: str = "softmax",
+        n_factors: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        n_factors = n_factors or n_hidden
         kwargs = {"use_batch_norm": False, "use_layer_norm": True} | kwargs
         self.px_decoder = FCLayers(
             n_in=n_input,
-            n_out=n_hidden,
+            n_out=n_factors,
             n_cat_list=n_cat_list,
             n_layers=n_layers,
             n_hidden=n_hidden,
             dropout_rate=dropout_rate,
             **kwargs,
         )
-        self.scale = nn.Linear(n_hidden, n_output)
+        self.scale = nn.Linear(n_factors, n_output)
         # Log shift of each feature in each batch: zero, and frozen, until a model meets a new one.
         n_batch = n_cat_list[0] if n_cat_list else 1
         zeros = torch.zeros(max(1, n_batch), n_output)
         self.batch_shifts = nn.Embedding.from_pretrained(zeros, freeze=True)
-        self.activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
-        self.zero_logits = nn.Linear(n_hidden, n_output) if zero_inflation else None
+        self.activation = _ACTIVATIONS[scale_activation]()
+        self.zero_logits = nn.Linear(n_factors, n_output) if zero_inflation else None
         self.dispersion_factors = self.dispersion_loadings = None
         if n_dispersion_factors:
-            self.dispersion_factors = nn.Linear(n_hidden, n_dispersion_factors)
+            self.dispersion_factors = nn.Linear(n_factors, n_dispersion_factors)
             self.dispersion_loadings = nn.Linear(n_dispersion_factors, n_output, bias=False)
             nn.init.zeros_(self.dispersion_loadings.weight)
         # A tenth of the usual weights: training starts near the mean expression of the bias.
         with torch.no_grad():
             self.scale.weight.mul_(0.1)
 
+    @property
+    def px_scale_decoder(self) -> tuple[nn.Module, nn.Module]:
+        """The layers that give the proportions, as :class:`scvi.nn.DecoderSCVI` calls them."""
+        return self.scale, self.activation
+
     def set_mean(self, mean: torch.Tensor) -> None:
         """Start from the mean proportions ``mean`` of shape ``(n_output,)``."""
-        if isinstance(self.activation, nn.Softmax):
+        if not isinstance(self.activation, nn.Softplus):
             with torch.no_grad():
                 self.scale.bias.copy_(torch.log(mean / mean.sum() + 1e-8))
 
@@ -105,10 +123,15 @@ class ExpressionDecoder(nn.Module):
         """
         h = self.px_decoder(z, *cat_list)
         logits = self.scale(h)
-        if cat_list:
+        if cat_list and len(self.batch_shifts.weight) > 1:
             logits = logits + self.batch_shifts(cat_list[0].squeeze(-1).long())
-        scale = self.activation(logits)
-        rate = torch.exp(log_size) * scale
+        elif cat_list:
+            logits = logits.add_(self.batch_shifts.weight[0])
+        if isinstance(self.activation, nn.Sigmoid):
+            scale, rate = logits, self.activation(logits + log_size)
+        else:
+            scale = self.activation(logits)
+            rate = torch.exp(log_size) * scale
         shift = None
         if self.dispersion_factors is not None:
             shift = self.dispersion_loadings(self.dispersion_factors(h))

@@ -11,10 +11,11 @@ from torch import nn
 
 from ._feature_fill import FeatureFill
 
-__all__ = ["ExpressionEncoder"]
+__all__ = ["ExpressionEncoder", "bounded_variance"]
 
 
-def _bounded_variance(log_variance: torch.Tensor) -> torch.Tensor:
+def bounded_variance(log_variance: torch.Tensor) -> torch.Tensor:
+    """Variance of a posterior, neither 0 nor infinite."""
     return log_variance.clamp(-10, 5).exp()
 
 
@@ -58,7 +59,7 @@ class ExpressionEncoder(Encoder):
     ) -> None:
         kwargs = {"use_batch_norm": False, "use_layer_norm": True} | kwargs
         super().__init__(
-            n_input, n_output, n_cat_list=n_cat_list, var_activation=_bounded_variance, **kwargs
+            n_input, n_output, n_cat_list=n_cat_list, var_activation=bounded_variance, **kwargs
         )
         self.n_features = n_features
         self.normalize = normalize

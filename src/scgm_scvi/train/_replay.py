@@ -23,7 +23,7 @@ class Replay:
     x
         Their features, ``(n, n_features)``.
     state
-        Their states, ``(n, n_latent + 1)``.
+        Their states, latents and log sizes.
     tensors
         The other entries of a minibatch, each ``(n, k)``.
     ratio

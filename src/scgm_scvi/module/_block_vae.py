@@ -1,0 +1,348 @@
+"""SCGM's autoencoder for features in blocks, such as genes and peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Poisson
+from scvi.module import VAE
+from scvi.module._constants import MODULE_KEYS
+from scvi.module.base import LossOutput, auto_move_data
+from scvi.utils import unsupported_if_adata_minified
+from torch import nn
+from torch.distributions import Bernoulli, Distribution
+
+from scgm_scvi.nn import (
+    BlockEncoder,
+    ConditionEmbedding,
+    ExpressionDecoder,
+    MixturePrior,
+    add_adapters,
+    drop_conditions,
+)
+
+from ._constants import FEATURE_KEYS
+from ._joined import JoinedDistribution
+from ._likelihood import log_likelihood
+from ._missing_sizes import MissingSizes
+from ._scgmvae import SCGMVAE
+
+__all__ = ["BlockVAE"]
+
+_DISPERSION_FACTORS = 8
+_MANY = 50_000  # features of a block, from which on its decoder is narrower
+_N_FACTORS = 64
+
+
+class BlockVAE(SCGMVAE):
+    """Variational autoencoder of cells measured in one or more blocks of features.
+
+    As :class:`SCGMVAE`, with a depth, a decoder and a likelihood for each block, and one latent. A
+    block without any count in a cell was not measured in it: the encoder sees that it is absent,
+    and the decoder is not asked for it. In training, blocks of cells that have several are hidden
+    at random, so that the latent can be inferred from each alone; the loss is then the negative
+    ELBO of what is shown.
+
+    Parameters
+    ----------
+    blocks
+        Number of features of each block.
+    likelihoods
+        ``"nb"``, ``"poisson"`` or ``"bernoulli"`` for each block. Bernoulli: a feature is open or
+        not, with log odds that the log depth (the log number of open features) is added to.
+    hide
+        Probability of hiding one of the blocks of a cell in training.
+    dispersion
+        Of negative binomial blocks: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``.
+    n_batch, n_hidden, n_latent, n_layers, n_continuous_cov, n_cats_per_cov, dropout_rate, \
+    encode_covariates, n_conditions, n_condition_values, n_components, condition_dropout, \
+    condition_width, diffusion_kwargs, noise, adapter_rank
+        As in :class:`SCGMVAE`.
+
+    Examples
+    --------
+    >>> from scgm_scvi.module import BlockVAE
+    >>> module = BlockVAE([20, 50], ["nb", "poisson"], n_conditions=[3], n_latent=8)
+    >>> module.denoiser.n_dims
+    10
+
+    References
+    ----------
+    Missing blocks: Wu & Goodman 2018, arXiv:1802.05335, with one encoder in place of a product of
+    experts.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        likelihoods: Sequence[Literal["nb", "poisson", "bernoulli"]],
+        n_batch: int = 0,
+        n_hidden: int = 256,
+        n_latent: int = 256,
+        n_layers: int = 2,
+        n_continuous_cov: int = 0,
+        n_cats_per_cov: Sequence[int] | None = None,
+        dropout_rate: float = 0.0,
+        dispersion: Literal["gene", "gene-label", "gene-cell"] = "gene-cell",
+        encode_covariates: bool = False,
+        n_conditions: Sequence[int] = (),
+        n_condition_values: int = 0,
+        n_components: int = 64,
+        condition_dropout: float = 0.1,
+        condition_width: int = 64,
+        hide: float = 0.5,
+        diffusion_kwargs: Mapping[str, Any] | None = None,
+        noise: str = "edm",
+        adapter_rank: int = 0,
+    ) -> None:
+        # VAE's own __init__ builds layers for all features: skip to what it inherits.
+        super(VAE, self).__init__()
+        self._blocks, self.likelihoods = list(blocks), list(likelihoods)
+        self.n_sizes = len(self.blocks)
+        self.n_input, self.n_latent, self.n_batch = sum(self.blocks), n_latent, n_batch
+        self.n_labels, self.latent_distribution = 0, "normal"
+        self.n_cats_per_cov = list(n_cats_per_cov or [])
+        self.condition_dropout, self.hide = condition_dropout, hide
+        self.encode_covariates, self.use_size_factor_key = encode_covariates, False
+        self.dispersion, self.gene_likelihood = dispersion, self.likelihoods[0]
+        categories = [n_batch, *self.n_cats_per_cov]
+        shared = {
+            "n_layers": n_layers,
+            "n_hidden": n_hidden,
+            "dropout_rate": dropout_rate,
+            "activation_fn": nn.SiLU,
+        }
+        self.z_encoder = BlockEncoder(
+            self.blocks,
+            n_latent,
+            categories if encode_covariates else None,
+            n_covariates=n_continuous_cov * encode_covariates,
+            **shared,
+        )
+        has_conditions = bool(n_conditions) or n_condition_values > 0
+        width = condition_width if has_conditions else 0
+        self.condition_embedding = ConditionEmbedding(n_conditions, n_condition_values, width)
+        self.decoders = nn.ModuleList(
+            ExpressionDecoder(
+                n_latent + width + n_continuous_cov,
+                n,
+                n_cat_list=categories,
+                n_dispersion_factors=_DISPERSION_FACTORS
+                if likelihood == "nb" and dispersion == "gene-cell"
+                else 0,
+                scale_activation="sigmoid" if likelihood == "bernoulli" else "softmax",
+                n_factors=min(n_hidden, _N_FACTORS) if n > _MANY else None,
+                **shared,
+            )
+            for n, likelihood in zip(self.blocks, self.likelihoods, strict=True)
+        )
+        n_dispersed = sum(self._dispersed)
+        self.px_r = nn.Parameter(torch.ones(n_dispersed))
+        self.px_r_shifts = nn.ModuleList()
+        if dispersion in ("gene-label", "gene-cell") and n_dispersed:
+            # Row 0, "unspecified", has no shift and learns none.
+            self.px_r_shifts.extend(
+                nn.Embedding(n + 1, n_dispersed, padding_idx=0) for n in n_conditions
+            )
+            for table in self.px_r_shifts:
+                nn.init.zeros_(table.weight)
+        self.prior = MixturePrior(n_components, n_latent)
+        self.missing_sizes = MissingSizes(n_latent, self.n_sizes)
+        self.init_denoiser(
+            n_latent,
+            n_conditions,
+            n_condition_values,
+            [n_batch, *self.n_cats_per_cov],
+            diffusion_kwargs,
+            noise,
+        )
+        if adapter_rank:
+            add_adapters(self, adapter_rank)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Number of features of each block."""
+        return self._blocks
+
+    @property
+    def decoder(self) -> ExpressionDecoder:
+        """The first block's, which is the only one of a single modality."""
+        return self.decoders[0]
+
+    @property
+    def _dispersed(self) -> list[int]:
+        """Number of features of each block that have a dispersion."""
+        pairs = zip(self.blocks, self.likelihoods, strict=True)
+        return [n if likelihood == "nb" else 0 for n, likelihood in pairs]
+
+    def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Counts ``(n, n_features)`` of all blocks."""
+        parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def measured(self, counts: torch.Tensor) -> torch.Tensor:
+        """Whether a cell was measured in each block, ``(n, n_blocks)``."""
+        return torch.stack([part.any(dim=1) for part in counts.split(self.blocks, dim=1)], dim=1)
+
+    @property
+    def batch_shifts(self) -> list[nn.Embedding]:
+        """Log shifts of features in each batch, one table for each decoder."""
+        return [decoder.batch_shifts for decoder in self.decoders]
+
+    def set_mean(self, mean: torch.Tensor) -> None:
+        """Start the decoders from mean counts of shape ``(n_features,)``."""
+        for decoder, part in zip(self.decoders, mean.split(self.blocks), strict=True):
+            decoder.set_mean(part)
+
+    def _get_inference_input(
+        self, tensors: Mapping[str, torch.Tensor | None], full_forward_pass: bool = False
+    ) -> dict[str, torch.Tensor | None]:
+        return {
+            MODULE_KEYS.X_KEY: self.features(tensors),
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+        }
+
+    @auto_move_data
+    def inference(
+        self,
+        x: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, Any]:
+        """Posterior of the latents of counts ``x`` ``(n, n_features)``, and log sizes of blocks."""
+        counts = self._as_modelled(x)
+        sizes = torch.stack([p.sum(1) for p in counts.split(self.blocks, dim=1)], dim=1)
+        shown = sizes > 0
+        if self.training and self.hide and self.n_sizes > 1:
+            shown = shown & ~self._hidden(shown)
+        categories: list[torch.Tensor] = []
+        if self.encode_covariates:
+            categories = [batch_index, *(() if cat_covs is None else cat_covs.split(1, dim=1))]
+        qz, z = self.z_encoder(
+            counts, shown, *categories, covariates=cont_covs if self.encode_covariates else None
+        )
+        if n_samples > 1:
+            z = qz.sample((n_samples,))
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.QZ_KEY: qz,
+            MODULE_KEYS.QL_KEY: None,
+            MODULE_KEYS.LIBRARY_KEY: sizes.clamp(min=1).log(),
+            "shown": shown,
+            "counts": counts,
+        }
+
+    def encode_state(
+        self, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance ``(n, n_latent + n_sizes)`` of states; unknown log sizes as expected."""
+        mean, variance = super().encode_state(tensors)
+        if self.n_sizes == 1:
+            return mean, variance
+        measured = self.measured(self.features(tensors)).to(mean.device)
+        return self.completed(mean, variance, measured)
+
+    def completed(
+        self, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments of states with the log sizes of blocks that were not ``measured`` filled in."""
+        (latent, sizes), spread = self.split_state(mean), self.split_state(variance)[0]
+        sizes, unknown = self.missing_sizes(latent, sizes, measured)
+        return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
+
+    def _as_modelled(self, x: torch.Tensor) -> torch.Tensor:
+        """The counts, but for Bernoulli blocks, of which it matters only what is open."""
+        if "bernoulli" not in self.likelihoods:
+            return x
+        parts = zip(x.split(self.blocks, dim=1), self.likelihoods, strict=True)
+        return torch.cat([(p > 0).to(x) if kind == "bernoulli" else p for p, kind in parts], dim=1)
+
+    def _hidden(self, shown: torch.Tensor) -> torch.Tensor:
+        """One block each of some of the cells that have several, drawn at random."""
+        score = torch.rand(shown.shape, device=shown.device) * shown
+        chosen = nn.functional.one_hot(score.argmax(dim=1), shown.shape[1]).bool()
+        some = (torch.rand(len(shown), device=shown.device) < self.hide) & (shown.sum(1) > 1)
+        return chosen & some[:, None]
+
+    @auto_move_data
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        size_factor: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        values: torch.Tensor | None = None,
+        transform_batch: torch.Tensor | None = None,
+    ) -> dict[str, Distribution | None]:
+        """Decode latents ``z`` ``(..., n, n_latent)`` at log sizes ``library`` ``(n, n_blocks)``."""
+        n = z.shape[-2]
+        if tokens is None:
+            tokens = batch_index.new_zeros(n, len(self.condition_embedding.tables)).long()
+        if values is None:
+            values = z.new_full((n, len(self.condition_embedding.curves)), float("nan"))
+        if self.training:
+            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
+        if transform_batch is not None:
+            batch_index = torch.ones_like(batch_index) * transform_batch
+        extra = [self.condition_embedding(tokens, values)]
+        if cont_covs is not None:
+            extra.append(cont_covs)
+        decoder_input = torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1)
+        covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
+        log_dispersions, parts = self.px_r, []
+        for j, table in enumerate(self.px_r_shifts):
+            log_dispersions = log_dispersions + table(tokens[:, j])
+        log_dispersions = log_dispersions.split(self._dispersed, dim=-1)
+        for j, decoder in enumerate(self.decoders):
+            scale, shift, rate, _ = decoder(
+                decoder_input, library[..., j : j + 1], batch_index, *covariates
+            )
+            if self.likelihoods[j] == "nb":
+                log_theta = log_dispersions[j] if shift is None else log_dispersions[j] + shift
+                parts.append(NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale))
+            elif self.likelihoods[j] == "poisson":
+                parts.append(Poisson(rate, scale=scale, validate_args=False))
+            else:
+                parts.append(Bernoulli(probs=rate, validate_args=False))
+        px = parts[0] if len(parts) == 1 else JoinedDistribution(parts)
+        return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
+
+    @unsupported_if_adata_minified
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Distribution | None],
+        kl_weight: torch.Tensor | float = 1.0,
+        n_obs: int = 1,
+    ) -> LossOutput:
+        """Negative ELBO of the blocks that are shown."""
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
+        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
+        kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
+        px = generative_outputs[MODULE_KEYS.PX_KEY]
+        parts = px.parts if isinstance(px, JoinedDistribution) else [px]
+        counts = inference_outputs["counts"].split(self.blocks, dim=1)
+        pairs = list(zip(parts, counts, strict=True))
+        if z.dim() == 2:
+            each = [-log_likelihood(p, x) for p, x in pairs]
+        else:  # several samples of each cell
+            each = [-p.log_prob(x).sum(-1) for p, x in pairs]
+        reconstruction = sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))
+        loss = (reconstruction + kl_weight * kl).mean()
+        if self.px_r_shifts and n_obs > 1:
+            # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.
+            loss = loss + sum(t.weight.square().sum() for t in self.px_r_shifts) / (2 * n_obs)
+        return LossOutput(
+            loss=loss, reconstruction_loss=reconstruction, kl_local={MODULE_KEYS.KL_Z_KEY: kl}
+        )

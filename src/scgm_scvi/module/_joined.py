@@ -1,0 +1,86 @@
+"""One distribution of features that come in blocks, each with a likelihood of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.distributions import Distribution
+
+__all__ = ["JoinedDistribution"]
+
+
+class JoinedDistribution(Distribution):
+    """Independent distributions of blocks of features, side by side.
+
+    Parameters
+    ----------
+    parts
+        A distribution ``(n, n_features)`` of each block, for the same ``n`` cells.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or they are of different numbers of cells.
+
+    Attributes
+    ----------
+    parts
+        As given.
+    widths
+        Number of features of each.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Bernoulli, Poisson
+    >>> from scgm_scvi.module import JoinedDistribution
+    >>> px = JoinedDistribution([Poisson(torch.ones(2, 3)), Bernoulli(torch.full((2, 1), 0.5))])
+    >>> px.mean
+    tensor([[1.0000, 1.0000, 1.0000, 0.5000],
+            [1.0000, 1.0000, 1.0000, 0.5000]])
+    >>> px.log_prob(torch.zeros(2, 4)).sum(dim=1)
+    tensor([-3.6931, -3.6931])
+    """
+
+    arg_constraints = {}
+
+    def __init__(self, parts: Sequence[Distribution]) -> None:
+        self.parts = tuple(parts)
+        # scvi's distributions don't say what shape they have; their means do
+        shapes = [part.mean.shape for part in self.parts]
+        if not shapes or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
+            raise ValueError(
+                f"parts have means of the shapes {[tuple(shape) for shape in shapes]}; give at "
+                "least one, and all of the same cells."
+            )
+        self.widths = [shape[-1] for shape in shapes]
+        super().__init__(torch.Size([*shapes[0][:-1], sum(self.widths)]), validate_args=False)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Expected features, ``(n, n_features)``."""
+        return torch.cat([part.mean for part in self.parts], dim=-1)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variances of the features, ``(n, n_features)``."""
+        return torch.cat([part.variance for part in self.parts], dim=-1)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+        """Draws of shape ``(*sample_shape, n, n_features)``."""
+        shape = torch.Size(sample_shape)
+        return torch.cat([part.sample(shape) for part in self.parts], dim=-1)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log-probability of each feature, of ``value``'s shape ``(..., n, n_features)``."""
+        parts = zip(self.parts, self.split(value), strict=True)
+        return torch.cat([part.log_prob(x) for part, x in parts], dim=-1)
+
+    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Features ``(..., n_features)``, those of each block for themselves."""
+        return x.split(self.widths, dim=-1)
+
+    def __repr__(self) -> str:
+        kinds = [f"{type(p).__name__}: {w}" for p, w in zip(self.parts, self.widths, strict=True)]
+        return f"JoinedDistribution({', '.join(kinds)})"
