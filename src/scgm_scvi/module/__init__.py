@@ -1,7 +1,7 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
 from ._block_vae import BlockVAE
-from ._blocks import block_sums, of_each_feature
+from ._blocks import block_sums, drawn_to_hide, of_each_feature
 from ._constants import FEATURE_KEYS, SCGM_KEYS
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
 from ._joined import JoinedDistribution
@@ -30,6 +30,7 @@ __all__ = [
     "MissingSizes",
     "bernoulli_log_likelihood",
     "block_sums",
+    "drawn_to_hide",
     "grow",
     "log_likelihood",
     "nb_log_likelihood",

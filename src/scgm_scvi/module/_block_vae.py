@@ -21,9 +21,9 @@ from scgm_scvi.nn import (
     ExpressionDecoder,
     MixturePrior,
     add_adapters,
-    drop_conditions,
 )
 
+from ._blocks import block_sums, drawn_to_hide
 from ._constants import FEATURE_KEYS
 from ._joined import JoinedDistribution
 from ._likelihood import log_likelihood
@@ -218,10 +218,10 @@ class BlockVAE(SCGMVAE):
     ) -> dict[str, Any]:
         """Posterior of the latents of counts ``x`` ``(n, n_features)``, and log sizes of blocks."""
         counts = self._as_modelled(x)
-        sizes = torch.stack([p.sum(1) for p in counts.split(self.blocks, dim=1)], dim=1)
+        sizes = block_sums(counts, self.blocks)
         shown = sizes > 0
         if self.training and self.hide and self.n_sizes > 1:
-            shown = shown & ~self._hidden(shown)
+            shown = shown & ~drawn_to_hide(shown, self.hide)
         categories: list[torch.Tensor] = []
         if self.encode_covariates:
             categories = [batch_index, *(() if cat_covs is None else cat_covs.split(1, dim=1))]
@@ -264,13 +264,6 @@ class BlockVAE(SCGMVAE):
         parts = zip(x.split(self.blocks, dim=1), self.likelihoods, strict=True)
         return torch.cat([(p > 0).to(x) if kind == "bernoulli" else p for p, kind in parts], dim=1)
 
-    def _hidden(self, shown: torch.Tensor) -> torch.Tensor:
-        """One block each of some of the cells that have several, drawn at random."""
-        score = torch.rand(shown.shape, device=shown.device) * shown
-        chosen = nn.functional.one_hot(score.argmax(dim=1), shown.shape[1]).bool()
-        some = (torch.rand(len(shown), device=shown.device) < self.hide) & (shown.sum(1) > 1)
-        return chosen & some[:, None]
-
     @auto_move_data
     def generative(
         self,
@@ -285,19 +278,9 @@ class BlockVAE(SCGMVAE):
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Distribution | None]:
         """Decode latents ``z`` ``(..., n, n_latent)`` at log sizes ``library`` ``(n, n_blocks)``."""
-        n = z.shape[-2]
-        if tokens is None:
-            tokens = batch_index.new_zeros(n, len(self.condition_embedding.tables)).long()
-        if values is None:
-            values = z.new_full((n, len(self.condition_embedding.curves)), float("nan"))
-        if self.training:
-            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
-        extra = [self.condition_embedding(tokens, values)]
-        if cont_covs is not None:
-            extra.append(cont_covs)
-        decoder_input = torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1)
+        decoder_input, tokens = self._decoder_input(z, cont_covs, tokens, values)
         covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         log_dispersions, parts = self.px_r, []
         for j, table in enumerate(self.px_r_shifts):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["block_sums", "of_each_feature"]
+__all__ = ["block_sums", "drawn_to_hide", "of_each_feature"]
 
 
 def block_sums(
@@ -74,6 +74,33 @@ def of_each_feature(
     if columns is None:
         return values.repeat_interleave(torch.as_tensor(blocks, device=values.device), dim=1)
     return values[:, _block_of(blocks, columns, values.device)]
+
+
+def drawn_to_hide(shown: torch.Tensor, rate: float) -> torch.Tensor:
+    """Blocks to hide, drawn at random: one of each cell's, of some of the cells that have several.
+
+    Parameters
+    ----------
+    shown
+        Whether a cell has a block, ``(n, n_blocks)``.
+    rate
+        Share of cells to draw.
+
+    Returns
+    -------
+    Boolean tensor ``(n, n_blocks)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scgm_scvi.module import drawn_to_hide
+    >>> drawn_to_hide(torch.tensor([[True, True], [True, False]]), rate=1.0).sum(dim=1)
+    tensor([1, 0])
+    """
+    score = torch.rand(shown.shape, device=shown.device) * shown
+    chosen = torch.nn.functional.one_hot(score.argmax(dim=1), shown.shape[1]).bool()
+    some = (torch.rand(len(shown), device=shown.device) < rate) & (shown.sum(dim=1) > 1)
+    return chosen & some[:, None]
 
 
 def _block_of(

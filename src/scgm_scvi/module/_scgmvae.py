@@ -198,6 +198,26 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             "values": values,
         }
 
+    def _decoder_input(
+        self,
+        z: torch.Tensor,
+        cont_covs: torch.Tensor | None,
+        tokens: torch.Tensor | None,
+        values: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What decoders read, and the tokens of the conditions, some dropped in training."""
+        n, embedding = z.shape[-2], self.condition_embedding
+        if tokens is None:
+            tokens = torch.zeros(n, len(embedding.tables), dtype=torch.long, device=z.device)
+        if values is None:
+            values = z.new_full((n, len(embedding.curves)), float("nan"))
+        if self.training:
+            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
+        extra = [embedding(tokens, values)]
+        if cont_covs is not None:
+            extra.append(cont_covs)
+        return torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1), tokens
+
     @auto_move_data
     def generative(
         self,
@@ -212,20 +232,9 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Distribution | None]:
         """Decode latents ``z`` ``(..., n, n_latent)``; unspecified conditions may be left out."""
-        n = z.shape[-2]
-        if tokens is None:
-            tokens = batch_index.new_zeros(n, len(self.condition_embedding.tables)).long()
-        if values is None:
-            values = z.new_full((n, len(self.condition_embedding.curves)), float("nan"))
-        if self.training:
-            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
-
-        extra = [self.condition_embedding(tokens, values)]
-        if cont_covs is not None:
-            extra.append(cont_covs)
-        decoder_input = torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1)
+        decoder_input, tokens = self._decoder_input(z, cont_covs, tokens, values)
         covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         scale, cell_shift, rate, zero_logits = self.decoder(
             decoder_input,
