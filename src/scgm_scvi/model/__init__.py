@@ -5,6 +5,7 @@ from ._diffusion import LatentDiffusionMixin
 from ._energy import DenoisedCells
 from ._generation import GenerationMixin
 from ._pretrained import DiffusionSCANVI, DiffusionSCVI
+from ._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
 from ._sampling import SamplingMixin
 from ._scgm import SCGM
 
@@ -12,6 +13,8 @@ __all__ = [
     "ATACSCGM",
     "SCGM",
     "DenoisedCells",
+    "DiffusionPEAKVI",
+    "DiffusionPOISSONVI",
     "DiffusionSCANVI",
     "DiffusionSCVI",
     "GenerationMixin",

@@ -12,6 +12,8 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data._utils import _get_adata_minify_type
+from scvi.external import POISSONVI
+from scvi.model import PEAKVI, SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 
 from scgm_scvi._errors import listed
@@ -20,10 +22,19 @@ from scgm_scvi.nn import ScoreNetwork
 
 from ._conditions import ConditionSpec
 from ._diffusion import LatentDiffusionMixin
-from ._pretrained import PRETRAINED, PretrainedMixin
+from ._pretrained import DiffusionSCANVI, DiffusionSCVI, PretrainedMixin
+from ._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
 from ._validation import has_fractions, match_features, validate_adata
 
-__all__ = ["FromSCVIMixin"]
+__all__ = ["PRETRAINED", "FromSCVIMixin"]
+
+PRETRAINED = {
+    SCVI: DiffusionSCVI,
+    SCANVI: DiffusionSCANVI,
+    PEAKVI: DiffusionPEAKVI,
+    POISSONVI: DiffusionPOISSONVI,
+}
+"""scvi's class to ours; to support another, write such a class and add a line."""
 
 _SETUP = (
     "layer",
@@ -186,10 +197,11 @@ def _cells(
             "Pass adata[:, scvi_model.get_var_names()].copy()."
         )
     minified = _get_adata_minify_type(adata) is not None
-    if minified and kind._LATENT_QZM_KEY not in adata.obsm:
+    latent_key = getattr(kind, "_LATENT_QZM_KEY", None)  # not all of scvi's models can minify
+    if minified and latent_key not in adata.obsm:
         raise ValueError(
-            f"adata was minified by a model of another class: adata.obsm has no "
-            f"{kind._LATENT_QZM_KEY!r}. Pass cells with counts."
+            f"adata was minified by a model of another class"
+            f"{f': adata.obsm has no {latent_key!r}' if latent_key else ''}. Pass cells with counts."
         )
     known = dict(ConditionSpec.from_registry(scvi_model.registry).nuisances)
     labels = scvi_model.registry["setup_args"].get("labels_key")

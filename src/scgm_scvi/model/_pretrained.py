@@ -18,7 +18,7 @@ from ._fields import LabelsField
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._setup import SetupMixin
 
-__all__ = ["PRETRAINED", "DiffusionSCANVI", "DiffusionSCVI", "PretrainedMixin"]
+__all__ = ["DiffusionSCANVI", "DiffusionSCVI", "PretrainedMixin"]
 
 
 class PretrainedMixin(SetupMixin, LatentDiffusionModel):
@@ -172,7 +172,3 @@ class DiffusionSCANVI(PretrainedMixin, SCANVI):
                 "(a value that no cell has, where all are labelled)."
             )
         return super()._further_fields(labels_key, unlabeled_category)
-
-
-PRETRAINED = {SCVI: DiffusionSCVI, SCANVI: DiffusionSCANVI}
-"""scvi's class to ours; to support another, write such a class and add a line."""

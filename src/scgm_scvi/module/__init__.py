@@ -14,11 +14,13 @@ from ._likelihood import (
     with_mean,
 )
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
+from ._pretrained_peaks import DiffusionPEAKVAE
 from ._scgmvae import SCGMVAE
 
 __all__ = [
     "FEATURE_KEYS",
     "BlockVAE",
+    "DiffusionPEAKVAE",
     "DiffusionSCANVAE",
     "DiffusionVAE",
     "SCGMVAE",
