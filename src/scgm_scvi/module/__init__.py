@@ -13,6 +13,7 @@ from ._likelihood import (
     poisson_log_likelihood,
     with_mean,
 )
+from ._missing_sizes import MissingSizes
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._pretrained_peaks import DiffusionPEAKVAE
 from ._scgmvae import SCGMVAE
@@ -28,6 +29,7 @@ __all__ = [
     "CategoryCounts",
     "JoinedDistribution",
     "LatentDiffusionModuleMixin",
+    "MissingSizes",
     "bernoulli_log_likelihood",
     "block_sums",
     "grow",

@@ -27,6 +27,7 @@ from scgm_scvi.nn import (
 from ._constants import FEATURE_KEYS
 from ._joined import JoinedDistribution
 from ._likelihood import log_likelihood
+from ._missing_sizes import MissingSizes
 from ._scgmvae import SCGMVAE
 
 __all__ = ["BlockVAE"]
@@ -149,11 +150,7 @@ class BlockVAE(SCGMVAE):
             for table in self.px_r_shifts:
                 nn.init.zeros_(table.weight)
         self.prior = MixturePrior(n_components, n_latent)
-        # What the log size of a block that was not measured is: linear in the latent and in the
-        # other log sizes.
-        self.register_buffer("size_weights", torch.zeros(self.n_sizes, n_latent + self.n_sizes))
-        self.register_buffer("size_means", torch.zeros(self.n_sizes))
-        self.register_buffer("size_variances", torch.ones(self.n_sizes))
+        self.missing_sizes = MissingSizes(n_latent, self.n_sizes)
         self.init_denoiser(
             n_latent,
             n_conditions,
@@ -242,6 +239,24 @@ class BlockVAE(SCGMVAE):
             "counts": counts,
         }
 
+    def encode_state(
+        self, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance ``(n, n_latent + n_sizes)`` of states; unknown log sizes as expected."""
+        mean, variance = super().encode_state(tensors)
+        if self.n_sizes == 1:
+            return mean, variance
+        measured = self.measured(self.features(tensors)).to(mean.device)
+        return self.completed(mean, variance, measured)
+
+    def completed(
+        self, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments of states with the log sizes of blocks that were not ``measured`` filled in."""
+        (latent, sizes), spread = self.split_state(mean), self.split_state(variance)[0]
+        sizes, unknown = self.missing_sizes(latent, sizes, measured)
+        return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
+
     def _as_modelled(self, x: torch.Tensor) -> torch.Tensor:
         """The counts, but for Bernoulli blocks, of which it matters only what is open."""
         if "bernoulli" not in self.likelihoods:
@@ -318,7 +333,11 @@ class BlockVAE(SCGMVAE):
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         parts = px.parts if isinstance(px, JoinedDistribution) else [px]
         counts = inference_outputs["counts"].split(self.blocks, dim=1)
-        each = [-log_likelihood(p, x) for p, x in zip(parts, counts, strict=True)]
+        pairs = list(zip(parts, counts, strict=True))
+        if z.dim() == 2:
+            each = [-log_likelihood(p, x) for p, x in pairs]
+        else:  # several samples of each cell
+            each = [-p.log_prob(x).sum(-1) for p, x in pairs]
         reconstruction = sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))
         loss = (reconstruction + kl_weight * kl).mean()
         if self.px_r_shifts and n_obs > 1:

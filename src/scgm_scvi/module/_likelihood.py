@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli, Distribution
-from torch.distributions import Poisson as TorchPoisson
 
 from ._joined import JoinedDistribution
 
@@ -125,14 +124,13 @@ def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     distribution
-        Of the features, ``(..., n, n_features)``; a :class:`JoinedDistribution` where they come in
-        blocks.
+        Of the features; a :class:`JoinedDistribution` where they come in blocks.
     x
         Features ``(n, n_features)``.
 
     Returns
     -------
-    Nats of each cell, shape ``(..., n)``.
+    Nats of each cell, shape ``(n,)``.
 
     Examples
     --------
@@ -145,18 +143,16 @@ def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
     """
     if isinstance(distribution, JoinedDistribution):
         parts = zip(distribution.parts, distribution.split(x), strict=True)
-        return sum(torch.where(own.any(dim=1), log_likelihood(px, own), 0.0) for px, own in parts)
-    if isinstance(distribution, Bernoulli):
-        x = (x > 0).to(distribution.probs)
-    if distribution.mean.shape != x.shape:
-        return distribution.log_prob(x).sum(dim=-1)
+        return sum(
+            torch.where((part != 0).any(dim=1), log_likelihood(px, part), 0.0) for px, part in parts
+        )
     if type(distribution) is NegativeBinomial:
         return nb_log_likelihood(x, distribution.mu, distribution.theta)
-    if isinstance(distribution, TorchPoisson):
+    if type(distribution) is Poisson:
         return poisson_log_likelihood(x, distribution.rate)
     if isinstance(distribution, Bernoulli):
         return bernoulli_log_likelihood(x, distribution.probs)
-    return distribution.log_prob(x).sum(dim=-1)
+    return distribution.log_prob(x).sum(dim=1)
 
 
 def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:

@@ -88,8 +88,11 @@ class BlockEncoder(nn.Module):
         """Posterior and a sample of ``counts`` ``(n, n_features)``; ``shown`` is ``(n, n_blocks)``."""
         hidden = [] if covariates is None else [covariates]
         for j, part in enumerate(counts.split(self.blocks, dim=1)):
-            depth = part.sum(1, keepdim=True).clamp(min=1e-8)
-            h = self.norms[j](self.inputs[j](torch.log1p(part * (1e4 / depth))))
-            h = nn.functional.silu(h)
+            rows, columns = part.nonzero(as_tuple=True)
+            values = part[rows, columns]
+            depth = values.new_zeros(len(part)).index_add(0, rows, values)
+            values = torch.log1p(values * (1e4 / depth)[rows])
+            h = self.inputs[j].of_entries(rows, columns, values, len(part))
+            h = nn.functional.silu(self.norms[j](h))
             hidden.append(torch.where(shown[:, j : j + 1], h, self.absent[j]))
         return self.trunk(torch.cat(hidden, dim=1), *cat_list)

@@ -123,8 +123,10 @@ class ExpressionDecoder(nn.Module):
         """
         h = self.px_decoder(z, *cat_list)
         logits = self.scale(h)
-        if cat_list:
+        if cat_list and len(self.batch_shifts.weight) > 1:
             logits = logits + self.batch_shifts(cat_list[0].squeeze(-1).long())
+        elif cat_list:
+            logits = logits.add_(self.batch_shifts.weight[0])
         if isinstance(self.activation, nn.Sigmoid):
             scale, rate = logits, self.activation(logits + log_size)
         else:

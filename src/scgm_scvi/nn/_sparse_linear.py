@@ -40,11 +40,16 @@ class SparseLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs ``(n, n_out)`` of ``x`` ``(n, n_in)``."""
         rows, columns = x.nonzero(as_tuple=True)
+        return self.of_entries(rows, columns, x[rows, columns], len(x))
+
+    def of_entries(
+        self, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, n: int
+    ) -> torch.Tensor:
+        """Outputs ``(n, n_out)`` of an ``x`` of ``n`` rows whose entries are given, row by row."""
         if not len(rows):  # which embedding_bag does not take
-            return self.bias.expand(len(x), -1)
-        starts = torch.bincount(rows, minlength=len(x)).cumsum(0).roll(1)
+            return self.bias.expand(n, -1)
+        starts = torch.bincount(rows, minlength=n).cumsum(0).roll(1)
         starts[0] = 0
-        values = x[rows, columns]
         out = nn.functional.embedding_bag(
             columns, self.weight, starts, mode="sum", per_sample_weights=values
         )
