@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import mudata
 import numpy as np
 import pandas as pd
 import scvi
 from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
 
 import scgm_scvi
-from scgm_scvi import SCGM
+from scgm_scvi import SCGM, MultiSCGM
 
 QUIET = {"enable_progress_bar": False}
 SMALL = {"n_latent": 12, "n_hidden": 48, "diffusion_kwargs": {"n_hidden": 48, "n_layers": 2}}
@@ -44,3 +47,49 @@ def make_model(adata: AnnData, *, epochs: int = 8, steps: int = 150) -> SCGM:
     model = SCGM(adata, **SMALL)
     model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
     return model
+
+
+def make_mdata(n_unpaired: int = 0) -> MuData:
+    """Real counts of genes beside peaks that follow the cell's type; some cells in one only."""
+    rng = np.random.default_rng(0)
+    rna = scgm_scvi.datasets.pbmc68k()[::2, :120].copy()
+    rna = rna[np.asarray(rna.X.sum(axis=1)).ravel() > 0].copy()
+    types = rna.obs["cell_type"].astype("category").cat
+    open_in = rng.gamma(0.5, size=(len(types.categories), 200)) * 0.8
+    rates = open_in[types.codes.to_numpy()] * rng.lognormal(0, 0.3, (rna.n_obs, 1))
+    atac = AnnData(
+        sparse.csr_matrix(rng.poisson(rates), dtype=np.float32),
+        obs=pd.DataFrame(index=rna.obs_names),
+        var=pd.DataFrame(
+            {"length": np.full(200, 500)},
+            index=[f"chr{1 + i % 3}:{1000 * i}-{1000 * i + 500}" for i in range(200)],
+        ),
+    )
+    atac.X[np.asarray(atac.X.sum(axis=1)).ravel() == 0, 0] = 1
+    rna.obs["donor"] = rng.choice(["d1", "d2"], rna.n_obs)
+    atac.obs["cell_type"] = rna.obs["cell_type"]
+    if n_unpaired:
+        rna, atac = rna[:-n_unpaired].copy(), atac[n_unpaired:].copy()
+    with mudata.set_options(pull_on_update=False):
+        return MuData({"rna": rna, "atac": atac})
+
+
+def make_multi(mdata: MuData, *, epochs: int = 6, steps: int = 100) -> MultiSCGM:
+    scvi.settings.seed = 0
+    MultiSCGM.setup_mudata(mdata, labels_key="cell_type")
+    model = MultiSCGM(mdata, **SMALL)
+    model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
+    return model
+
+
+def make_joint(mdata: MuData) -> AnnData:
+    """Genes and peaks side by side, as scanpy reads a file of 10x Genomics."""
+    parts = [mdata["rna"], mdata["atac"]]
+    return AnnData(
+        sparse.hstack([p.X for p in parts], format="csr"),
+        obs=mdata["rna"].obs.copy(),
+        var=pd.DataFrame(
+            {"feature_types": np.repeat(["Gene Expression", "Peaks"], [p.n_vars for p in parts])},
+            index=[*parts[0].var_names, *parts[1].var_names],
+        ),
+    )

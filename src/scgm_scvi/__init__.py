@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from . import atlas, datasets, diffusion, metrics, pl
-from .model import ATACSCGM, SCGM
+from .model import ATACSCGM, SCGM, MultiSCGM
 
-__all__ = ["ATACSCGM", "SCGM", "atlas", "datasets", "diffusion", "metrics", "pl"]
+__all__ = ["ATACSCGM", "SCGM", "MultiSCGM", "atlas", "datasets", "diffusion", "metrics", "pl"]
 __version__ = version("scgm_scvi")

@@ -4,6 +4,8 @@ from ._atacscgm import ATACSCGM
 from ._diffusion import LatentDiffusionMixin
 from ._energy import DenoisedCells
 from ._generation import GenerationMixin
+from ._modalities import pad_modalities
+from ._multiscgm import MultiSCGM
 from ._pretrained import DiffusionSCANVI, DiffusionSCVI
 from ._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
 from ._sampling import SamplingMixin
@@ -19,5 +21,7 @@ __all__ = [
     "DiffusionSCVI",
     "GenerationMixin",
     "LatentDiffusionMixin",
+    "MultiSCGM",
     "SamplingMixin",
+    "pad_modalities",
 ]

@@ -9,7 +9,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scvi import REGISTRY_KEYS
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
@@ -119,16 +118,17 @@ class AugmentationMixin:
             real = self.adata if adata is None else adata
             self._check_real(real, key)
             categories = spec.categorical[key]
-            codes = condition_tokens(real.obs[key], categories, key, spec.unspecified.get(key)) - 1
+            codes = (
+                condition_tokens(self._obs(real)[key], categories, key, spec.unspecified.get(key))
+                - 1
+            )
             present = np.bincount(codes[codes >= 0], minlength=len(categories))
             n_new = np.maximum(_targets(n, categories, present, key) - present, 0)
-            counts = self.get_anndata_manager(registered, required=True).get_from_registry(
-                REGISTRY_KEYS.X_KEY
-            )
-            x = [sparse.csr_matrix(counts, dtype=np.float32)]
+            x = [sparse.csr_matrix(self._counts(registered), dtype=np.float32)]
             latent = [self._mean_latents(registered)]
-            var = real.var.loc[registered.var_names].copy()
-        obs = real.obs[[c for c in real.obs if not str(c).startswith("_scvi_")]]
+            var = self._var_of(real)
+        obs = self._obs(real)
+        obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
         n_real, names, uns = len(obs), obs.index.astype(str), {}
         if n_new.sum():
             # A stream of its own: `generate` makes those of its chunks from the same seed.
@@ -136,6 +136,7 @@ class AugmentationMixin:
             columns = [c for c in spec.names if c in obs]
             conditions = _drawn_conditions(obs[columns], key, codes, categories, n_new, rng)
             cells = self.generate(conditions=conditions, seed=seed, **generate_kwargs)
+            cells = self._unpacked(cells)
             x.append(cells.X)
             latent.append(cells.obsm[self.latent_key])
             obs, names, uns = _stacked(obs, cells.obs), names.append(cells.obs_names), cells.uns
@@ -148,20 +149,22 @@ class AugmentationMixin:
         }
         obs = obs.assign(**{_MARK: np.arange(len(names)) >= n_real})
         obs.index = ad.utils.make_index_unique(names)
-        return ad.AnnData(
+        cells = ad.AnnData(
             sparse.vstack(x, format="csr"),
             obs=obs,
             var=var,
             obsm={self.latent_key: np.concatenate(latent)},
             uns={"scgm": {**uns.get("scgm", {}), "augment": asked}},
         )
+        return self._packed(cells)
 
     def _check_real(self, adata: ad.AnnData, key: str) -> None:
         if self.minified_data_type is not None:
             raise ValueError("The model's data are minified: there are no counts to augment.")
-        if key not in adata.obs:
+        obs = self._obs(adata)
+        if key not in obs:
             raise KeyError(f"key: {key!r} is not a column of adata.obs.")
-        if _MARK in adata.obs:
+        if _MARK in obs:
             raise ValueError(
                 f"adata.obs has a column {_MARK!r} already. Augment the real cells alone: "
                 f"adata = adata[~adata.obs[{_MARK!r}]].copy(); del adata.obs[{_MARK!r}]."

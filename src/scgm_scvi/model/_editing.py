@@ -30,7 +30,6 @@ from ._edited_states import (
 from ._energy import Energy
 from ._generation import default_batch_size, fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
-from ._results import require_writable, write_result
 
 __all__ = ["EditingMixin"]
 
@@ -170,7 +169,7 @@ class EditingMixin:
         doi:10.1038/s41592-019-0494-8.
         """
         self._require_diffusion()
-        require_writable(adata, self.var_.index, key_added)
+        self._require_writable(adata, key_added)
         intervention = Intervention.parse(
             self.var_.index,
             genes=genes,
@@ -242,10 +241,9 @@ class EditingMixin:
             "batch_size": batch_size,
             "changed": _changed(parts, self.var_.index),
         }
-        return write_result(
+        return self._write_result(
             adata,
             key_added,
-            features=self.var_.index,
             layers={"": stacked([p.x for p in parts])},
             latent=np.concatenate([p.latent for p in parts]),
             obs=obs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
@@ -15,7 +14,6 @@ from scgm_scvi.module import JoinedDistribution
 
 from ._generation import default_batch_size, fresh_seed
 from ._posterior import zero_probability
-from ._results import require_writable, write_result
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]
 
@@ -115,8 +113,7 @@ class EnhancementMixin:
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:
             seed = fresh_seed()
-        features = pd.Index(self.var_.index)
-        require_writable(adata, features, key_added)
+        self._require_writable(adata, key_added)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         parts, latents = [], []
         bar = tqdm(total=adata.n_obs, unit="cell", desc="Enhancing", disable=not progress_bar)
@@ -133,10 +130,9 @@ class EnhancementMixin:
                 parts.append(total.cpu().numpy())
                 latents.append(self._latents(posterior).cpu().numpy())
                 bar.update(len(total))
-        return write_result(
+        return self._write_result(
             adata,
             key_added,
-            features=features,
             layers={"": np.concatenate(parts)},
             latent=np.concatenate(latents),
             obs={},

@@ -28,7 +28,7 @@ _WEIGHTS, _JSON = "model.safetensors", "model.json"
 _FORMAT, _FORMAT_VERSION = "scgm_scvi export", 1
 _MODULE = "module."  # what weights are called, before the name that the module knows them by
 _ATTRIBUTE = re.compile(r"[A-Za-z]\w*(?<!_)_")
-_SETUP = "setup_anndata"
+_SETUPS = ("setup_anndata", "setup_mudata")
 
 
 class ExportMixin:
@@ -55,7 +55,7 @@ class ExportMixin:
         Raises
         ------
         ValueError
-            If the format is unknown, or the model was not set up by ``setup_anndata``.
+            If the format is unknown, or the model was set up by a data module.
         FileExistsError, FileNotFoundError
             If ``path`` exists, or the folder that it is to be in does not.
         TypeError
@@ -93,8 +93,8 @@ class ExportMixin:
             for name, value in inspect.getmembers(self, lambda v: not inspect.isroutine(v))
             if _ATTRIBUTE.fullmatch(name)
         }
-        method = attributes["registry_"].get("setup_method_name", _SETUP)
-        if method != _SETUP:
+        method = attributes["registry_"].get("setup_method_name", _SETUPS[0])
+        if method not in _SETUPS:
             raise ValueError(
                 f"The model was set up by {method}, which an export can't do again. Use save."
             )
@@ -271,8 +271,8 @@ def _saved(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[s
     if strange:
         raise ValueError(f"{listed(strange)} are no attributes of a model")
     attributes = {name: decode(value, tensors) for name, value in parts.items()}
-    method = attributes["registry_"].get("setup_method_name", _SETUP)
-    if method != _SETUP:  # scvi-tools calls the method of this name
+    method = attributes["registry_"].get("setup_method_name", _SETUPS[0])
+    if method not in _SETUPS:  # scvi-tools calls the method of this name
         raise ValueError(f"its set-up is {method!r}")
     weights = {k: v for k, v in tensors.items() if k.startswith(_MODULE)}
     return {

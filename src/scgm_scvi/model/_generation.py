@@ -23,7 +23,6 @@ from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._energy import Energy
 from ._sampling import Sampling
-from ._writing import ChunkWriter
 
 __all__ = ["GenerationMixin", "default_batch_size", "fresh_seed", "require_expression", "stacked"]
 
@@ -39,8 +38,8 @@ class _Chunk(NamedTuple):
 class GenerationMixin:
     """Sample latents from stage two and decode them with stage one.
 
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
-    what the features are.
+    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``SamplingMixin`` and ``AnnDataMixin``;
+    knows nothing of what the features are.
     """
 
     latent_key: str = "X_scgm"
@@ -156,8 +155,8 @@ class GenerationMixin:
         bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
         if out is None:
             with bar:
-                return self._collect(_counted(chunks, bar), uns)
-        with ChunkWriter(out) as writer, bar:
+                return self._packed(self._collect(_counted(chunks, bar), uns))
+        with self._writer(out) as writer, bar:
             for chunk in _counted(chunks, bar):
                 writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
             writer.finish(self.var_, {"scgm": uns})

@@ -169,13 +169,14 @@ class InterpolationMixin:
             **self._provenance(seed, **sampling.describe(), expression=expression),
             "interpolate": {"n": n, "source": _described(source), "target": _described(target)},
         }
-        return ad.AnnData(
+        cells = ad.AnnData(
             stacked(x),
             obs=obs,
             var=self.var_.copy(),
             obsm={self.latent_key: np.concatenate([p.obsm[self.latent_key] for p in parts])},
             uns={"scgm": uns},
         )
+        return self._packed(cells)
 
     def _ends(
         self,
@@ -188,7 +189,8 @@ class InterpolationMixin:
     ) -> tuple[_Ends, list[str]]:
         """Conditions and noise of both ends, and the trajectories' names."""
         spec, given = self.condition_spec, [source, target]
-        numbers = [g.n_obs for g in given if isinstance(g, ad.AnnData)]
+        both = [(g, self._is_cells(g)) for g in given]
+        numbers = [g.n_obs for g, are in both if are]
         if len(set(numbers)) > 1:
             raise ValueError(
                 f"source has {numbers[0]} cells and target {numbers[1]}; a trajectory goes from "
@@ -199,11 +201,11 @@ class InterpolationMixin:
         n = numbers[0] if numbers else n_cells
         if n is None:
             n = next((m for m in map(rows_of, given) if m is not None), None)
-        requests = [None if isinstance(g, ad.AnnData) else Request.parse(spec, n, g) for g in given]
-        cells = [self._states(g) if isinstance(g, ad.AnnData) else None for g in given]
+        requests = [None if are else Request.parse(spec, n, g) for g, are in both]
+        cells = [self._states(g) if are else None for g, are in both]
         names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
-        for g in given[::-1]:
-            if isinstance(g, ad.AnnData) and g.obs_names.is_unique:
+        for g, are in both[::-1]:
+            if are and g.obs_names.is_unique:
                 names = list(g.obs_names.astype(str))
         if cells == [None, None]:
             start = requests[0].draw_nuisances(self.diffusion_design_, rng)
@@ -270,6 +272,6 @@ def _between(ends: _Ends, w: float) -> tuple[Tensors, Tensors]:
 
 def _described(end: ad.AnnData | Conditions) -> str:
     """What an end was, for the record."""
-    if isinstance(end, ad.AnnData):
-        return f"{end.n_obs} cells"
-    return "conditions of each cell" if isinstance(end, pd.DataFrame) else str(dict(end or {}))
+    if isinstance(end, pd.DataFrame):
+        return "conditions of each cell"
+    return f"{end.n_obs} cells" if hasattr(end, "n_obs") else str(dict(end or {}))

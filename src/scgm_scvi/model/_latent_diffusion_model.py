@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._analogy import AnalogyMixin
 from ._augmentation import AugmentationMixin
 from ._classification import ClassificationMixin
+from ._containers import AnnDataMixin
 from ._diffusion import LatentDiffusionMixin
 from ._edit_curve import EditCurveMixin
 from ._edited_states import EditedStatesMixin
@@ -47,6 +48,7 @@ class LatentDiffusionModel(
     ExportMixin,
     HubMixin,
     LoadingMixin,
+    AnnDataMixin,
 ):
     """The verbs of stage two, and what shares a model, in one bundle.
 

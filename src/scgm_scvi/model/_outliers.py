@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scvi import REGISTRY_KEYS
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -133,7 +132,7 @@ class OutlierMixin:
             if self.minified_data_type is not None:
                 raise ValueError("The model's data are minified: pass adata, with counts.")
             self._validate_anndata()
-            return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            return self._counts(self.adata)
         validate_adata(adata, may_be_view=True)
         adata = match_features(adata, pd.Index(self.var_.index))
         setup = self.registry_["setup_args"]
@@ -147,13 +146,12 @@ class OutlierMixin:
         found = self.outlier_reference_
         if found is not None and all(found[k] == v for k, v in made_for.items()):
             return found
-        x = _dense(
-            self.generate(
-                conditions=self._conditions_of_training_cells(seed),
-                seed=seed,
-                progress_bar=progress_bar,
-            ).X
+        cells = self.generate(
+            conditions=self._conditions_of_training_cells(seed),
+            seed=seed,
+            progress_bar=progress_bar,
         )
+        x = _dense(self._unpacked(cells).X)
         reference: dict[str, Any] = dict(made_for)
         if self.registry_["setup_args"].get("is_count_data", True):
             total = x.sum(axis=0, dtype=np.float64) + 1  # no feature is impossible

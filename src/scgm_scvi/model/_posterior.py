@@ -157,7 +157,7 @@ class PosteriorMixin:
 
     def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         """Minibatches of cells; conditions that ``adata`` has no column for are unspecified."""
-        absent = [name for name in self.condition_spec.steered if name not in adata.obs]
+        absent = [name for name in self.condition_spec.steered if name not in self._obs(adata)]
         with self._registered(adata, absent) as cells:
             yield from self._make_data_loader(adata=cells, batch_size=batch_size)
 

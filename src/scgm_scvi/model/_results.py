@@ -15,7 +15,7 @@ from scgm_scvi._errors import listed
 __all__ = ["require_writable", "write_result"]
 
 
-def require_writable(adata: AnnData, features: pd.Index, key: str) -> None:
+def require_writable(adata: AnnData, features: pd.Index, key: str, name: str = "adata") -> None:
     """Check, before anything is computed, that a layer of ``features`` can be written.
 
     Raises
@@ -29,12 +29,13 @@ def require_writable(adata: AnnData, features: pd.Index, key: str) -> None:
         raise TypeError(f"key_added is {key!r}; it must be a name.")
     if adata.isbacked:
         raise ValueError(
-            "adata is backed by a file, which results are not written to: pass adata.to_memory()."
+            f"{name} is backed by a file, which results are not written to: pass "
+            f"{name}.to_memory()."
         )
     unknown = adata.var_names.difference(features, sort=False)
     if len(unknown):
         raise ValueError(
-            f"adata has {len(unknown)} features that the model does not know, and can say nothing "
+            f"{name} has {len(unknown)} features that the model does not know, and can say nothing "
             f"of: {listed(unknown, 5)}. Pass adata[:, model.var_.index]."
         )
 

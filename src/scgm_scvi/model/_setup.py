@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from scgm_scvi.module import SCGM_KEYS
 from ._fields import ConditionsField
 from ._validation import match_features, validate_adata, validate_keys, validate_matrix
 
-__all__ = ["SetupMixin"]
+__all__ = ["SetupMixin", "as_list"]
 
 
 class SetupMixin:
@@ -92,13 +92,50 @@ class SetupMixin:
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
         validate_adata(adata)
+        attributes = cls._attribute_fields(adata, setup_method_args["setup_args"], kwargs)
+        if minify_type is None:
+            validate_matrix(adata, layer, is_count_data, check_features=not transferred)
+        fields = [
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=is_count_data),
+            *attributes,
+        ]
+        if minify_type is not None:
+            fields += cls._get_fields_for_adata_minification(minify_type)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    def _attribute_fields(
+        cls,
+        adata: AnnData,
+        setup_args: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        name: str = "adata",
+    ) -> list[BaseAnnDataField]:
+        """Fields of all that is said of cells in ``obs``, checked.
+
+        Parameters
+        ----------
+        setup_args
+            Arguments of the set-up.
+        kwargs
+            Those of scvi-tools.
+        name
+            What messages call ``adata``.
+        """
         lists = {
-            "condition_keys": condition_keys,
-            "continuous_condition_keys": continuous_condition_keys,
-            "categorical_covariate_keys": categorical_covariate_keys,
-            "continuous_covariate_keys": continuous_covariate_keys,
+            argument: as_list(setup_args.get(argument), argument)
+            for argument in (
+                "condition_keys",
+                "continuous_condition_keys",
+                "categorical_covariate_keys",
+                "continuous_covariate_keys",
+            )
         }
-        lists = {argument: _as_list(value, argument) for argument, value in lists.items()}
+        single = ("batch_key", "labels_key", "size_factor_key")
+        batch_key, labels_key, size_factor_key = (setup_args.get(argument) for argument in single)
+        unlabeled_category = setup_args.get("unlabeled_category")
         labels = [labels_key] if labels_key else []
         keys = {
             "batch_key": [batch_key],
@@ -109,34 +146,32 @@ class SetupMixin:
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
-        validate_keys(adata, keys, numeric)
+        validate_keys(adata, keys, numeric, name)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
             raise ValueError(
                 f"unlabeled_category is {unlabeled_category!r}, but there is no labels_key whose "
                 "value it could be."
             )
-        if minify_type is None:
-            validate_matrix(adata, layer, is_count_data, check_features=not transferred)
-        fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=is_count_data),
+        return [
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            CategoricalJointObsField(
+                REGISTRY_KEYS.CAT_COVS_KEY, setup_args.get("categorical_covariate_keys")
+            ),
+            NumericalJointObsField(
+                REGISTRY_KEYS.CONT_COVS_KEY, setup_args.get("continuous_covariate_keys")
+            ),
             *further,
             ConditionsField(
                 SCGM_KEYS.CONDITIONS_KEY,
                 [*labels, *lists["condition_keys"]],
                 {key: unlabeled_category for key in labels if unlabeled_category is not None},
             ),
-            NumericalJointObsField(SCGM_KEYS.CONDITION_VALUES_KEY, continuous_condition_keys),
+            NumericalJointObsField(
+                SCGM_KEYS.CONDITION_VALUES_KEY, setup_args.get("continuous_condition_keys")
+            ),
         ]
-        if minify_type is not None:
-            fields += cls._get_fields_for_adata_minification(minify_type)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
 
     @classmethod
     def _further_fields(
@@ -192,7 +227,8 @@ class SetupMixin:
             self.deregister_manager(stand_in)
 
 
-def _as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
+def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
+    """Names of columns; a string is refused, whose letters would be taken for such."""
     if isinstance(keys, str):
         raise TypeError(f"{argument} is the string {keys!r}; pass a list: [{keys!r}].")
     return list(keys or [])

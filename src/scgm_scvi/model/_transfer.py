@@ -18,9 +18,8 @@ from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow
 from scgm_scvi.nn import FeatureFill, add_adapters, merge_adapters
 
 from ._diagnostics import logger
-from ._features import FeatureReport, align_features
+from ._features import FeatureReport
 from ._fine_tuning import MODES, category_counts
-from ._validation import validate_adata
 
 __all__ = ["TransferMixin"]
 
@@ -116,16 +115,13 @@ class TransferMixin:
         reference = cls._reference(reference_model)
         if replay:
             reference._require_memory()
-        validate_adata(adata)
-        setup = reference.registry_["setup_args"]
+        reference._check_query(adata)
+        obs = reference._obs(adata)
         before = reference.condition_spec
         if mode == "surgery":
-            _require_new(adata, {**before.nuisances, **before.categorical})
-        names = pd.Index(reference.get_var_names())
-        unknown = [k for k in before.steered if k not in adata.obs]
-        query, report = align_features(
-            adata, names, reference.var_, setup.get("layer"), min_shared, unknown
-        )
+            _require_new(obs, {**before.nuisances, **before.categorical})
+        unknown = [k for k in before.steered if k not in obs]
+        query, report = reference._aligned_query(adata, min_shared, unknown)
         state = _merged(reference.module).state_dict()
         model = super().load_query_data(
             query, reference, unfrozen=True, accelerator=accelerator, device=device
@@ -179,7 +175,8 @@ class TransferMixin:
         if mode == "adapter":
             add_adapters(self.module, adapter_rank)
         self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
-        self.init_params_["non_kwargs"]["n_memory"] = 0
+        if "n_memory" in self.init_params_["non_kwargs"]:
+            self.init_params_["non_kwargs"]["n_memory"] = 0
         self.module.eval()
         self.fine_tuning_ = {
             "mode": mode,
@@ -197,12 +194,12 @@ class TransferMixin:
     def _remember(self, reference: TransferMixin, missing: list[str]) -> None:
         """Have the encoder fill in missing features, from cells that the reference generates."""
         encoder = self.module.z_encoder
-        if not encoder.normalize:
+        if not getattr(encoder, "normalize", False):  # of blocks: nothing is filled in
             return
         cells = reference._remembered(1.0, seed=0, n_cells=_N_MEMORY)
         x = torch.as_tensor(cells.x.toarray(), device=self.device)
         encoder.fill = FeatureFill(*x.shape).to(self.device)
-        is_missing = np.isin(self.get_var_names(), missing)
+        is_missing = np.isin(self.var_.index, missing)
         encoder.fill.remember(x, torch.as_tensor(is_missing, device=self.device))
         self.init_params_["non_kwargs"]["n_memory"] = len(x)
 
@@ -223,7 +220,7 @@ class TransferMixin:
             REGISTRY_KEYS.CONT_COVS_KEY: size.new_zeros(n, len(spec.numeric_covariates)),
         }
         mean = self.module.decode_state(torch.cat([means, size], dim=1), tensors).mean
-        names = np.asarray(self.get_var_names())
+        names = np.asarray(self.var_.index)
         order = np.log1p(mean.clamp(min=0).cpu().numpy()).var(axis=0).argsort()[::-1]
         lacking = set(missing)
         return [str(n) for n in names[order[:_N_VARIABLE]] if n in lacking]
@@ -252,15 +249,16 @@ def _merged(module: nn.Module) -> nn.Module:
 
 def _forget(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Take a reference's memory of other missing features from the module, and from its weights."""
-    module.z_encoder.fill = None
+    if hasattr(module.z_encoder, "fill"):
+        module.z_encoder.fill = None
     for key in [k for k in state if k.startswith("z_encoder.fill.")]:
         del state[key]
 
 
-def _require_new(adata: AnnData, known: dict[str, np.ndarray]) -> None:
+def _require_new(obs: pd.DataFrame, known: dict[str, np.ndarray]) -> None:
     """Raise unless a column of ``obs`` has a category that is not known."""
     for name, categories in known.items():
-        if name in adata.obs and not adata.obs[name].dropna().isin(categories).all():
+        if name in obs and not obs[name].dropna().isin(categories).all():
             return
     raise ValueError(
         "mode 'surgery' trains the weights of new categories, and the query has no new batch, type "

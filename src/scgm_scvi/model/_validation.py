@@ -22,13 +22,15 @@ __all__ = [
 ]
 
 
-def validate_adata(adata: AnnData, *, may_be_view: bool = False) -> None:
+def validate_adata(adata: AnnData, *, may_be_view: bool = False, name: str = "adata") -> None:
     """Refuse views, backed objects and ambiguous names.
 
     Parameters
     ----------
     may_be_view
         Whether a view will do, because nothing is written to it.
+    name
+        What messages call it.
 
     Raises
     ------
@@ -38,28 +40,28 @@ def validate_adata(adata: AnnData, *, may_be_view: bool = False) -> None:
         If it is a view, on disk, without cells or features, or has duplicated ``var_names``.
     """
     if not isinstance(adata, AnnData):
-        raise TypeError(f"adata is a {type(adata).__name__}; an AnnData is needed.")
+        raise TypeError(f"{name} is a {type(adata).__name__}; an AnnData is needed.")
     if adata.is_view and not may_be_view:
         raise ValueError(
-            "adata is a view of another AnnData, which can't be written to. "
-            "Pass a copy: adata = adata.copy()."
+            f"{name} is a view of another AnnData, which can't be written to. "
+            f"Pass a copy: {name} = {name}.copy()."
         )
     if adata.isbacked:
         raise ValueError(
-            f"adata is backed by {str(adata.filename)!r}; it has to be in memory. "
-            "Load it: adata = adata.to_memory()."
+            f"{name} is backed by {str(adata.filename)!r}; it has to be in memory. "
+            f"Load it: {name} = {name}.to_memory()."
         )
     if 0 in adata.shape:
-        raise ValueError(f"adata has shape {adata.shape}: there is nothing to learn from.")
+        raise ValueError(f"{name} has shape {adata.shape}: there is nothing to learn from.")
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         raise ValueError(
-            f"adata.var_names holds {len(twice)} duplicated names: {listed(twice, 5)}. "
-            "Make them unique: adata.var_names_make_unique()."
+            f"{name}.var_names holds {len(twice)} duplicated names: {listed(twice, 5)}. "
+            f"Make them unique: {name}.var_names_make_unique()."
         )
 
 
-def match_features(adata: AnnData, names: pd.Index) -> AnnData:
+def match_features(adata: AnnData, names: pd.Index, name: str = "adata") -> AnnData:
     """``adata`` with the features ``names`` in that order: itself, or a view of it.
 
     Raises
@@ -72,14 +74,17 @@ def match_features(adata: AnnData, names: pd.Index) -> AnnData:
     missing = names.difference(adata.var_names, sort=False)
     if len(missing):
         raise ValueError(
-            f"adata.var_names lacks {len(missing)} of the {len(names)} features that the model "
+            f"{name}.var_names lacks {len(missing)} of the {len(names)} features that the model "
             f"was trained on: {listed(missing, 5)}. Pass data with all of them."
         )
     return adata[:, names]
 
 
 def validate_keys(
-    adata: AnnData, keys: dict[str, Sequence[str | None]], numeric: Sequence[str] = ()
+    adata: AnnData,
+    keys: dict[str, Sequence[str | None]],
+    numeric: Sequence[str] = (),
+    name: str = "adata",
 ) -> None:
     """Check that columns of ``obs`` exist, are named once, and are numeric where they must be.
 
@@ -89,6 +94,8 @@ def validate_keys(
         Argument name to the columns given for it.
     numeric
         Arguments whose columns must be numbers.
+    name
+        What messages call ``adata``.
 
     Raises
     ------
@@ -104,28 +111,34 @@ def validate_keys(
                 continue
             if column not in adata.obs:
                 raise KeyError(
-                    f"{argument}: {column!r} is not a column of adata.obs."
+                    f"{argument}: {column!r} is not a column of {name}.obs."
                     f"{nearest(column, adata.obs.columns)} Columns: {listed(adata.obs.columns)}."
                 )
             if column in seen:
                 raise ValueError(
-                    f"adata.obs[{column!r}] is given for both {seen[column]} and {argument}; "
+                    f"{name}.obs[{column!r}] is given for both {seen[column]} and {argument}; "
                     "name it in one of them."
                 )
             seen[column] = argument
             if argument in numeric:
                 if not pd.api.types.is_numeric_dtype(adata.obs[column]):
                     raise ValueError(
-                        f"{argument}: adata.obs[{column!r}] has dtype "
+                        f"{argument}: {name}.obs[{column!r}] has dtype "
                         f"{adata.obs[column].dtype}; numbers are needed. Convert it with "
                         "pandas.to_numeric, or give it as a categorical key."
                     )
                 if np.isinf(adata.obs[column].to_numpy(dtype=float)).any():
-                    raise ValueError(f"{argument}: adata.obs[{column!r}] holds infinite values.")
+                    raise ValueError(f"{argument}: {name}.obs[{column!r}] holds infinite values.")
 
 
 def validate_matrix(
-    adata: AnnData, layer: str | None, is_count_data: bool, check_features: bool = True
+    adata: AnnData,
+    layer: str | None,
+    is_count_data: bool,
+    check_features: bool = True,
+    *,
+    check_cells: bool = True,
+    name: str = "adata",
 ) -> None:
     """Check the values that a model will learn from.
 
@@ -137,6 +150,10 @@ def validate_matrix(
         Whether values must be non-negative integers.
     check_features
         Whether to warn of features without any count.
+    check_cells
+        Whether to refuse cells without any count.
+    name
+        What messages call ``adata``.
 
     Raises
     ------
@@ -147,10 +164,10 @@ def validate_matrix(
     """
     if layer is not None and layer not in adata.layers:
         raise KeyError(
-            f"layer: {layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))} "
+            f"layer: {layer!r} is not in {name}.layers.{nearest(layer, layer_names(adata))} "
             f"Layers: {listed(layer_names(adata))}."
         )
-    place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    place = f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         raise ValueError(f"{place} is None. Put counts there, or name a layer that holds them.")
@@ -161,14 +178,14 @@ def validate_matrix(
         _validate_values(part, place, is_count_data)
     if not is_count_data:
         return
-    message = _empty_message(x, 1, adata.obs_names, place, "cells")
+    message = _empty_message(x, 1, adata.obs_names, place, "cells") if check_cells else None
     if message:  # a cell without depth has no log depth
-        raise ValueError(f"{message} Remove them: sc.pp.filter_cells(adata, min_counts=1).")
+        raise ValueError(f"{message} Remove them: sc.pp.filter_cells({name}, min_counts=1).")
     message = _empty_message(x, 0, adata.var_names, place, "features") if check_features else None
     if message:  # harmless, and usual in a subset of cells: the model learns that they are zero
         warnings.warn(
             f"{message} They will be generated as zeros. To leave them out: "
-            "sc.pp.filter_genes(adata, min_counts=1).",
+            f"sc.pp.filter_genes({name}, min_counts=1).",
             UserWarning,
             stacklevel=3,
         )

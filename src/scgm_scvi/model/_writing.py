@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import zarr
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
-__all__ = ["ChunkWriter"]
+__all__ = ["ChunkWriter", "extend", "require_free"]
 
 
 class ChunkWriter:
@@ -39,13 +39,7 @@ class ChunkWriter:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
-        if self.path.suffix not in (".h5ad", ".zarr"):
-            raise ValueError(f"out is {str(path)!r}; its name must end in .h5ad or .zarr.")
-        if self.path.exists():
-            raise FileExistsError(f"out: {str(path)!r} exists already. Remove it or name another.")
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"out: the folder {str(self.path.parent)!r} does not exist.")
+        self.path = require_free(path, (".h5ad", ".zarr"))
         self._part = self.path.with_name(self.path.name + ".part")
         self._remove_part()
         self._root: Any = None
@@ -71,16 +65,16 @@ class ChunkWriter:
         if sparse.issparse(x):
             sparse_dataset(self._root["X"]).append(x)
         else:
-            _extend(self._root["X"], x)
+            extend(self._root["X"], x)
         for key, value in obsm.items():
-            _extend(self._root["obsm"][key], value)
+            extend(self._root["obsm"][key], value)
         group = self._root["obs"]
-        _extend(group[group.attrs["_index"]], obs.index.to_numpy(dtype=object))
+        extend(group[group.attrs["_index"]], obs.index.to_numpy(dtype=object))
         for name, column in obs.items():
             if isinstance(column.dtype, pd.CategoricalDtype):
-                _extend(group[name]["codes"], column.cat.codes.to_numpy())
+                extend(group[name]["codes"], column.cat.codes.to_numpy())
             else:
-                _extend(group[name], column.to_numpy())
+                extend(group[name], column.to_numpy())
 
     def _begin(
         self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
@@ -131,7 +125,20 @@ def _plain_chunks() -> AbstractContextManager:
     return nullcontext()
 
 
-def _extend(dataset: Any, value: np.ndarray) -> None:
+def require_free(path: str | os.PathLike, endings: Sequence[str]) -> Path:
+    """``path``, if a file of that name can be made and has one of the endings."""
+    place = Path(path)
+    if place.suffix not in endings:
+        raise ValueError(f"out is {str(path)!r}; its name must end in {' or '.join(endings)}.")
+    if place.exists():
+        raise FileExistsError(f"out: {str(path)!r} exists already. Remove it or name another.")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"out: the folder {str(place.parent)!r} does not exist.")
+    return place
+
+
+def extend(dataset: Any, value: np.ndarray) -> None:
+    """Add rows to an array on disk."""
     n = dataset.shape[0]
     dataset.resize((n + len(value), *dataset.shape[1:]))
     dataset[n:] = value

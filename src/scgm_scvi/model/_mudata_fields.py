@@ -1,0 +1,98 @@
+"""The registry fields of counts in blocks, and of attributes that lie about in a MuData."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+from scvi.data.fields import AnnDataField, BaseMuDataWrapperClass, LayerField, MuDataWrapper
+
+__all__ = ["CountsField", "GatheredField", "MuDataCountsField", "is_binary"]
+
+
+class CountsField(LayerField):
+    """Counts, and what else of them is to be remembered.
+
+    Parameters
+    ----------
+    registry_key, layer
+        As in :class:`scvi.data.fields.LayerField`.
+    blocks
+        Numbers of features of the blocks, if there are several.
+    """
+
+    IS_BINARY_KEY = "is_binary"
+    BLOCKS_KEY = "blocks"
+
+    def __init__(
+        self, registry_key: str, layer: str | None, blocks: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(registry_key, layer, is_count_data=True)
+        self.blocks = None if blocks is None else [int(n) for n in blocks]
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """As scvi does, and whether all counts are 0 or 1."""
+        state = super().register_field(adata)
+        state[self.IS_BINARY_KEY] = is_binary(self.get_field_data(adata))
+        return state if self.blocks is None else {**state, self.BLOCKS_KEY: self.blocks}
+
+
+MuDataCountsField = MuDataWrapper(CountsField)
+
+
+class GatheredField(BaseMuDataWrapperClass):
+    """A field of ``obs`` whose columns may be in ``mdata.obs`` or in that of any modality.
+
+    What scvi derives from them is written to one modality: mudata 0.3 can't read a file whose own
+    ``obsm`` holds integers.
+
+    Parameters
+    ----------
+    field
+        Field of an AnnData.
+    gather
+        From a MuData to a table of the columns.
+    mod_key
+        The modality to write to.
+    """
+
+    def __init__(
+        self, field: AnnDataField, gather: Callable[[MuData], pd.DataFrame], mod_key: str
+    ) -> None:
+        super().__init__(mod_key)
+        self._adata_field, self._gather = field, gather
+
+    def validate_field(self, mdata: MuData) -> None:
+        """Validate the field."""
+        self._adata_field.validate_field(AnnData(obs=self._gather(mdata)))
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Register the field."""
+        return self._written(mdata, self._adata_field.register_field)
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], mdata_target: MuData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Transfer the field."""
+        transfer = self._adata_field.transfer_field
+        return self._written(mdata_target, lambda cells: transfer(state_registry, cells, **kwargs))
+
+    def _written(self, mdata: MuData, action: Callable[[AnnData], dict]) -> dict[str, Any]:
+        cells, holder = AnnData(obs=self._gather(mdata)), self.get_modality(mdata)
+        state = action(cells)
+        for name in [c for c in cells.obs if str(c).startswith("_scvi_")]:
+            holder.obs[name] = cells.obs[name].to_numpy()
+        for name, value in cells.obsm.items():
+            holder.obsm[name] = value
+        return state
+
+
+def is_binary(x: np.ndarray | sparse.spmatrix) -> bool:
+    """Whether no value is above 1."""
+    values = x.data if sparse.issparse(x) else np.asarray(x)
+    return not values.size or bool(values.max() <= 1)

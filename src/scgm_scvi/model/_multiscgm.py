@@ -1,0 +1,159 @@
+"""MultiSCGM: latent diffusion of cells with several modalities, as an scvi-tools model."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any, Literal
+
+from anndata import AnnData
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+from scvi.model import MULTIVI
+
+from scgm_scvi._errors import listed, nearest
+from scgm_scvi.module import BlockVAE
+from scgm_scvi.train import SCGMTrainingPlan
+
+from ._atacscgm import PEAK_LIKELIHOODS
+from ._disk_training import own_registry
+from ._modality_getters import ModalityGettersMixin
+from ._mudata import MuDataMixin
+from ._mudata_fields import CountsField
+from ._mudata_setup import MuDataSetupMixin
+from ._translation import TranslationMixin
+from ._two_stage_model import TwoStageModel
+
+__all__ = ["MultiSCGM"]
+
+_RNA_LIKELIHOODS = ("nb", "poisson")
+
+
+class MultiSCGM(
+    MuDataMixin,
+    MuDataSetupMixin,
+    TranslationMixin,
+    ModalityGettersMixin,
+    TwoStageModel,
+    MULTIVI,
+):
+    """Score-based generative model of expression and chromatin accessibility in single cells.
+
+    As :class:`scgm_scvi.SCGM`, of genes and peaks at once: one latent, decoded to counts of both,
+    and a depth for each. Cells measured in one modality train beside those measured in both, and
+    a trained model says what was not measured (:meth:`translate`). Generated cells are a MuData.
+
+    Parameters
+    ----------
+    adata
+        MuData registered by :meth:`setup_mudata`, or AnnData by :meth:`setup_anndata`.
+    registry
+        Of saved data, instead of ``adata``.
+    gene_likelihood
+        ``"nb"`` or ``"poisson"``.
+    peak_likelihood
+        ``"poisson"`` or ``"nb"``: of fragments in peaks. ``"bernoulli"``: of which peaks are open;
+        counts are binarised, and generated ones are binary.
+    dispersion
+        Of negative binomial counts: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``, as of
+        :class:`scgm_scvi.SCGM`.
+    n_hidden, n_latent, n_layers, dropout_rate, n_components, condition_dropout, \
+    encode_covariates, diffusion_kwargs, noise, adapter_rank
+        As of :class:`scgm_scvi.SCGM`.
+
+    Raises
+    ------
+    ValueError
+        If the peaks are binary and their likelihood is one of counts.
+
+    Examples
+    --------
+    >>> from scgm_scvi import MultiSCGM
+    >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
+    >>> model = MultiSCGM(mdata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> cells = model.generate(100, {"cell_type": "B"})  # doctest: +SKIP
+    >>> peaks = model.translate(adata_rna, to="atac")  # doctest: +SKIP
+
+    References
+    ----------
+    Ashuach et al. 2023, MultiVI, doi:10.1038/s41592-023-01909-9.
+    """
+
+    _module_cls = BlockVAE
+    _training_plan_cls = SCGMTrainingPlan
+    minified_data_type = None
+
+    def __init__(
+        self,
+        adata: MuData | AnnData | None = None,
+        registry: dict | None = None,
+        gene_likelihood: Literal["nb", "poisson"] = "nb",
+        peak_likelihood: Literal["poisson", "nb", "bernoulli"] = "poisson",
+        n_hidden: int = 256,
+        n_latent: int = 256,
+        n_layers: int = 2,
+        dropout_rate: float = 0.0,
+        dispersion: Literal["gene", "gene-label", "gene-cell"] = "gene-cell",
+        n_components: int = 64,
+        condition_dropout: float = 0.1,
+        encode_covariates: bool = False,
+        diffusion_kwargs: dict[str, Any] | None = None,
+        noise: str = "edm",
+        adapter_rank: int = 0,
+    ) -> None:
+        registry = None if registry is None else own_registry(registry, type(self).__name__)
+        # MULTIVI builds a module of its own: skip to what it inherits.
+        super(MULTIVI, self).__init__(adata, registry)
+        arguments = dict(locals())
+        self._check_likelihoods(gene_likelihood, peak_likelihood)
+        spec = self.condition_spec
+        sizes = [len(block.names) for block in self._blocks]
+        self.module = self._module_cls(
+            sizes,
+            [gene_likelihood, peak_likelihood],
+            n_batch=self.summary_stats.n_batch,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_layers=n_layers,
+            n_continuous_cov=len(spec.numeric_covariates),
+            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
+            dropout_rate=dropout_rate,
+            dispersion=dispersion,
+            encode_covariates=encode_covariates,
+            n_conditions=[len(c) for c in spec.categorical.values()],
+            n_condition_values=len(spec.continuous),
+            n_components=n_components,
+            condition_dropout=condition_dropout,
+            diffusion_kwargs=diffusion_kwargs,
+            noise=noise,
+            adapter_rank=adapter_rank,
+        )
+        self.n_genes, self.n_regions, self.n_proteins = *sizes, 0
+        self.n_latent, self.fully_paired = n_latent, False
+        self.get_normalized_function_name = "get_normalized_accessibility"
+        self._set_features(adata)
+        self.scgm_version_ = version("scgm_scvi")
+        self._model_summary_string = (
+            f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden; "
+            f"{sizes[0]} genes, {gene_likelihood} likelihood; {sizes[1]} peaks, {peak_likelihood} "
+            f"likelihood; conditions: {', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
+        )
+        self.init_params_ = self._get_init_params(arguments)
+
+    def _check_likelihoods(self, gene_likelihood: str, peak_likelihood: str) -> None:
+        for argument, value, known in (
+            ("gene_likelihood", gene_likelihood, _RNA_LIKELIHOODS),
+            ("peak_likelihood", peak_likelihood, PEAK_LIKELIHOODS),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"{argument} is {value!r}.{nearest(value, known)} Use one of {listed(known)}."
+                )
+        fields = self.registry_["field_registries"]
+        state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
+        if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
+            raise ValueError(
+                f"The peaks ({self._blocks[1].key!r}) hold 0 and 1 alone: which are open, where "
+                f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "
+                'peak_likelihood="bernoulli".'
+            )

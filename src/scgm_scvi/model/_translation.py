@@ -1,0 +1,317 @@
+"""From what was measured of cells in one modality to what would have been in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from scgm_scvi._errors import listed, nearest, whole_number
+
+from ._conditions import Conditions, Request
+from ._generation import default_batch_size, fresh_seed, require_expression, stacked
+
+__all__ = ["TranslationMixin"]
+
+Tensors = dict[str, torch.Tensor]
+_ALIASES = (("rna", "expression"), ("atac", "accessibility"))
+
+
+class TranslationMixin:
+    """The missing modality of cells that were measured in one.
+
+    Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``MuDataMixin``.
+    """
+
+    def translate(
+        self,
+        data: AnnData | MuData,
+        to: str = "atac",
+        *,
+        conditions: Conditions = None,
+        n_samples: int = 1,
+        n_steps: int = 50,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData:
+        r"""What would have been measured of cells in another modality.
+
+        For each cell the latents are found that agree both with its counts and with the diffusion
+        model under the cell's conditions, as :meth:`enhance` does. The other modality is decoded
+        from them, at a depth that such cells have in it.
+
+        Parameters
+        ----------
+        data
+            Cells with raw counts of one modality: an AnnData, or a MuData, whose modality ``to`` is
+            not looked at if it has one. It may have features that the model does not know. Not
+            changed.
+        to
+            Modality to predict, ``"atac"`` or ``"rna"``, or its name in the model's data.
+        conditions
+            What is known of the cells, as in :meth:`generate`: a dict, or a DataFrame with a row a
+            cell; what it leaves out is unspecified. ``{}``: nothing, so that all is told from the
+            counts. Default: the cells' own columns, where they have them; a cell type among these
+            helps the prediction, and must be left out where one is to find out how good it is.
+        n_samples
+            Predictions of each cell, which differ as far as its counts leave it open.
+        n_steps
+            Steps by which the encoder's posterior is fitted to the cell; 0: none.
+        expression
+            ``"counts"``: as they would have been measured. ``"normalized"``: the mean over samples,
+            scaled to 10,000 a cell; dense, which takes 0.4 MB for each cell and 100,000 features.
+        seed
+            Same seed, same device, same result. Default: a fresh one, recorded in the result.
+        batch_size
+            Cells at a time; bounds the memory. Part of what the seed determines.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells and
+
+        - ``X``: counts, CSR, or their normalised mean, float32. Of several samples of counts, one
+          after the other: all cells of the first, then of the second; ``obs["scgm_sample"]`` is
+          the sample's number and ``obs["scgm_cell"]`` the cell's name.
+        - ``obs["scgm_uncertainty"]``, with several samples: the distance between their means and
+          the mean of these in log1p of counts per 10,000, the root of the mean square.
+        - ``obsm["X_scgm"]``: means of the latents' posteriors; ``uns["scgm"]``: every parameter.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since.
+        KeyError, TypeError, ValueError
+            If the modality is unknown, a cell has no counts to translate from, or an attribute or
+            number makes no sense.
+
+        Examples
+        --------
+        >>> peaks = model.translate(adata_rna, to="atac", seed=0)  # doctest: +SKIP
+        >>> blind = model.translate(mdata, to="rna", conditions={}, n_samples=10)  # doctest: +SKIP
+
+        References
+        ----------
+        Wu et al. 2021, BABEL, doi:10.1073/pnas.2023070118; fitting the posterior: Kim et al. 2018,
+        arXiv:1802.02550, under the prior of Mardani et al. 2023, arXiv:2305.04391.
+        """
+        self._require_diffusion()
+        block = self._block_to(to)
+        n_samples = whole_number(n_samples, "n_samples")
+        n_steps = 0 if n_steps == 0 else whole_number(n_steps, "n_steps")
+        require_expression(expression)
+        if batch_size is None:
+            batch_size = default_batch_size(len(self.var_))
+        batch_size = whole_number(batch_size, "batch_size")
+        if not self._is_cells(data):
+            raise TypeError(f"data is a {type(data).__name__}; pass an AnnData or a MuData.")
+        request = None
+        if conditions is not None:
+            request = Request.parse(self.condition_spec, data.n_obs, conditions)
+        if seed is None:
+            seed = fresh_seed()
+        source = self._without(data, block)
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        counts: list[list[Any]] = [[] for _ in range(n_samples)]
+        parts, done = [], 0
+        with tqdm(
+            total=data.n_obs, unit="cell", desc="Translating", disable=not progress_bar
+        ) as bar:
+            for tensors in self._to_translate(source, request, batch_size):
+                part = self._translated(
+                    tensors, block, n_samples, n_steps, expression, seed + done, generator
+                )
+                for kept, x in zip(counts, part.counts, strict=False):
+                    kept.append(x)
+                parts.append(part)
+                done += len(part.latent)
+                bar.update(len(part.latent))
+        obs = self._obs(data)
+        obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]].copy()
+        if n_samples > 1:
+            obs["scgm_uncertainty"] = np.concatenate([p.spread for p in parts])
+        latent = np.concatenate([p.latent for p in parts])
+        if expression == "normalized":
+            x = np.concatenate([p.mean for p in parts])
+        else:
+            x = stacked([x for sample in counts for x in sample])
+            if n_samples > 1:
+                obs = _repeated(obs, n_samples)
+                latent = np.tile(latent, (n_samples, 1))
+        uns = self._provenance(
+            seed,
+            to=self._blocks[block].key,
+            conditions="of the cells" if conditions is None else sorted(map(str, conditions)),
+            n_samples=n_samples,
+            n_steps=n_steps,
+            expression=expression,
+            batch_size=batch_size,
+        )
+        return AnnData(
+            x,
+            obs=obs,
+            var=self._var_of_block(block),
+            obsm={self.latent_key: latent},
+            uns={"scgm": uns},
+        )
+
+    def impute(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not for several modalities: :meth:`translate` predicts one that was not measured.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} predicts whole modalities: call translate(data, to=...)."
+        )
+
+    def _block_to(self, to: str) -> int:
+        """Number of the block that a user names."""
+        keys = [block.key for block in self._blocks]
+        for i, (key, aliases) in enumerate(zip(keys, _ALIASES, strict=True)):
+            if to == key or (to in aliases and to not in keys):
+                return i
+        known = [*keys, *(a[0] for a in _ALIASES if a[0] not in keys)]
+        raise KeyError(
+            f"to is {to!r}, which is no modality of the model.{nearest(to, known)} "
+            f"Known: {listed(known)}."
+        )
+
+    def _without(self, data: AnnData | MuData, block: int) -> AnnData | MuData:
+        """The cells without what was measured of a block, and checked to have been measured."""
+        hidden, shown = self._blocks[block], self._blocks[1 - block]
+        source = data
+        if isinstance(data, MuData):
+            held = self._modalities_of(data)
+            if shown.key not in held:
+                raise KeyError(
+                    f"data has no modality {shown.key!r} to translate from; it has "
+                    f"{listed(data.mod)}."
+                )
+            source = held[shown.key]
+        elif not data.var_names.isin(shown.names).any():
+            raise ValueError(
+                f"data has none of the features of {shown.key!r} ({listed(shown.names[:3])}, …), "
+                f"from which {hidden.key!r} is predicted. Its var_names begin "
+                f"{listed(data.var_names[:3])}."
+            )
+        if isinstance(data, AnnData) and data.var_names.isin(hidden.names).any():
+            source = data[:, ~data.var_names.isin(hidden.names)]
+        x = self._matrices(source)[shown.key]
+        empty = np.asarray(x.sum(axis=1)).ravel() == 0
+        if isinstance(data, MuData) and source.n_obs < data.n_obs:
+            missing = data.obs_names.difference(source.obs_names, sort=False)
+            raise ValueError(
+                f"{len(missing)} of the {data.n_obs} cells of data were not measured in "
+                f"{shown.key!r}: {listed(missing, 3)}. Leave them out."
+            )
+        if empty.any():
+            raise ValueError(
+                f"{int(empty.sum())} of the {len(empty)} cells have no count in {shown.key!r}: "
+                f"{listed(source.obs_names[empty], 3)}. There is nothing to translate; leave them "
+                "out."
+            )
+        if not isinstance(data, MuData):
+            return source
+        out = source[:, shown.names].copy() if source.is_view else source
+        return AnnData(
+            out.X, obs=self._obs(data).loc[source.obs_names], var=out.var[[]], layers=out.layers
+        )
+
+    def _to_translate(
+        self, source: AnnData, request: Request | None, batch_size: int
+    ) -> Iterator[Tensors]:
+        """Minibatches, with the conditions that were asked for."""
+        steered, done = self.condition_spec.steered, 0
+        ignored = steered if request is not None else [n for n in steered if n not in source.obs]
+        with self._registered(source, ignored) as cells:
+            for tensors in self._make_data_loader(adata=cells, batch_size=batch_size):
+                n = len(next(iter(tensors.values())))
+                if request is not None:
+                    tensors = request.rows(done, done + n).conditions(tensors)
+                done += n
+                yield tensors
+
+    def _translated(
+        self,
+        tensors: Tensors,
+        block: int,
+        n_samples: int,
+        n_steps: int,
+        expression: str,
+        seed: int,
+        generator: torch.Generator,
+    ) -> _Translated:
+        """Predictions for a minibatch."""
+        posterior = self._posterior(tensors, n_steps, generator)
+        seeds = np.random.SeedSequence(seed).generate_state(n_samples, np.uint64) >> 1
+        counts, total = [], 0.0
+        with torch.no_grad():
+            for i, own in enumerate(seeds.tolist(), 1):
+                z = self._unstandardized(posterior.draw(generator))
+                sizes = self._sizes_with(z, posterior.log_size, block, generator)
+                px = self.module.decode_state(torch.cat([z, sizes], dim=1), tensors).parts[block]
+                if expression == "counts":
+                    counts.append(self._drawn(px, "counts", own))
+                if expression == "counts" and n_samples == 1:
+                    continue
+                share = px.mean / px.mean.sum(dim=1, keepdim=True) * 1e4
+                total = total + share / n_samples
+                log = torch.log1p(share)
+                if i == 1:
+                    mean, squares = log, torch.zeros_like(log)
+                    continue
+                step = log - mean  # Welford's, without large differences
+                mean = mean + step / i
+                squares = squares + step * (log - mean)
+            spread = None
+            if n_samples > 1:
+                spread = (squares.sum(dim=1) / (n_samples - 1)).sqrt().cpu().numpy()
+        return _Translated(
+            counts,
+            total.cpu().numpy() if expression == "normalized" else None,
+            self._latents(posterior).cpu().numpy(),
+            spread,
+        )
+
+    def _sizes_with(
+        self, latent: torch.Tensor, sizes: torch.Tensor, block: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Log sizes of cells, with one of a block that was not measured."""
+        out = sizes.clone()
+        out[:, block] = self.module.denoiser.shift[self.module.n_latent + block]
+        return out
+
+    def _var_of_block(self, block: int) -> pd.DataFrame:
+        if self.modality_var_ is not None:
+            return self.modality_var_[self._blocks[block].key].copy()
+        return self.var_.loc[self._blocks[block].names].copy()
+
+
+class _Translated(NamedTuple):
+    """Some cells: a matrix for each sample, the mean, the latents, how far samples differ."""
+
+    counts: list[sparse.csr_matrix]
+    mean: np.ndarray | None
+    latent: np.ndarray
+    spread: np.ndarray | None
+
+
+def _repeated(obs: pd.DataFrame, n_samples: int) -> pd.DataFrame:
+    """A row for each cell of each sample."""
+    names = obs.index.astype(str)
+    out = pd.concat([obs.assign(scgm_sample=i, scgm_cell=names) for i in range(n_samples)])
+    out.index = [f"{name}_{i}" for i in range(n_samples) for name in names]
+    return out
