@@ -16,7 +16,7 @@ from scgm_scvi.module import DiffusionPEAKVAE, DiffusionVAE
 from ._pretrained import PretrainedMixin
 from ._stand_in import StandInMixin
 
-__all__ = ["DiffusionPEAKVI", "DiffusionPOISSONVI"]
+__all__ = ["DiffusionPEAKVI", "DiffusionPOISSONVI", "opened"]
 
 
 class DiffusionPEAKVI(PretrainedMixin, StandInMixin, PEAKVI):
@@ -54,9 +54,11 @@ class DiffusionPEAKVI(PretrainedMixin, StandInMixin, PEAKVI):
     _module_cls = DiffusionPEAKVAE
     minified_data_type = None
 
+    def _counts(self, registered: AnnData) -> sparse.csr_matrix:
+        return opened(super()._counts(registered))
+
     def _features_of(self, adata: AnnData | None) -> sparse.csr_matrix:
-        """Which peaks are open, as of generated cells."""
-        return (sparse.csr_matrix(super()._features_of(adata)) > 0).astype(np.float32)
+        return opened(super()._features_of(adata))
 
 
 class DiffusionPOISSONVI(PretrainedMixin, StandInMixin, POISSONVI):
@@ -97,3 +99,8 @@ class DiffusionPOISSONVI(PretrainedMixin, StandInMixin, POISSONVI):
     @_module_cls.setter
     def _module_cls(self, kind: Any) -> None:
         self.__dict__["module_cls"] = DiffusionVAE if kind is VAE else kind
+
+
+def opened(x: np.ndarray | sparse.spmatrix) -> sparse.csr_matrix:
+    """Which peaks have counts, as generated cells say it."""
+    return (sparse.csr_matrix(x) > 0).astype(np.float32)

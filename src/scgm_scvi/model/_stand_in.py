@@ -14,8 +14,9 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from ._conditions import ConditionSpec
+from ._mudata import _holding
 
-__all__ = ["StandInMixin", "stand_in"]
+__all__ = ["StandInMixin", "stand_in", "stand_in_obs"]
 
 _N = 2  # cells: scvi-tools squeezes arrays of one
 
@@ -33,11 +34,13 @@ class StandInMixin:
         registry: Mapping[str, Any] | None = None,
         **scvi_kwargs: Any,
     ) -> None:
-        if adata is not None or registry is None:
-            super().__init__(adata, **scvi_kwargs)
+        is_alone = adata is None and registry is not None
+        cells = self._stand_in(registry) if is_alone else adata
+        with warnings.catch_warnings():  # MULTIVI makes layers of proteins where there are none
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            super().__init__(cells, **scvi_kwargs)
+        if not is_alone:
             return
-        cells = self._stand_in(registry)
-        super().__init__(cells, **scvi_kwargs)
         self.deregister_manager(cells)
         self._adata = self._adata_manager = None
         self.registry_ = registry
@@ -54,20 +57,23 @@ class StandInMixin:
 
 
 def stand_in(registry: Mapping[str, Any]) -> AnnData:
-    """Cells with a count of each feature, of the first of all categories that a registry has."""
-    setup, spec = registry["setup_args"], ConditionSpec.from_registry(registry)
+    """Cells with a count of each feature that a registry has."""
+    obs, layer = stand_in_obs(registry), registry["setup_args"].get("layer")
+    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+    names = pd.Index(state["column_names"])
+    x = sparse.csr_matrix(np.ones((len(obs), len(names)), dtype=np.float32))
+    cells = _holding(x, names, obs.index, layer)
+    cells.obs = obs
+    return cells
+
+
+def stand_in_obs(registry: Mapping[str, Any]) -> pd.DataFrame:
+    """Cells of the first of all categories that a registry has."""
+    spec = ConditionSpec.from_registry(registry)
     categories = {**spec.nuisances, **spec.categorical}
     obs = {name: next(iter(known), np.nan) for name, known in categories.items()}
     obs |= dict.fromkeys([*spec.continuous, *spec.numeric_covariates], 0.0)
-    if setup.get("size_factor_key"):
-        obs[setup["size_factor_key"]] = 1.0
+    if key := registry["setup_args"].get("size_factor_key"):
+        obs[key] = 1.0
     obs = {name: value for name, value in obs.items() if not name.startswith("_scvi_")}
-    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
-    names, layer = pd.Index(state["column_names"]), setup.get("layer")
-    x = sparse.csr_matrix(np.ones((_N, len(names)), dtype=np.float32))
-    return AnnData(
-        x if layer is None else None,
-        obs=pd.DataFrame(obs, index=[f"stand-in {i}" for i in range(_N)]),
-        var=pd.DataFrame(index=names),
-        layers=None if layer is None else {layer: x},
-    )
+    return pd.DataFrame(obs, index=[f"stand-in {i}" for i in range(_N)])
