@@ -7,6 +7,8 @@ from ._generation import GenerationMixin
 from ._modalities import pad_modalities
 from ._multiscgm import MultiSCGM
 from ._pretrained import DiffusionSCANVI, DiffusionSCVI
+from ._pretrained_multi import DiffusionMULTIVI
+from ._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
 from ._sampling import SamplingMixin
 from ._scgm import SCGM
 
@@ -14,6 +16,9 @@ __all__ = [
     "ATACSCGM",
     "SCGM",
     "DenoisedCells",
+    "DiffusionMULTIVI",
+    "DiffusionPEAKVI",
+    "DiffusionPOISSONVI",
     "DiffusionSCANVI",
     "DiffusionSCVI",
     "GenerationMixin",

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data._utils import _get_adata_minify_type
+from scvi.external import POISSONVI
+from scvi.model import MULTIVI, PEAKVI, SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 
 from scgm_scvi._errors import listed
@@ -20,20 +22,22 @@ from scgm_scvi.nn import ScoreNetwork
 
 from ._conditions import ConditionSpec
 from ._diffusion import LatentDiffusionMixin
-from ._pretrained import PRETRAINED, PretrainedMixin
-from ._validation import has_fractions, match_features, validate_adata
+from ._pretrained import DiffusionSCANVI, DiffusionSCVI, PretrainedMixin
+from ._pretrained_multi import DiffusionMULTIVI
+from ._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
 
-__all__ = ["FromSCVIMixin"]
+__all__ = ["PRETRAINED", "FromSCVIMixin"]
 
-_SETUP = (
-    "layer",
-    "batch_key",
-    "labels_key",
-    "size_factor_key",
-    "categorical_covariate_keys",
-    "continuous_covariate_keys",
-    "unlabeled_category",
-)
+PRETRAINED = {
+    SCVI: DiffusionSCVI,
+    SCANVI: DiffusionSCANVI,
+    PEAKVI: DiffusionPEAKVI,
+    POISSONVI: DiffusionPOISSONVI,
+    MULTIVI: DiffusionMULTIVI,
+}
+"""scvi's class to ours; to support another, write such a class and add a line."""
+
+_OURS = ("denoiser.", "missing_sizes.")  # weights that scvi's modules have not
 _RECORD = (  # what scvi remembers of the training
     "history_",
     "unsupervised_history_",
@@ -54,7 +58,7 @@ class FromSCVIMixin:
     def from_scvi_model(
         cls,
         scvi_model: BaseModelClass,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         *,
         condition_keys: Sequence[str] | None = None,
         continuous_condition_keys: Sequence[str] | None = None,
@@ -71,22 +75,25 @@ class FromSCVIMixin:
         Parameters
         ----------
         scvi_model
-            A trained :class:`scvi.model.SCVI` or :class:`scvi.model.SCANVI`, with any of their
-            options. It is not changed, and can be used on.
+            A trained :class:`scvi.model.SCVI`, :class:`scvi.model.SCANVI`,
+            :class:`scvi.model.PEAKVI` or :class:`scvi.external.POISSONVI`, with any of their
+            options; or a :class:`scvi.model.MULTIVI` of genes and peaks, without proteins, size
+            factors or weights of modalities by cell. It is not changed, and can be used on.
         adata
-            Cells to learn the prior from, with the features that the model was trained on, in
+            Cells to learn the prior from (for MULTIVI a MuData), with the features that the model was trained on, in
             their order, and no batch, covariate or label that it does not know. Registered as the
             model's own data are: besides the columns by which scvi does so, nothing is written.
             Default: the model's data, which may be minified.
         condition_keys, continuous_condition_keys
             Columns of ``obs`` to steer by besides the model's ``labels_key``, categorical and
-            numeric. Only the diffusion model knows them, so they may be new to the scvi model.
+            numeric (MULTIVI has no labels: name the cell types here). Only the diffusion model knows them, so they may be new to the scvi model.
         diffusion_kwargs, noise
             As of :class:`scgm_scvi.SCGM`.
 
         Returns
         -------
-        :class:`scgm_scvi.model.DiffusionSCVI` or :class:`scgm_scvi.model.DiffusionSCANVI`.
+        :class:`scgm_scvi.model.DiffusionSCVI`, or ``DiffusionSCANVI``, ``DiffusionPEAKVI``,
+        ``DiffusionPOISSONVI`` or ``DiffusionMULTIVI``.
 
         Raises
         ------
@@ -95,7 +102,7 @@ class FromSCVIMixin:
         RuntimeError
             If it is not trained.
         KeyError, ValueError
-            If it has no data, or data or conditions can't be used; nothing is written then.
+            If it is of a kind that is not supported, has no data, or data or conditions can't be used; nothing is written then.
 
         Examples
         --------
@@ -113,20 +120,16 @@ class FromSCVIMixin:
         _check_denoiser(diffusion_kwargs, noise)
         own = adata is None or adata is scvi_model.adata
         cells = _cells(kind, scvi_model, adata)
-        setup = {k: v for k, v in scvi_model.registry["setup_args"].items() if k in _SETUP}
-        given = setup.get("labels_key")
+        given = scvi_model.registry["setup_args"].get("labels_key")
         if condition_keys is not None and not isinstance(condition_keys, str):
             condition_keys = [key for key in condition_keys if key != given]
-        counts = getattr(scvi_model.module, "gene_likelihood", None) != "normal"
         with warnings.catch_warnings():  # said before, when the scvi model was set up
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
-            kind.setup_anndata(
+            kind._set_up_as(
+                scvi_model,
                 cells,
                 condition_keys=condition_keys,
                 continuous_condition_keys=continuous_condition_keys,
-                is_count_data=counts and not has_fractions(cells, setup.get("layer")),
-                source_registry=scvi_model.registry,
-                **setup,
             )
         model = kind(cells, diffusion_kwargs=diffusion_kwargs, noise=noise, **_kwargs(scvi_model))
         _copy_weights(scvi_model, model)
@@ -148,7 +151,7 @@ def _class_for(scvi_model: BaseModelClass) -> type[PretrainedMixin]:
             hint = " Pass a trained model, not its class."
         raise TypeError(
             f"scvi_model is of class {type(scvi_model).__name__!r}; a diffusion prior can be given "
-            f"to {known} of scvi.model.{hint}"
+            f"to {known} of scvi.model and scvi.external.{hint}"
         )
     if not scvi_model.is_trained_ or scvi_model.module is None:
         raise RuntimeError(
@@ -159,7 +162,9 @@ def _class_for(scvi_model: BaseModelClass) -> type[PretrainedMixin]:
             "The scvi model was trained from a data module, whose registry does not say which "
             "columns of an AnnData it read. Train it on an AnnData."
         )
-    return PRETRAINED[type(scvi_model)]
+    kind = PRETRAINED[type(scvi_model)]
+    kind._require_supported(scvi_model)
+    return kind
 
 
 def _check_denoiser(diffusion_kwargs: dict[str, Any] | None, noise: str) -> None:
@@ -169,8 +174,8 @@ def _check_denoiser(diffusion_kwargs: dict[str, Any] | None, noise: str) -> None
 
 
 def _cells(
-    kind: type[PretrainedMixin], scvi_model: BaseModelClass, adata: AnnData | None
-) -> AnnData:
+    kind: type[PretrainedMixin], scvi_model: BaseModelClass, adata: AnnData | MuData | None
+) -> AnnData | MuData:
     """The cells to learn from, checked against what the model knows."""
     adata = scvi_model.adata if adata is None else adata
     if adata is None:
@@ -178,18 +183,13 @@ def _cells(
             "The scvi model was loaded without data. Pass the cells that the diffusion model "
             "shall learn from: adata=..."
         )
-    validate_adata(adata)
-    features = pd.Index(scvi_model.get_var_names())
-    if match_features(adata, features) is not adata:
-        raise ValueError(
-            "adata has features that the model was not trained on, or its own in another order. "
-            "Pass adata[:, scvi_model.get_var_names()].copy()."
-        )
+    obs = kind._checked_obs(scvi_model, adata)
     minified = _get_adata_minify_type(adata) is not None
-    if minified and kind._LATENT_QZM_KEY not in adata.obsm:
+    latent_key = getattr(kind, "_LATENT_QZM_KEY", None)  # not all of scvi's models can minify
+    if minified and latent_key not in adata.obsm:
         raise ValueError(
-            f"adata was minified by a model of another class: adata.obsm has no "
-            f"{kind._LATENT_QZM_KEY!r}. Pass cells with counts."
+            f"adata was minified by a model of another class"
+            f"{f': adata.obsm has no {latent_key!r}' if latent_key else ''}. Pass cells with counts."
         )
     known = dict(ConditionSpec.from_registry(scvi_model.registry).nuisances)
     labels = scvi_model.registry["setup_args"].get("labels_key")
@@ -197,16 +197,16 @@ def _cells(
         state = scvi_model.get_state_registry(REGISTRY_KEYS.LABELS_KEY)
         known[labels] = state["categorical_mapping"]
     for name, categories in known.items():
-        if name not in adata.obs or name.startswith("_scvi_"):
+        if name not in obs or name.startswith("_scvi_"):
             continue  # refused later, or scvi's own
-        column = adata.obs[name]
+        column = obs[name]
         strange = ~column.isin(categories)
         if name == labels:  # missing ones are unspecified
             strange &= column.notna()
         if strange.any():
             raise ValueError(
-                f"adata.obs[{name!r}] holds {listed(column[strange].unique(), 5)}, which the scvi "
-                f"model was not trained on. Known: {listed(categories)}. Leave these cells out, or "
+                f"{kind._container}.obs[{name!r}] holds {listed(column[strange].unique(), 5)}, "
+                f"which the scvi model was not trained on. Known: {listed(categories)}. Leave these cells out, or "
                 f"map them to the model first: {type(scvi_model).__name__}.load_query_data."
             )
     return adata
@@ -227,7 +227,7 @@ def _copy_weights(scvi_model: BaseModelClass, model: PretrainedMixin) -> None:
         )
     except RuntimeError as e:
         raise ValueError(f"The scvi model's weights don't fit its own parameters: {e}") from e
-    strange = [name for name in missing if not name.startswith("denoiser.")] + unexpected
+    strange = [name for name in missing if not name.startswith(_OURS)] + unexpected
     if strange:
         raise ValueError(
             f"The scvi model's module is not the one its parameters describe: {listed(strange, 5)}."

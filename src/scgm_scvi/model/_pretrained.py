@@ -11,14 +11,26 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import BaseAnnDataField
 from scvi.model import SCANVI, SCVI
+from scvi.model.base import BaseModelClass
 
 from scgm_scvi.module import DiffusionSCANVAE, DiffusionVAE
 
 from ._fields import LabelsField
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._setup import SetupMixin
+from ._validation import has_fractions, match_features, validate_adata
 
-__all__ = ["PRETRAINED", "DiffusionSCANVI", "DiffusionSCVI", "PretrainedMixin"]
+__all__ = ["DiffusionSCANVI", "DiffusionSCVI", "PretrainedMixin"]
+
+_SETUP = (
+    "layer",
+    "batch_key",
+    "labels_key",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+    "unlabeled_category",
+)
 
 
 class PretrainedMixin(SetupMixin, LatentDiffusionModel):
@@ -28,6 +40,8 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
     own ``__init__``; the denoiser is attached right after, so that it is always there when weights
     are loaded.
     """
+
+    _container = "adata"  # what messages call the cells
 
     def __init__(
         self,
@@ -56,13 +70,17 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
             noise,
         )
         self._attach_labels()
-        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
+        self._set_features(adata)
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string += (
             f"\n{type(self).__name__}: conditions: "
             f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
         )
         self.init_params_ = self._get_init_params(arguments)  # in place of scvi's own
+
+    def _set_features(self, adata: AnnData | None) -> None:
+        """Remember the table of features."""
+        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
 
     def _attach_labels(self) -> None:
         """Tell the module which label each token of the first condition is."""
@@ -73,6 +91,34 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
             labels = pd.Index(state["categorical_mapping"])
             codes = [-1, *labels.get_indexer(self.condition_spec.categorical[key])]
         self.module.init_labels(np.asarray(codes, dtype=np.int64))
+
+    @classmethod
+    def _require_supported(cls, scvi_model: BaseModelClass) -> None:
+        """Raise ``ValueError`` for a model of scvi's class that this one can't be made of."""
+
+    @classmethod
+    def _checked_obs(cls, scvi_model: BaseModelClass, adata: Any) -> pd.DataFrame:
+        """The attributes of cells with just the features that a model was trained on."""
+        validate_adata(adata)
+        if match_features(adata, pd.Index(scvi_model.get_var_names())) is not adata:
+            raise ValueError(
+                "adata has features that the model was not trained on, or its own in another order. "
+                "Pass adata[:, scvi_model.get_var_names()].copy()."
+            )
+        return adata.obs
+
+    @classmethod
+    def _set_up_as(cls, scvi_model: BaseModelClass, adata: Any, **conditions: Any) -> None:
+        """Register cells as those of a trained model are."""
+        setup = {k: v for k, v in scvi_model.registry["setup_args"].items() if k in _SETUP}
+        counts = getattr(scvi_model.module, "gene_likelihood", None) != "normal"
+        cls.setup_anndata(
+            adata,
+            is_count_data=counts and not has_fractions(adata, setup.get("layer")),
+            source_registry=scvi_model.registry,
+            **conditions,
+            **setup,
+        )
 
     @classmethod
     def _further_fields(
@@ -172,7 +218,3 @@ class DiffusionSCANVI(PretrainedMixin, SCANVI):
                 "(a value that no cell has, where all are labelled)."
             )
         return super()._further_fields(labels_key, unlabeled_category)
-
-
-PRETRAINED = {SCVI: DiffusionSCVI, SCANVI: DiffusionSCANVI}
-"""scvi's class to ours; to support another, write such a class and add a line."""

@@ -15,11 +15,15 @@ from ._likelihood import (
 )
 from ._missing_sizes import MissingSizes
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
+from ._pretrained_multi import DiffusionMULTIVAE
+from ._pretrained_peaks import DiffusionPEAKVAE
 from ._scgmvae import SCGMVAE
 
 __all__ = [
     "FEATURE_KEYS",
     "BlockVAE",
+    "DiffusionMULTIVAE",
+    "DiffusionPEAKVAE",
     "DiffusionSCANVAE",
     "DiffusionVAE",
     "SCGMVAE",

@@ -18,12 +18,12 @@ from scgm_scvi.nn import ScoreNetwork
 from ._blocks import block_sums, of_each_feature
 from ._constants import SCGM_KEYS
 
-__all__ = ["LatentDiffusionModuleMixin"]
+__all__ = ["LatentDiffusionModuleMixin", "in_evaluation"]
 
 Tensors = Mapping[str, torch.Tensor | None]
 
 
-def _in_evaluation(method: Callable) -> Callable:
+def in_evaluation(method: Callable) -> Callable:
     """Call a method in evaluation mode, whatever the module is in.
 
     With batch normalisation a cell would otherwise depend on its minibatch, and change the module.
@@ -156,7 +156,7 @@ class LatentDiffusionModuleMixin:
         """Features ``(n, n_features)`` as parts of their block's total."""
         return mean / self.block_totals(mean)
 
-    @_in_evaluation
+    @in_evaluation
     @torch.inference_mode()
     @auto_move_data
     def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +174,7 @@ class LatentDiffusionModuleMixin:
         variance = torch.cat([qz.scale.square(), size_variance], dim=1)
         return mean, variance
 
-    @_in_evaluation
+    @in_evaluation
     @auto_move_data
     def decode_state(self, state: torch.Tensor, tensors: Tensors) -> Distribution:
         """Distribution of the features of cells with ``state`` ``(n, n_latent + n_sizes)``.
