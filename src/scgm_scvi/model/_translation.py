@@ -263,7 +263,7 @@ class TranslationMixin:
             for i, own in enumerate(seeds.tolist(), 1):
                 z = self._unstandardized(posterior.draw(generator))
                 sizes = self._sizes_with(z, posterior.log_size, block, generator)
-                px = self.module.decode_state(torch.cat([z, sizes], dim=1), tensors).parts[block]
+                px = self.module.decode_state(torch.cat([z, sizes], dim=1), tensors).part(block)
                 if expression == "counts":
                     counts.append(self._drawn(px, "counts", own))
                 if expression == "counts" and n_samples == 1:

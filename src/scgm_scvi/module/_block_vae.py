@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -282,22 +283,33 @@ class BlockVAE(SCGMVAE):
             batch_index = torch.ones_like(batch_index) * transform_batch
         decoder_input, tokens = self._decoder_input(z, cont_covs, tokens, values)
         covariates = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
-        log_dispersions, parts = self.px_r, []
+        log_dispersions = self.px_r
         for j, table in enumerate(self.px_r_shifts):
             log_dispersions = log_dispersions + table(tokens[:, j])
         log_dispersions = log_dispersions.split(self._dispersed, dim=-1)
-        for j, decoder in enumerate(self.decoders):
+
+        training = self.training
+
+        def part(j: int) -> Distribution:
+            decoder = self.decoders[j]
+            before = decoder.training
+            decoder.train(training)  # as when it was asked for
             scale, shift, rate, _ = decoder(
                 decoder_input, library[..., j : j + 1], batch_index, *covariates
             )
+            decoder.train(before)
             if self.likelihoods[j] == "nb":
                 log_theta = log_dispersions[j] if shift is None else log_dispersions[j] + shift
-                parts.append(NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale))
-            elif self.likelihoods[j] == "poisson":
-                parts.append(Poisson(rate, scale=scale, validate_args=False))
-            else:
-                parts.append(Bernoulli(probs=rate, validate_args=False))
-        px = parts[0] if len(parts) == 1 else JoinedDistribution(parts)
+                return NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale)
+            if self.likelihoods[j] == "poisson":
+                return Poisson(rate, scale=scale, validate_args=False)
+            return Bernoulli(probs=rate, validate_args=False)
+
+        if self.n_sizes == 1:
+            px = part(0)
+        else:
+            makers = [partial(part, j) for j in range(self.n_sizes)]
+            px = JoinedDistribution(makers, self.blocks, z.shape[:-1])
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
     @unsupported_if_adata_minified

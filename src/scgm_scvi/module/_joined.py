@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.distributions import Distribution
@@ -16,7 +16,13 @@ class JoinedDistribution(Distribution):
     Parameters
     ----------
     parts
-        A distribution ``(n, n_features)`` of each block, for the same ``n`` cells.
+        A distribution ``(n, n_features)`` of each block, for the same ``n`` cells; or a function
+        that makes it, called when it is first asked for: who looks at one block alone need not wait
+        for the others.
+    widths
+        Number of features of each; needed where ``parts`` are functions.
+    n_cells
+        ``n``, or leading dimensions, needed there too.
 
     Raises
     ------
@@ -25,8 +31,6 @@ class JoinedDistribution(Distribution):
 
     Attributes
     ----------
-    parts
-        As given.
     widths
         Number of features of each.
 
@@ -45,17 +49,35 @@ class JoinedDistribution(Distribution):
 
     arg_constraints = {}
 
-    def __init__(self, parts: Sequence[Distribution]) -> None:
-        self.parts = tuple(parts)
-        # scvi's distributions don't say what shape they have; their means do
-        shapes = [part.mean.shape for part in self.parts]
-        if not shapes or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
-            raise ValueError(
-                f"parts have means of the shapes {[tuple(shape) for shape in shapes]}; give at "
-                "least one, and all of the same cells."
-            )
-        self.widths = [shape[-1] for shape in shapes]
-        super().__init__(torch.Size([*shapes[0][:-1], sum(self.widths)]), validate_args=False)
+    def __init__(
+        self,
+        parts: Sequence[Distribution | Callable[[], Distribution]],
+        widths: Sequence[int] | None = None,
+        n_cells: Sequence[int] | None = None,
+    ) -> None:
+        self._parts = list(parts)
+        if widths is None:
+            # scvi's distributions don't say what shape they have; their means do
+            shapes = [part.mean.shape for part in self._parts]
+            if not shapes or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
+                raise ValueError(
+                    f"parts have means of the shapes {[tuple(shape) for shape in shapes]}; give at "
+                    "least one, and all of the same cells."
+                )
+            widths, n_cells = [shape[-1] for shape in shapes], shapes[0][:-1]
+        self.widths = list(widths)
+        super().__init__(torch.Size([*n_cells, sum(self.widths)]), validate_args=False)
+
+    def part(self, number: int) -> Distribution:
+        """The distribution of one block."""
+        if not isinstance(self._parts[number], Distribution):
+            self._parts[number] = self._parts[number]()
+        return self._parts[number]
+
+    @property
+    def parts(self) -> tuple[Distribution, ...]:
+        """The distributions of all blocks."""
+        return tuple(self.part(i) for i in range(len(self.widths)))
 
     @property
     def mean(self) -> torch.Tensor:
@@ -82,5 +104,4 @@ class JoinedDistribution(Distribution):
         return x.split(self.widths, dim=-1)
 
     def __repr__(self) -> str:
-        kinds = [f"{type(p).__name__}: {w}" for p, w in zip(self.parts, self.widths, strict=True)]
-        return f"JoinedDistribution({', '.join(kinds)})"
+        return f"JoinedDistribution({' + '.join(map(str, self.widths))} features)"

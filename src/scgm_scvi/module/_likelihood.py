@@ -142,10 +142,13 @@ def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
     tensor([-2.])
     """
     if isinstance(distribution, JoinedDistribution):
-        parts = zip(distribution.parts, distribution.split(x), strict=True)
-        return sum(
-            torch.where((part != 0).any(dim=1), log_likelihood(px, part), 0.0) for px, part in parts
-        )
+        total = x.new_zeros(len(x))
+        for i, part in enumerate(distribution.split(x)):
+            measured = (part != 0).any(dim=1)
+            if measured.any():
+                own = log_likelihood(distribution.part(i), part)
+                total = total + torch.where(measured, own, 0.0)
+        return total
     if type(distribution) is NegativeBinomial:
         return nb_log_likelihood(x, distribution.mu, distribution.theta)
     if type(distribution) is Poisson:
