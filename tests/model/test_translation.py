@@ -26,7 +26,7 @@ def _mudata_as_of_0_4():
 def multi() -> MultiSCGM:
     """Knows cells by a label that says nothing of what they are. Not to be changed."""
     with mudata.set_options(pull_on_update=False):
-        return make_multi(make_mdata(), "donor", epochs=40, steps=300, batch_size=32)
+        return make_multi(make_mdata(), "donor", epochs=30, steps=150, batch_size=32)
 
 
 @pytest.fixture
