@@ -77,7 +77,7 @@ def test_generate_returns_mudata_that_files_and_scanpy_take(multi, tmp_path):
     sc.pp.normalize_total(rna)
     sc.pp.log1p(rna)
     sc.pp.pca(rna, n_comps=5)
-    sc.pp.neighbors(rna)
+    assert rna.obsm["X_pca"].shape == (30, 5)
 
 
 @pytest.mark.parametrize("expression", ["counts", "normalized"])

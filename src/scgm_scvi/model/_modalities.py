@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["gathered_obs", "make_mudata", "pad_modalities", "rows_placed"]
+__all__ = ["gathered_obs", "holding", "make_mudata", "pad_modalities", "rows_placed"]
 
 
 def make_mudata(modalities: Mapping[str, AnnData], obs: pd.DataFrame | None = None) -> MuData:
@@ -121,6 +121,18 @@ def rows_placed(x: np.ndarray | sparse.spmatrix, at: np.ndarray) -> sparse.csr_m
     ones = np.ones(len(there), dtype=x.dtype)
     pick = sparse.csr_matrix((ones, (there, at[there])), shape=(len(at), x.shape[0]))
     return pick @ x
+
+
+def holding(
+    x: np.ndarray | sparse.spmatrix, names: pd.Index, cells: pd.Index, layer: str | None
+) -> AnnData:
+    """Counts where a model looks for them."""
+    return AnnData(
+        x if layer is None else None,
+        obs=pd.DataFrame(index=cells),
+        var=pd.DataFrame(index=names),
+        layers=None if layer is None else {layer: x},
+    )
 
 
 def gathered_obs(

@@ -20,9 +20,9 @@ from scgm_scvi._errors import listed, nearest
 
 from ._conditions import ConditionSpec
 from ._containers import AnnDataMixin
-from ._features import FeatureReport, align_features
 from ._h5mu import MuDataWriter
-from ._modalities import gathered_obs, make_mudata, rows_placed
+from ._modalities import gathered_obs, holding, make_mudata, rows_placed
+from ._mudata_query import MuDataQueryMixin
 from ._mudata_setup import Block, blocks_of
 from ._results import require_writable
 from ._validation import match_features, validate_adata
@@ -31,7 +31,7 @@ from ._writing import ChunkWriter
 __all__ = ["MuDataMixin"]
 
 
-class MuDataMixin(AnnDataMixin):
+class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
     """Cells of a model whose features are of several modalities.
 
     Comes before ``SetupMixin`` and ``LatentDiffusionModel`` among the bases. Cells that a trained
@@ -144,7 +144,7 @@ class MuDataMixin(AnnDataMixin):
                 }
                 stand_in = make_mudata(
                     {
-                        b.key: _holding(parts[b.key], b.names, obs.index, b.layer)
+                        b.key: holding(parts[b.key], b.names, obs.index, b.layer)
                         for b in self._blocks
                     },
                     obs,
@@ -154,7 +154,7 @@ class MuDataMixin(AnnDataMixin):
                 )
             else:
                 x, layer = _joined(list(parts.values())), setup.get("layer")
-                stand_in = _holding(x, pd.Index(self.var_.index), obs.index, layer)
+                stand_in = holding(x, pd.Index(self.var_.index), obs.index, layer)
                 stand_in.obs = obs
                 type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
         manager = self._get_most_recent_anndata_manager(stand_in, required=True)
@@ -168,10 +168,13 @@ class MuDataMixin(AnnDataMixin):
         """What a MuData has of the model's blocks: by their names, or else by their features."""
         out = {}
         for block in self._blocks:
-            others = [k for k, part in mdata.mod.items() if part.var_names.isin(block.names).any()]
-            found = [block.key] if block.key in mdata.mod else others
-            if found:
-                out[block.key] = mdata[found[0]]
+            if block.key in mdata.mod:
+                out[block.key] = mdata[block.key]
+                continue
+            for part in mdata.mod.values():
+                if part.var_names.isin(block.names).any():
+                    out[block.key] = part
+                    break
         return out
 
     def _matrices(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
@@ -294,67 +297,8 @@ class MuDataMixin(AnnDataMixin):
         out.uns[key] = dict(uns)
         return out if new else None
 
-    # other data to train on
-
-    def _check_query(self, data: Any) -> None:
-        if not self._is_of_mudata:
-            super()._check_query(data)
-            return
-        if not isinstance(data, MuData):
-            raise TypeError(
-                f"The query is a {type(data).__name__}; the reference was set up with a MuData, so "
-                f"pass one with modalities {listed(b.key for b in self._blocks)}. One modality is "
-                "enough: mudata.MuData({'rna': adata})."
-            )
-        if not any(b.key in data.mod for b in self._blocks):
-            raise KeyError(
-                f"The query has none of the modalities {listed(b.key for b in self._blocks)}; it "
-                f"has {listed(data.mod)}."
-            )
-
-    def _aligned_query(
-        self, data: AnnData | MuData, min_share: float, columns: Sequence[str]
-    ) -> tuple[AnnData | MuData, FeatureReport]:
-        if not self._is_of_mudata:
-            return super()._aligned_query(data, min_share, columns)
-        parts, missing, dropped, own = {}, [], 0, True
-        for block in self._blocks:
-            if block.key not in data.mod:  # measured in no cell: no feature is missing for that
-                x = sparse.csr_matrix((data.n_obs, len(block.names)), dtype=np.float32)
-                parts[block.key] = _holding(x, block.names, data.obs_names, block.layer)
-                own = False
-                continue
-            part, var = data[block.key], self.modality_var_[block.key]
-            validate_adata(part, may_be_view=data.is_view, name=f"mdata[{block.key!r}]")
-            aligned, report = align_features(part, block.names, var, block.layer, min_share)
-            own = own and aligned is part
-            parts[block.key] = aligned
-            missing += report.missing
-            dropped += report.n_dropped
-        report = FeatureReport(len(self.var_), missing, dropped)
-        if own and not columns and set(data.mod) == set(parts):
-            return data, report
-        obs = self._obs(data)
-        obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
-        query = make_mudata(parts, obs.assign(**dict.fromkeys(columns, np.nan)))
-        for key in [k for k in data.obsm if k not in data.mod and not str(k).startswith("_scvi")]:
-            query.obsm[key] = data.obsm[key]
-        return query, report
-
 
 _LAYERS = ("rna_layer", "atac_layer")
-
-
-def _holding(
-    x: np.ndarray | sparse.spmatrix, names: pd.Index, cells: pd.Index, layer: str | None
-) -> AnnData:
-    """Counts where a model looks for them."""
-    return AnnData(
-        x if layer is None else None,
-        obs=pd.DataFrame(index=cells),
-        var=pd.DataFrame(index=names),
-        layers=None if layer is None else {layer: x},
-    )
 
 
 def _joined(parts: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray | sparse.csr_matrix:

@@ -15,6 +15,7 @@ from scgm_scvi.module import BlockVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._atacscgm import PEAK_LIKELIHOODS
+from ._differences import DifferencesMixin
 from ._disk_training import own_registry
 from ._modality_getters import ModalityGettersMixin
 from ._mudata import MuDataMixin
@@ -34,6 +35,7 @@ class MultiSCGM(
     MuDataSetupMixin,
     TranslationMixin,
     UnpairedMixin,
+    DifferencesMixin,
     ModalityGettersMixin,
     TwoStageModel,
     MULTIVI,
