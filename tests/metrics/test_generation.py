@@ -257,7 +257,7 @@ def test_small_conditions_are_listed_without_numbers():
     assert list(small.groupby("condition")["n"].first()) == [7, 0, 0]
     assert small[["value", "floor", "train_floor", "ratio"]].isna().all(axis=None)
     assert list(table["condition"].unique()) == ["all", "a", "b", "c", "new"]
-    assert table.loc[table["condition"] == "a", "value"].notna().sum() == 14 - 2  # no forests
+    assert table.loc[table["condition"] == "a", "value"].notna().sum() == 15 - 2  # no forests
 
 
 @pytest.mark.usefixtures("no_forest")

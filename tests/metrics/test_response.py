@@ -31,7 +31,7 @@ def welch(x, y):
 @given(st.integers(0, 1000))
 def test_differential_scores_are_welchs(seed):
     rng = np.random.default_rng(seed)
-    x, y = make(rng, 30).log, make(rng, 20, shift=0.5).log
+    x, y = make(rng, 30).values, make(rng, 20, shift=0.5).values
     x[:, 0] = y[:, 0] = 0
     scores = differential_scores(x, y)
     assert scores == pytest.approx(welch(x, y), rel=1e-5, abs=1e-5)
@@ -47,7 +47,7 @@ def test_metrics_are_those_of_brute_force(seed):
     found = Response(real, control, bandwidth2, n_top).score(cells)
     assert tuple(found) == RESPONSE_METRICS
 
-    x, c, y = real.log, control.log, cells.log
+    x, c, y = real.values, control.values, cells.values
     residual, total = x.mean(0) - y.mean(0), x.mean(0) - x.mean(0).mean()
     expected = {"r2_mean": 1 - (residual**2).sum() / (total**2).sum()}
     delta, predicted_delta = x.mean(0) - c.mean(0), y.mean(0) - c.mean(0)
@@ -78,7 +78,7 @@ def test_metrics_are_those_of_brute_force(seed):
 def test_r2_is_not_the_square_of_a_correlation():
     rng = np.random.default_rng(0)
     real, control = make(rng, 40, 1.0), make(rng, 40)
-    doubled = Cells(real.depth, 2 * real.log, real.pca, real.label)
+    doubled = Cells(real.depth, 2 * real.values, real.pca, real.label)
     response = Response(real, control, 1.0, 5)
     assert response.score(real)["r2_mean"] == 1
     assert response.score(doubled)["r2_mean"] < 0.5
@@ -89,8 +89,8 @@ def test_genes_that_are_hardly_seen_are_not_called_different():
     rng = np.random.default_rng(0)
     real, control, cells = make(rng, 60, 1.5), make(rng, 60), make(rng, 60, 1.5)
     for c in (real, control, cells):
-        c.log[:, 1::3] = 0
-    cells.log[:, 1::3] = 1e-6
+        c.values[:, 1::3] = 0
+    cells.values[:, 1::3] = 1e-6
     response = Response(real, control, 1.0, 5)
     assert response.score(cells)["de_overlap"] >= 0.6
     assert not (np.array(response._top) % 3 == 1).any()

@@ -13,7 +13,7 @@ from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import NOISE_PROCESSES, sigmas_for
-from scgm_scvi.model._generation import _MEMORY_BUDGET, default_batch_size
+from scgm_scvi.model._batch_sizes import MEMORY_BUDGET, default_batch_size
 from scgm_scvi.model._sampling import Sampling
 
 # donor and plate are named, so that nothing is drawn that depends on the other conditions
@@ -440,11 +440,11 @@ class TestBatchSize:
     def test_bounds_the_memory(self, n_features):
         n = default_batch_size(n_features)
         assert 1 <= n <= 2048
-        assert n == 1 or n * n_features * 4 * 8 <= _MEMORY_BUDGET
-        assert n == 2048 or (n + 1) * n_features * 4 * 8 > _MEMORY_BUDGET  # and wastes none
+        assert n == 1 or n * n_features * 4 * 8 <= MEMORY_BUDGET
+        assert n == 2048 or (n + 1) * n_features * 4 * 8 > MEMORY_BUDGET  # and wastes none
 
     def test_default(self, model, monkeypatch):
-        monkeypatch.setattr("scgm_scvi.model._generation._MEMORY_BUDGET", 32 * 765 * 7 + 1)
+        monkeypatch.setattr("scgm_scvi.model._batch_sizes.MEMORY_BUDGET", 32 * 765 * 7 + 1)
         default = model.generate(16, CD34, seed=0, progress_bar=False)
         assert default.uns["scgm"]["batch_size"] == 7
         named = model.generate(16, CD34, seed=0, batch_size=7, progress_bar=False)

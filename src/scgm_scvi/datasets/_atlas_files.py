@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ._sdist import read_from_sdist
+from ._pypi import read_from_sdist
 
 __all__ = ["atlas_files"]
 

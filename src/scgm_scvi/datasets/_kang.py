@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from ._sdist import read_from_sdist
+from ._pypi import read_from_sdist
 
 __all__ = ["kang"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from ._lsi import LatentSemanticSpace
 from ._space import (
     ALL,
     LEAST_CELLS,
+    Cells,
     counts_of,
     fit_pca,
     groups_of,
@@ -25,7 +28,8 @@ from ._yardstick import Measured, Yardstick
 __all__ = ["evaluate_generation"]
 
 _TWO_SAMPLE = (
-    *("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "lisi", "gcorr_pearson", "depth_ks"),
+    *("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "lisi", "gcorr_pearson"),
+    *("mean_pearson", "depth_ks"),
     *("precision", "recall", "density", "coverage"),
 )
 _CENTRED_ON_ZERO = ("mmd2", "dup_frac")
@@ -40,6 +44,7 @@ def evaluate_generation(
     pca_reference: AnnData | None = None,
     condition_key: str | None = None,
     per_condition: bool = False,
+    space: Literal["log", "lsi"] = "log",
     n_pcs: int = 30,
     n_max: int = 2000,
     seed: int = 0,
@@ -59,7 +64,7 @@ def evaluate_generation(
         against the same floors, which are computed once.
     real
         Raw counts in ``X`` of cells the model was not trained on. All objects are compared on the
-        features they share, as log1p of counts per 10,000.
+        features they share.
     train
         The training cells. With them come ``nn_ratio`` (median distance to the nearest training
         cell over that of real cells: below the train floor is memorising), ``dup_frac``, and,
@@ -79,8 +84,18 @@ def evaluate_generation(
         were generated; the train floor is of fewer where fewer were trained on. Metrics of few
         cells are noisy: read ``n``. They are NaN below 10 cells a side, those of forests below
         50, and ``cond_acc`` of a condition not trained on.
+    space
+        What the cells are compared in.
+
+        - ``"log"``: log1p of counts per 10,000, and its principal components
+        - ``"lsi"``, for accessibility, where nearly all counts are 0 or 1: components are the
+          singular vectors of log1p of 10,000 times TF-IDF, without the first, which follows the
+          cells' depth. TF is a feature's share of the cell's counts, IDF is log1p of the number
+          of cells over the feature's counts, as the PCA fitted on ``pca_reference``.
+          ``rf_auc_gene`` and ``gcorr_pearson`` are told only whether features are open (above 0),
+          the former of the 5,000 most variable ones of ``train``, or ``real``. Stays sparse.
     n_pcs
-        Number of principal components.
+        Number of components.
     n_max
         At most so many cells on a side.
     seed
@@ -88,7 +103,9 @@ def evaluate_generation(
 
     Returns
     -------
-    DataFrame of one row a condition and metric, the overall ones first, with the columns
+    DataFrame of one row a condition and metric, the overall ones first. ``mean_pearson`` is the
+    correlation of the features' means: of log counts, or in ``"lsi"`` of all features' shares of
+    cells in which they are open. The columns are
 
     - ``method``, of several
     - ``condition``: ``"all"``, or the name of one
@@ -103,7 +120,7 @@ def evaluate_generation(
     ValueError
         If the objects share no features, hold values that are no counts, or are too small to be
         halved; if conditions are to be listed without a ``condition_key``, or one is named
-        ``"all"``.
+        ``"all"``; if ``space`` is none of the two.
     KeyError
         If ``condition_key`` is missing from one of them.
 
@@ -118,6 +135,8 @@ def evaluate_generation(
     >>> bool(abs(value["rf_auc_pca"] - 0.5) < 0.1)
     True
     """
+    if space not in ("log", "lsi"):
+        raise ValueError(f"space: {space!r} is not one of 'log' and 'lsi'.")
     several = isinstance(generated, Mapping)
     methods = {str(k): a for k, a in generated.items()} if several else {"": generated}
     if not methods:
@@ -135,13 +154,11 @@ def evaluate_generation(
                 f"{a.n_obs} {name} and {real.n_obs} real cells: at least "
                 f"{4 * LEAST_CELLS} of each are needed."
             )
-    name = "pca_reference" if pca_reference is not None else "real" if train is None else "train"
-    reference = {"pca_reference": pca_reference, **objects}[name]
-    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs, "full")
-    held_out = prepare(real, features, pca, condition_key, "real")
+    prepared = _preparation(objects, pca_reference, features, condition_key, space, n_pcs)
+    held_out = prepared(real, "real")
     yardstick = Yardstick(
         real=held_out,
-        train=None if train is None else prepare(train, features, pca, condition_key, "train"),
+        train=None if train is None else prepared(train, "train"),
         half=halves(held_out.label, np.random.default_rng(seed)),
         seed=seed,
         n_max=n_max,
@@ -149,12 +166,31 @@ def evaluate_generation(
     floors: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     tables = []
     for method, (name, a) in zip(methods, named.items(), strict=True):
-        cells = yardstick.measure(prepare(a, features, pca, condition_key, name))
+        cells = yardstick.measure(prepared(a, name))
         table = _table(cells, yardstick, conditions, floors)
         if several:
             table.insert(0, "method", method)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _preparation(
+    objects: dict[str, AnnData],
+    pca_reference: AnnData | None,
+    features: list[str],
+    key: str | None,
+    space: str,
+    n_pcs: int,
+) -> Callable[[AnnData, str], Cells]:
+    """Fit the space; a function of an object and its name that puts cells into it."""
+    basis = "train" if "train" in objects else "real"
+    name = basis if pca_reference is None else "pca_reference"
+    reference = {"pca_reference": pca_reference, **objects}[name]
+    if space == "lsi":
+        lsi = LatentSemanticSpace.fit((name, reference), (basis, objects[basis]), features, n_pcs)
+        return lambda adata, name: lsi.cells(adata, key, name)
+    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs, "full")
+    return lambda adata, name: prepare(adata, features, pca, key, name)
 
 
 def _conditions(objects: dict[str, AnnData], key: str | None, per_condition: bool) -> list[str]:

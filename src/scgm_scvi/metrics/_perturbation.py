@@ -195,7 +195,7 @@ def evaluate_perturbation(
     sides["predicted"] = [cells(logs["predicted"], labels["predicted"])]
     if others:
         shift = logs["shift_from[1]"].mean(axis=0) - logs["shift_from[0]"].mean(axis=0)
-        sides["shifted"] = [cells(c.log + shift, c.label) for c in sides["control"]]
+        sides["shifted"] = [cells(c.values + shift, c.label) for c in sides["control"]]
     tables = [_rows(ALL, sides, n_top, n_max, seed)]
     for group in groups:
         within = {name: [c[c.label == group] for c in side] for name, side in sides.items()}

@@ -54,7 +54,7 @@ class Response:
 
     @cached_property
     def _delta(self) -> np.ndarray:
-        return self.real.log.mean(axis=0) - self.control.log.mean(axis=0)
+        return self.real.values.mean(axis=0) - self.control.values.mean(axis=0)
 
     @cached_property
     def _tested(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Response:
         A gene that is constant in two samples differs by an infinite t, however little: so would
         most genes that are never seen, where a prediction adds a trifle to each cell.
         """
-        detected = [(c.log > 0).mean(axis=0) for c in (self.real, self.control)]
+        detected = [(c.values > 0).mean(axis=0) for c in (self.real, self.control)]
         return np.flatnonzero(np.maximum(*detected) >= _LEAST_DETECTED)
 
     @cached_property
@@ -72,22 +72,22 @@ class Response:
 
     def _most_different(self, cells: Cells) -> np.ndarray:
         tested = self._tested
-        scores = differential_scores(cells.log[:, tested], self.control.log[:, tested])
+        scores = differential_scores(cells.values[:, tested], self.control.values[:, tested])
         return tested[np.argsort(-np.abs(scores), kind="stable")[: self.n_top]]
 
     def score(self, cells: Cells) -> dict[str, float]:
         """All metrics of cells in the place of the real ones."""
         real = self.real
-        mean, expected = cells.log.mean(axis=0), real.log.mean(axis=0)
-        delta = mean - self.control.log.mean(axis=0)
-        spread = real.log.var(axis=0, ddof=1).sum()
+        mean, expected = cells.values.mean(axis=0), real.values.mean(axis=0)
+        delta = mean - self.control.values.mean(axis=0)
+        spread = real.values.var(axis=0, ddof=1).sum()
         out = {
             "r2_mean": float(r2_score(expected, mean)),
             "pearson_delta": pearson(self._delta, delta),
             "e_distance": energy_distance(real.pca, cells.pca),
             "mmd2": mmd2(real.pca, cells.pca, self.bandwidth2),
             "w2": wasserstein2(real.pca, cells.pca),
-            "variance_ratio": float(cells.log.var(axis=0, ddof=1).sum() / spread),
+            "variance_ratio": float(cells.values.var(axis=0, ddof=1).sum() / spread),
         }
         if len(self._tested) > self.n_top:
             top = self._top

@@ -1,4 +1,7 @@
-"""The space that cells are compared in: log1p of counts per 10,000, and its components."""
+"""The space that cells are compared in: log1p of counts per 10,000, and its components.
+
+``_lsi.py`` has the other one.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ __all__ = [
     "fit_pca",
     "groups_of",
     "halves",
+    "labels_of",
     "log_normalize",
     "pearson",
     "prepare",
@@ -39,18 +43,30 @@ SAME_PLACE = 1e-3  # a distance below which two cells are duplicates
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells as the metrics want them; ``label`` is a constant where there is no condition."""
+    """Cells as the metrics want them; ``label`` is a constant where there is no condition.
+
+    ``values`` are log counts, or 0 and 1 of the most variable features; then ``is_open`` has all.
+    """
 
     depth: np.ndarray
-    log: np.ndarray
+    values: np.ndarray
     pca: np.ndarray
     label: np.ndarray
+    is_open: sparse.csr_matrix | None = None
 
     def __getitem__(self, rows: np.ndarray) -> Cells:
-        return Cells(self.depth[rows], self.log[rows], self.pca[rows], self.label[rows])
+        is_open = None if self.is_open is None else self.is_open[rows]
+        return Cells(self.depth[rows], self.values[rows], self.pca[rows], self.label[rows], is_open)
 
     def __len__(self) -> int:
         return len(self.depth)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of each feature over the cells: of log counts, or the share of cells it is open in."""
+        if self.is_open is None:
+            return self.values.mean(axis=0)
+        return self.is_open.getnnz(axis=0) / len(self)
 
 
 def shared_features(objects: Mapping[str, AnnData], first: str) -> list[str]:
@@ -142,10 +158,14 @@ def prepare(adata: AnnData, features: list[str], pca: PCA, key: str | None, name
     """Cells of an AnnData of counts in the space of the metrics."""
     counts = counts_of(adata, features, name)
     log = log_normalize(counts)
+    return Cells(counts.sum(axis=1), log, pca.transform(log), labels_of(adata, key))
+
+
+def labels_of(adata: AnnData, key: str | None) -> np.ndarray:
+    """Names of the cells' conditions; empty ones without a key."""
     # str of each, since pandas 3 leaves missing values missing
     names = [""] * adata.n_obs if key is None else [str(v) for v in adata.obs[key]]
-    label = np.array(names, dtype=object)
-    return Cells(counts.sum(axis=1), log, pca.transform(log), label)
+    return np.array(names, dtype=object)
 
 
 def halves(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -54,7 +54,7 @@ class Yardstick:
     @cached_property
     def _top(self) -> np.ndarray:
         """The features that vary most, whose correlations are compared."""
-        return np.argsort(-self._basis.log.var(axis=0))[:200]
+        return np.argsort(-self._basis.values.var(axis=0))[:200]
 
     @cached_property
     def _scale(self) -> np.ndarray:
@@ -170,12 +170,13 @@ class Yardstick:
         k = min(_N_NEIGHBORS, len(x) - 1) if within else _N_NEIGHBORS
         top = self._top
         return {
-            "rf_auc_gene": classifier_auc(x.log, y.log, seed=self.seed) if forest else np.nan,
+            "rf_auc_gene": classifier_auc(x.values, y.values, seed=self.seed) if forest else np.nan,
             "rf_auc_pca": classifier_auc(x.pca, y.pca, seed=self.seed) if forest else np.nan,
             "w2": wasserstein2(x.pca, y.pca),
             "mmd2": mmd2(x.pca, y.pca, bandwidth2),
             "lisi": mixing(x.pca, y.pca, k),
-            "gcorr_pearson": _correlation_agreement(x.log[:, top], y.log[:, top]),
+            "gcorr_pearson": _correlation_agreement(x.values[:, top], y.values[:, top]),
+            "mean_pearson": pearson(x.mean, y.mean),
             "depth_ks": float(stats.ks_2samp(x.depth, y.depth).statistic),
             **prdc(x.pca, y.pca),
         }

@@ -70,6 +70,7 @@ class ATACSCGM(TwoStageModel, POISSONVI):
     _module_cls = BlockVAE
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
+    _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart
 
     def __init__(
         self,

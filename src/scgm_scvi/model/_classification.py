@@ -18,6 +18,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import exponential_sigmas, path_evidence
 from scgm_scvi.module import SCGM_KEYS, log_likelihood
 
+from ._batch_sizes import encoding_batch_size
 from ._conditions import require_known
 from ._diffusion import _fingerprint
 
@@ -48,7 +49,7 @@ class ClassificationMixin:
         n_samples: int = 8,
         n_levels: int = 6,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> pd.DataFrame:
         r"""Probabilities of every category of a condition, by comparing what it explains.
@@ -87,7 +88,8 @@ class ClassificationMixin:
         seed
             Same seed, same device, same probabilities.
         batch_size
-            Cells at a time; bounds the memory. Part of what the seed determines.
+            Cells at a time; bounds the memory. Part of what the seed determines. Default:
+            1,024, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one.
 
@@ -135,6 +137,8 @@ class ClassificationMixin:
                 "model with the data that it was trained on, or without any: "
                 "SCGM.load(path, adata=False)."
             )
+        if batch_size is None:
+            batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         settings = {
             "n_samples": whole_number(n_samples, "n_samples"),
@@ -211,7 +215,8 @@ class ClassificationMixin:
                     stacklevel=3,
                 )
                 return _UNCALIBRATED
-            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=_MOST_CELLS)
+            size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
+            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=size)
             latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
             self.classifier_weights_[which] = _fit(
                 np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels

@@ -25,6 +25,7 @@ from scgm_scvi.train import (
     flush_denormals,
 )
 
+from ._batch_sizes import encoding_batch_size
 from ._conditions import ConditionSpec
 
 __all__ = ["MAX_DESIGN_ROWS", "Encoded", "LatentDiffusionMixin", "LatentTable"]
@@ -273,7 +274,9 @@ class LatentDiffusionMixin:
             )
         means, variances, parts = [], [], []
         cells = self._validate_anndata()  # another model may have registered them since
-        for tensors in self._make_data_loader(adata=cells, batch_size=1024):
+        for tensors in self._make_data_loader(
+            adata=cells, batch_size=encoding_batch_size(len(self.var_))
+        ):
             mean, variance = self.module.encode_state(tensors)
             means.append(mean.cpu())
             variances.append(variance.cpu())

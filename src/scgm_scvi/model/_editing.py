@@ -18,6 +18,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.module import SCGM_KEYS
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._edited_states import (
     Cells,
@@ -28,7 +29,7 @@ from ._edited_states import (
     parse_sampling,
 )
 from ._energy import Energy
-from ._generation import default_batch_size, fresh_seed, require_expression, stacked
+from ._generation import fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
 
 __all__ = ["EditingMixin"]

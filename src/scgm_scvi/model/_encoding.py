@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 from scgm_scvi.diffusion import invert
 from scgm_scvi.module import SCGM_KEYS
 
+from ._batch_sizes import encoding_batch_size
 from ._sampling import Sampling
 
 __all__ = ["EncodingMixin"]
@@ -34,7 +35,9 @@ class EncodingMixin:
         """Attributes and mean states of cells."""
         parts, states = [], []
         with self._registered(adata) as cells:
-            for tensors in self._make_data_loader(adata=cells, batch_size=1024):
+            for tensors in self._make_data_loader(
+                adata=cells, batch_size=encoding_batch_size(len(self.var_))
+            ):
                 states.append(self.module.encode_state(tensors)[0])
                 tokens, values = self.module.conditions(tensors)
                 own = {SCGM_KEYS.CONDITIONS_KEY: tokens, SCGM_KEYS.CONDITION_VALUES_KEY: values}
@@ -44,7 +47,7 @@ class EncodingMixin:
 
     def _mean_latents(self, cells: AnnData) -> np.ndarray:
         """Posterior means of registered cells, as :meth:`generate` draws latents."""
-        loader = self._make_data_loader(adata=cells, batch_size=1024)
+        loader = self._make_data_loader(adata=cells, batch_size=encoding_batch_size(len(self.var_)))
         states = [self.module.encode_state(tensors)[0].cpu() for tensors in loader]
         return self.module.split_state(torch.cat(states))[0].numpy()
 

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.module import JoinedDistribution
 
-from ._generation import default_batch_size, fresh_seed
+from ._batch_sizes import default_batch_size
+from ._generation import fresh_seed
 from ._posterior import zero_probability
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]

@@ -15,9 +15,9 @@ from scgm_scvi.module import CategoryCounts, new_entries, only_trained
 from scgm_scvi.nn import merge_adapters
 from scgm_scvi.train import Replay
 
+from ._batch_sizes import default_batch_size
 from ._conditions import ConditionSpec
 from ._diffusion import Encoded
-from ._generation import default_batch_size
 
 __all__ = ["FINE_TUNING_STEPS", "MODES", "FineTuningMixin", "category_counts"]
 

@@ -19,14 +19,13 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.module import with_mean
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._energy import Energy
 from ._sampling import Sampling
 
-__all__ = ["GenerationMixin", "default_batch_size", "fresh_seed", "require_expression", "stacked"]
-
-_MEMORY_BUDGET = 2**29  # bytes, for decoding a chunk
+__all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
 
 
 class _Chunk(NamedTuple):
@@ -255,11 +254,6 @@ def require_expression(expression: str) -> None:
     """Raise ``ValueError`` unless it is a kind of expression that cells come in."""
     if expression not in ("counts", "normalized"):
         raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
-
-
-def default_batch_size(n_features: int) -> int:
-    """As many cells as decode within the budget: eight arrays of their features in float32."""
-    return max(1, min(2048, _MEMORY_BUDGET // (8 * 4 * max(1, n_features))))
 
 
 def stacked(parts: Sequence[sparse.csr_matrix | np.ndarray]) -> sparse.csr_matrix | np.ndarray:

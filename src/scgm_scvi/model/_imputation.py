@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.module import block_sums, of_each_feature
 
-from ._generation import _MEMORY_BUDGET, default_batch_size, fresh_seed, stacked
+from ._batch_sizes import MEMORY_BUDGET, default_batch_size
+from ._generation import fresh_seed, stacked
 from ._posterior import Posterior, at_depth, mean_log1p
 from ._validation import layer_names, validate_adata
 
@@ -124,7 +125,7 @@ class ImputationMixin:
         genes = self._genes_to_impute(adata, genes)
         full, seen = self._completed(adata, genes)
         if batch_size is None:
-            own = _MEMORY_BUDGET // (3 * 4 * _DRAWS * n_samples * len(genes))
+            own = MEMORY_BUDGET // (3 * 4 * _DRAWS * n_samples * len(genes))
             batch_size = max(1, min(own, default_batch_size(len(self.var_))))
         batch_size = whole_number(batch_size, "batch_size")
         if seed is None:

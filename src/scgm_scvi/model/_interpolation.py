@@ -15,8 +15,9 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import slerp
 from scgm_scvi.module import SCGM_KEYS
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request, rows_of
-from ._generation import default_batch_size, fresh_seed, require_expression, stacked
+from ._generation import fresh_seed, require_expression, stacked
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import log_likelihood
 
+from ._batch_sizes import encoding_batch_size
 from ._conditions import Conditions, Request
 
 __all__ = ["LikelihoodMixin"]
@@ -36,7 +37,7 @@ class LikelihoodMixin:
         n_probes: int = 4,
         tolerance: float = 1e-3,
         seed: int = 0,
-        batch_size: int = 512,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> np.ndarray:
         r"""Log-density of each cell's state, by the probability-flow ODE.
@@ -76,7 +77,8 @@ class LikelihoodMixin:
             Of the probes: same seed, same device, same likelihoods.
         batch_size
             Cells scored at a time. The solver's steps suit the hardest cell of a batch, so it
-            changes the likelihoods by about the tolerance.
+            changes the likelihoods by about the tolerance. Default:
+            512, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one.
 
@@ -102,6 +104,8 @@ class LikelihoodMixin:
         Song et al. 2021, arXiv:2011.13456, section 4.3; Grathwohl et al. 2019, arXiv:1810.01367.
         """
         self._require_diffusion()
+        if batch_size is None:
+            batch_size = min(512, encoding_batch_size(len(self.var_)))
         batch_size = whole_number(batch_size, "batch_size")
         denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
         generator = torch.Generator(device=device).manual_seed(seed)

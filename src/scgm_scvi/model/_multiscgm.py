@@ -22,6 +22,7 @@ from ._mudata_fields import CountsField
 from ._mudata_setup import MuDataSetupMixin
 from ._translation import TranslationMixin
 from ._two_stage_model import TwoStageModel
+from ._unpaired import UnpairedMixin
 
 __all__ = ["MultiSCGM"]
 
@@ -32,6 +33,7 @@ class MultiSCGM(
     MuDataMixin,
     MuDataSetupMixin,
     TranslationMixin,
+    UnpairedMixin,
     ModalityGettersMixin,
     TwoStageModel,
     MULTIVI,
@@ -82,6 +84,7 @@ class MultiSCGM(
     _module_cls = BlockVAE
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
+    _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart
 
     def __init__(
         self,

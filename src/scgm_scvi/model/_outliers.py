@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from scgm_scvi._errors import whole_number
 
+from ._batch_sizes import encoding_batch_size
 from ._diffusion import _fingerprint
 from ._validation import match_features, validate_adata, validate_matrix
 
@@ -40,7 +41,7 @@ class OutlierMixin:
         indices: Sequence[int] | np.ndarray | None = None,
         *,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> np.ndarray:
         r"""How strange each cell is to the model: higher for types that it was not trained on.
@@ -82,7 +83,8 @@ class OutlierMixin:
         seed
             Of the generated cells: same seed, same device, same scores.
         batch_size
-            Cells scored at a time; does not change the scores.
+            Cells scored at a time; does not change the scores. Default:
+            1,024, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one while cells are generated to compare with.
 
@@ -111,6 +113,8 @@ class OutlierMixin:
         Mean distance to neighbours: Angiulli and Pizzuti 2002, doi:10.1007/3-540-45681-3_2.
         """
         self._require_diffusion()
+        if batch_size is None:
+            batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         x = self._features_of(adata)
         rows = np.arange(x.shape[0]) if indices is None else np.arange(x.shape[0])[indices]

@@ -8,8 +8,9 @@ from scvi import REGISTRY_KEYS
 
 from scgm_scvi.train import Replay
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Request
-from ._generation import default_batch_size, stacked
+from ._generation import stacked
 from ._sampling import Sampling
 
 __all__ = ["ReplayMixin"]

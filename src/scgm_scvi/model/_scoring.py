@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import lognormal_sigmas
 
+from ._batch_sizes import encoding_batch_size
+
 __all__ = ["ScoringMixin"]
 
 
@@ -29,7 +31,7 @@ class ScoringMixin:
         *,
         n_levels: int = 16,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress_bar: bool = True,
     ) -> np.ndarray:
         r"""Stage two's training loss of each cell, averaged over noise levels.
@@ -60,7 +62,8 @@ class ScoringMixin:
         seed
             Of the levels and the noise: same seed, same device, same losses.
         batch_size
-            Cells scored at a time; changes the losses by rounding only.
+            Cells scored at a time; changes the losses by rounding only. Default:
+            1,024, or as many as are encoded within a quarter of a gigabyte.
         progress_bar
             Whether to show one.
 
@@ -88,6 +91,8 @@ class ScoringMixin:
         """
         self._require_diffusion()
         n_levels = whole_number(n_levels, "n_levels")
+        if batch_size is None:
+            batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         denoiser, device = self.module.denoiser, self.device
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device

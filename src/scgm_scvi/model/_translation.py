@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
 
+from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
-from ._generation import default_batch_size, fresh_seed, require_expression, stacked
+from ._generation import fresh_seed, require_expression, stacked
 
 __all__ = ["TranslationMixin"]
 
@@ -289,10 +290,12 @@ class TranslationMixin:
     def _sizes_with(
         self, latent: torch.Tensor, sizes: torch.Tensor, block: int, generator: torch.Generator
     ) -> torch.Tensor:
-        """Log sizes of cells, with one of a block that was not measured."""
-        out = sizes.clone()
-        out[:, block] = self.module.denoiser.shift[self.module.n_latent + block]
-        return out
+        """Log sizes of cells, with that of a block drawn as if it had not been measured."""
+        measured = torch.ones_like(sizes, dtype=torch.bool)
+        measured[:, block] = False
+        mean, variance = self.module.missing_sizes(latent, sizes, measured)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + variance.sqrt() * noise
 
     def _var_of_block(self, block: int) -> pd.DataFrame:
         if self.modality_var_ is not None:

@@ -19,8 +19,6 @@ from ._transfer import TransferMixin
 
 __all__ = ["TwoStageModel"]
 
-_STEPS = 12_000
-
 
 class TwoStageModel(
     SetupMixin,
@@ -36,6 +34,9 @@ class TwoStageModel(
 
     Needs an scvi model after it, and a module that is an :class:`scgm_scvi.module.SCGMVAE`.
     """
+
+    _n_steps = 12_000  # of stage one, where a user does not say
+    _most_epochs = 400
 
     def train(
         self,
@@ -59,8 +60,9 @@ class TwoStageModel(
         Parameters
         ----------
         max_epochs
-            Of stage one. Default: as many as make 12,000 steps, between 20 and 400. With a
-            ``datamodule``: 20, or as many as make 12,000 steps, but not more than 100,000 steps.
+            Of stage one. Default: as many as make 12,000 steps, between 20 and 400; for models of
+            peaks 6,000 steps, and 75 epochs at most. With a ``datamodule``: 20, or as many as make
+            12,000 steps, but not more than 100,000 steps.
         accelerator, devices, train_size, validation_size, shuffle_set_split, batch_size
             As in :meth:`scvi.model.SCVI.train`.
         early_stopping
@@ -118,8 +120,8 @@ class TwoStageModel(
             )
         steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
-            n_steps = _STEPS if self.fine_tuning_ is None else FINE_TUNING_STEPS
-            max_epochs = int(np.clip(round(n_steps / steps_per_epoch), 20, 400))
+            n_steps = self._n_steps if self.fine_tuning_ is None else FINE_TUNING_STEPS
+            max_epochs = int(np.clip(round(n_steps / steps_per_epoch), 20, self._most_epochs))
         if self.fine_tuning_ is not None:
             fit["plan_kwargs"] = {**self._begin_stage_one(seed=0), **(plan_kwargs or {})}
         elif not self.is_trained_:

@@ -20,7 +20,7 @@ __all__ = ["metrics"]
 _FLOOR, _TRAIN = "#222222", "#7a7a7a"
 _LOWER = ("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "label_w2", "depth_ks", "dup_frac")
 _HIGHER = (
-    *("lisi", "gcorr_pearson", "cond_acc", "tstr_f1"),
+    *("lisi", "gcorr_pearson", "mean_pearson", "cond_acc", "tstr_f1"),
     *("precision", "recall", "density", "coverage"),
 )
 _ARROW = {**dict.fromkeys(_LOWER, "←"), **dict.fromkeys(_HIGHER, "→")}
