@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mudata import MuData
 from scipy import sparse
 from scvi.model import MULTIVI
@@ -16,7 +15,6 @@ from scvi.model import MULTIVI
 from scgm_scvi._errors import listed
 from scgm_scvi.module import FEATURE_KEYS, DiffusionMULTIVAE
 
-from ._diffusion import Encoded
 from ._modalities import gathered_obs, make_mudata
 from ._mudata import MuDataMixin, _holding
 from ._mudata_setup import MuDataSetupMixin, blocks_of
@@ -24,6 +22,7 @@ from ._pretrained import PretrainedMixin
 from ._pretrained_peaks import opened
 from ._stand_in import StandInMixin, stand_in_obs
 from ._translation import TranslationMixin
+from ._unpaired import UnpairedMixin
 from ._validation import match_features, validate_adata
 
 __all__ = ["DiffusionMULTIVI"]
@@ -32,7 +31,13 @@ _COLUMNS = ("batch_key", "categorical_covariate_keys", "continuous_covariate_key
 
 
 class DiffusionMULTIVI(
-    MuDataMixin, MuDataSetupMixin, TranslationMixin, PretrainedMixin, StandInMixin, MULTIVI
+    MuDataMixin,
+    MuDataSetupMixin,
+    TranslationMixin,
+    UnpairedMixin,
+    PretrainedMixin,
+    StandInMixin,
+    MULTIVI,
 ):
     """:class:`scvi.model.MULTIVI` of genes and peaks with a diffusion prior on its latent.
 
@@ -158,17 +163,6 @@ class DiffusionMULTIVI(
         """Counts of genes, and which peaks are open, as of generated cells."""
         x, n = sparse.csr_matrix(x), self.module.n_input_genes
         return sparse.hstack([x[:, :n], opened(x[:, n:])], format="csr")
-
-    def _encode_cells(self) -> Encoded:
-        """As any model does, once it is known what sizes tell of each other."""
-        states, measured = [], []
-        cells, module = self._validate_anndata(), self.module
-        for tensors in self._make_data_loader(adata=cells, batch_size=1024):
-            states.append(module.encode_state(tensors)[0].cpu())
-            measured.append(module.measured(module.features(tensors)).cpu())
-        latent, sizes = module.split_state(torch.cat(states).to(self.device))
-        module.missing_sizes.fit(latent, sizes, torch.cat(measured).to(self.device))
-        return super()._encode_cells()
 
 
 def _as_list(keys: str | Sequence[str] | None) -> list[str]:

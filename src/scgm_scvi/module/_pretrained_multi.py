@@ -79,12 +79,18 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
     def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance, each ``(n, n_latent + 2)``, of the cells' states."""
         outputs = self.inference(**self._get_inference_input(tensors))
-        latent, variance = outputs["qz_m"], outputs["qz_v"]
         sizes = [outputs["libsize_expr"], logit_of_depth(outputs["libsize_acc"])]
-        sizes, unknown = self.missing_sizes(
-            latent, torch.cat(sizes, dim=1), self.measured(outputs["x"])
-        )
-        return torch.cat([latent, sizes], dim=1), torch.cat([variance, unknown], dim=1)
+        mean = torch.cat([outputs["qz_m"], *sizes], dim=1)
+        variance = torch.cat([outputs["qz_v"], *map(torch.zeros_like, sizes)], dim=1)
+        return self.completed(mean, variance, self.measured(outputs["x"]))
+
+    def completed(
+        self, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments of states with the sizes of what was not ``measured`` filled in."""
+        (latent, sizes), (spread, _) = self.split_state(mean), self.split_state(variance)
+        sizes, unknown = self.missing_sizes(latent, sizes, measured)
+        return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
 
     @in_evaluation
     @auto_move_data
