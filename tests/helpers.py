@@ -66,7 +66,7 @@ def make_mdata(n_unpaired: int = 0) -> MuData:
         ),
     )
     atac.X[np.asarray(atac.X.sum(axis=1)).ravel() == 0, 0] = 1
-    rna.obs["donor"] = rng.choice(["d1", "d2"], rna.n_obs)
+    rna.obs["donor"] = pd.Categorical(rng.choice(["d1", "d2"], rna.n_obs))
     atac.obs["cell_type"] = rna.obs["cell_type"]
     if n_unpaired:
         rna, atac = rna[:-n_unpaired].copy(), atac[n_unpaired:].copy()
@@ -74,11 +74,19 @@ def make_mdata(n_unpaired: int = 0) -> MuData:
         return MuData({"rna": rna, "atac": atac})
 
 
-def make_multi(mdata: MuData, *, epochs: int = 6, steps: int = 100) -> MultiSCGM:
+def make_multi(
+    mdata: MuData,
+    labels_key: str = "cell_type",
+    *,
+    epochs: int = 6,
+    steps: int = 100,
+    batch_size: int = 128,
+) -> MultiSCGM:
     scvi.settings.seed = 0
-    MultiSCGM.setup_mudata(mdata, labels_key="cell_type")
+    MultiSCGM.setup_mudata(mdata, labels_key=labels_key)
     model = MultiSCGM(mdata, **SMALL)
-    model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
+    stage_two = {"max_steps": steps, **QUIET}
+    model.train(max_epochs=epochs, batch_size=batch_size, diffusion_kwargs=stage_two, **QUIET)
     return model
 
 

@@ -21,6 +21,7 @@ from torch.distributions import Bernoulli
 from scgm_scvi._errors import listed
 
 from ._batch_sizes import encoding_batch_size
+from ._modalities import gathered_obs
 
 __all__ = ["ModalityGettersMixin"]
 
@@ -330,7 +331,11 @@ class ModalityGettersMixin:
         pseudocounts: float | None = 1e-6,
         **kwargs: Any,
     ) -> pd.DataFrame:
-        with self._registered(*self._own(adata)) as cells:
+        data = self.adata if adata is None else adata
+        with self._registered(*self._own(data)) as cells:  # a stand-in, which may be written to
+            if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
+                keys = [b.key for b in self._blocks]
+                cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]
             return _de_core(
                 adata_manager=self.get_anndata_manager(cells, required=True),
                 model_fn=partial(getter, batch_size=batch_size or 128),

@@ -41,6 +41,14 @@ class CountsField(LayerField):
         state[self.IS_BINARY_KEY] = is_binary(self.get_field_data(adata))
         return state if self.blocks is None else {**state, self.BLOCKS_KEY: self.blocks}
 
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As scvi does; what the first data were is kept, of which the others may be a few cells."""
+        state = super().transfer_field(state_registry, adata_target, **kwargs)
+        known = {k: state_registry[k] for k in (self.IS_BINARY_KEY,) if k in state_registry}
+        return {**state, **known}
+
 
 MuDataCountsField = MuDataWrapper(CountsField)
 

@@ -144,12 +144,9 @@ class LatentDiffusionModuleMixin:
         """Latents ``(..., n_latent)`` and log sizes ``(..., n_sizes)`` of states."""
         return state[..., : -self.n_sizes], state[..., -self.n_sizes :]
 
-    def sizes_at(self, depth: torch.Tensor) -> torch.Tensor:
-        """Log sizes at which features are expected to be ``depth`` times what they are at 0.
-
-        Both of shape ``(n, n_sizes)``.
-        """
-        return depth.log()
+    def scaled_sizes(self, log_size: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        """Log sizes ``(n, n_sizes)`` at ``depth`` times the depth, which is of that shape too."""
+        return log_size + depth.log()
 
     def block_totals(self, x: torch.Tensor) -> torch.Tensor:
         """Sums of features ``(n, n_features)`` over each one's block, which broadcast to them."""
