@@ -44,7 +44,11 @@ ORDER = [
     "MULTIVI posterior predictive",
     "independent Poisson",
 ]
-FLOORS = {"real against real (floor)": "floor", "training cells handed back": "train_floor"}
+FLOORS = {
+    "real against real (floor)": "floor",
+    "training cells handed back": "train_floor",
+    "a profile without noise (ceiling)": "ceiling",
+}
 # heading: metric, and what it is set against; a table has those of its metrics
 COLUMNS = {
     "rf_auc_gene": ("rf_auc_gene", None),
@@ -71,7 +75,8 @@ means, for peaks the share of cells in which each is open. `/floor`, `-floor`: o
 half of the real cells scores against the other, which the row of the floor gives in brackets. RNA
 is compared on the 2,000 genes whose log counts vary most in the training cells. Common peaks are
 those that 1% of training cells have. `pseudobulk`: the same correlation within a type, averaged
-over types; of real cells, between their halves, and between training and held-out cells. MULTIVI's
+over types; of real cells, between their halves, between training and held-out cells, and what it
+can be at most, since the held-out cells' profile is noisy. MULTIVI's
 prior knows no types. Posterior predictives are no new cells: they decode the latents of the
 held-out cells, and show what the decoder can do.
 """

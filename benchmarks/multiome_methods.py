@@ -66,9 +66,10 @@ def multiscgm(
     seconds["generation"] = time.process_time() - start
     drawn = {name: cells[name] for name in MODALITIES}
     for to, given in zip(MODALITIES, MODALITIES[::-1], strict=True):
-        known = test[given].copy()
-        del known.obs[LABEL]  # it is to be kept, not to be told
-        drawn[TRANSLATED[to]] = model.translate(known, to=to, seed=seed, progress_bar=False)
+        # conditions: the type is to be found, not to be told
+        drawn[TRANSLATED[to]] = model.translate(
+            test[given], to=to, conditions={}, seed=seed, progress_bar=False
+        )
     return {"MultiSCGM": drawn}, seconds
 
 
