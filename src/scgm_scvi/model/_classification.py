@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -158,6 +158,16 @@ class ClassificationMixin:
                     parts.append(softmax(logits, axis=1))
                     bar.update(len(latent))
         return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
+
+    def _probabilities(self, tensors: Any, key: str, seed: int) -> np.ndarray:
+        """Those of the categories of ``key`` ``(n, n_categories)``, for the cells of a minibatch."""
+        settings = {"n_samples": 4, "n_levels": 6}
+        with warnings.catch_warnings():  # of weights that can't be fitted: what there is will do
+            warnings.filterwarnings("ignore", "The probabilities are not calibrated")
+            weights = self._classifier_weights(key, settings)
+        ((latent, features),) = self._evidence([tensors], key, seed, **settings)
+        logits = weights[0] * latent + weights[1] * features + self._log_frequencies(key)
+        return softmax(logits, axis=1)
 
     def _evidence(
         self, loader: Iterator, key: str, seed: int, n_samples: int, n_levels: int

@@ -15,8 +15,8 @@ from scvi.model import MULTIVI
 from scgm_scvi._errors import listed
 from scgm_scvi.module import FEATURE_KEYS, DiffusionMULTIVAE
 
-from ._modalities import gathered_obs, make_mudata
-from ._mudata import MuDataMixin, _holding
+from ._modalities import gathered_obs, holding, make_mudata
+from ._mudata import MuDataMixin
 from ._mudata_setup import MuDataSetupMixin, blocks_of
 from ._pretrained import PretrainedMixin
 from ._pretrained_peaks import opened
@@ -141,7 +141,7 @@ class DiffusionMULTIVI(
         x = [np.ones((len(obs), len(b.names)), dtype=np.float32) for b in blocks]
         cells = make_mudata(
             {
-                b.key: _holding(sparse.csr_matrix(2 * part), b.names, obs.index, b.layer)
+                b.key: holding(sparse.csr_matrix(2 * part), b.names, obs.index, b.layer)
                 for b, part in zip(blocks, x, strict=True)
             },
             obs,

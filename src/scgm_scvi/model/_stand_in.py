@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from ._conditions import ConditionSpec
-from ._mudata import _holding
+from ._modalities import holding
 
 __all__ = ["StandInMixin", "stand_in", "stand_in_obs"]
 
@@ -62,7 +62,7 @@ def stand_in(registry: Mapping[str, Any]) -> AnnData:
     state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
     names = pd.Index(state["column_names"])
     x = sparse.csr_matrix(np.ones((len(obs), len(names)), dtype=np.float32))
-    cells = _holding(x, names, obs.index, layer)
+    cells = holding(x, names, obs.index, layer)
     cells.obs = obs
     return cells
 

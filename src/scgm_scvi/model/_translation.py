@@ -14,6 +14,7 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.module import SCGM_KEYS
 
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
@@ -60,9 +61,10 @@ class TranslationMixin:
             Modality to predict, ``"atac"`` or ``"rna"``, or its name in the model's data.
         conditions
             What is known of the cells, as in :meth:`generate`: a dict, or a DataFrame with a row a
-            cell; what it leaves out is unspecified. ``{}``: nothing, so that all is told from the
-            counts. Default: the cells' own columns, where they have them; a cell type among these
-            helps the prediction, and must be left out where one is to find out how good it is.
+            cell. ``{}``: nothing. A categorical condition that is left open is drawn for each
+            sample from its probabilities given the counts, as :meth:`classify` has them. Default:
+            the cells' own columns, where they have them; a cell type among these helps the
+            prediction, and must be left out where one is to find out how good it is.
         n_samples
             Predictions of each cell, which differ as far as its counts leave it open.
         n_steps
@@ -257,13 +259,15 @@ class TranslationMixin:
     ) -> _Translated:
         """Predictions for a minibatch."""
         posterior = self._posterior(tensors, n_steps, generator)
+        open_ended = self._probabilities_of_open(tensors, seed)
         seeds = np.random.SeedSequence(seed).generate_state(n_samples, np.uint64) >> 1
         counts, total = [], 0.0
         with torch.no_grad():
             for i, own in enumerate(seeds.tolist(), 1):
                 z = self._unstandardized(posterior.draw(generator))
                 sizes = self._sizes_with(z, posterior.log_size, block, generator)
-                px = self.module.decode_state(torch.cat([z, sizes], dim=1), tensors).part(block)
+                told = _drawn_conditions(tensors, open_ended, own)
+                px = self.module.decode_state(torch.cat([z, sizes], dim=1), told).part(block)
                 if expression == "counts":
                     counts.append(self._drawn(px, "counts", own))
                 if expression == "counts" and n_samples == 1:
@@ -286,6 +290,14 @@ class TranslationMixin:
             self._latents(posterior).cpu().numpy(),
             spread,
         )
+
+    def _probabilities_of_open(self, tensors: Tensors, seed: int) -> dict[int, np.ndarray]:
+        """Of the categories of each condition that cells leave open, by its number."""
+        tokens, out = self.module.conditions(tensors)[0], {}
+        for j, key in enumerate(self.condition_spec.categorical):
+            if bool((tokens[:, j] == 0).any()):
+                out[j] = self._probabilities(tensors, key, seed)
+        return out
 
     def _sizes_with(
         self, latent: torch.Tensor, sizes: torch.Tensor, block: int, generator: torch.Generator
@@ -310,6 +322,19 @@ class _Translated(NamedTuple):
     mean: np.ndarray | None
     latent: np.ndarray
     spread: np.ndarray | None
+
+
+def _drawn_conditions(tensors: Tensors, probabilities: dict[int, np.ndarray], seed: int) -> Tensors:
+    """The minibatch with a category drawn for each cell that leaves a condition open."""
+    if not probabilities:
+        return tensors
+    tokens, rng = tensors[SCGM_KEYS.CONDITIONS_KEY].long().clone(), np.random.default_rng(seed)
+    for j, each in probabilities.items():
+        u = rng.random((len(each), 1))
+        drawn = 1 + (each.cumsum(axis=1)[:, :-1] < u).sum(axis=1)
+        drawn = torch.as_tensor(drawn, device=tokens.device)
+        tokens[:, j] = torch.where(tokens[:, j] == 0, drawn, tokens[:, j])
+    return {**tensors, SCGM_KEYS.CONDITIONS_KEY: tokens}
 
 
 def _repeated(obs: pd.DataFrame, n_samples: int) -> pd.DataFrame:

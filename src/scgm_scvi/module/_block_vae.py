@@ -180,9 +180,9 @@ class BlockVAE(SCGMVAE):
         return [n if likelihood == "nb" else 0 for n, likelihood in pairs]
 
     def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Counts ``(n, n_features)`` of all blocks."""
+        """Counts ``(n, n_features)`` of all blocks; of Bernoulli ones 0 and 1."""
         parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return self._as_modelled(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
     def measured(self, counts: torch.Tensor) -> torch.Tensor:
         """Whether a cell was measured in each block, ``(n, n_blocks)``."""
@@ -218,7 +218,7 @@ class BlockVAE(SCGMVAE):
         n_samples: int = 1,
     ) -> dict[str, Any]:
         """Posterior of the latents of counts ``x`` ``(n, n_features)``, and log sizes of blocks."""
-        counts = self._as_modelled(x)
+        counts = self._as_modelled(x)  # whoever it comes from
         sizes = block_sums(counts, self.blocks)
         shown = sizes > 0
         if self.training and self.hide and self.n_sizes > 1:

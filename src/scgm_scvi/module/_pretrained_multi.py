@@ -32,7 +32,8 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
     Examples
     --------
     >>> from scgm_scvi.module import DiffusionMULTIVAE
-    >>> module = DiffusionMULTIVAE(n_input_genes=20, n_input_regions=50, n_latent=5, n_batch=1)
+    >>> n_features = {"n_input_genes": 20, "n_input_regions": 50, "n_input_proteins": 1}
+    >>> module = DiffusionMULTIVAE(**n_features, n_latent=5, n_batch=1)
     >>> module.init_denoiser(5, n_conditions=[3], n_condition_values=0, n_nuisances=[1])
     >>> module.denoiser.n_dims
     7
