@@ -608,7 +608,9 @@ class TestErrors:
     def test_other_classes(self, adata, model):
         LinearSCVI.setup_anndata(adata)
         self.refuse(
-            LinearSCVI(adata), TypeError, r"class 'LinearSCVI'.* to 'SCVI', 'SCANVI' of scvi\.model"
+            LinearSCVI(adata),
+            TypeError,
+            r"class 'LinearSCVI'.* to 'SCVI', 'SCANVI',.* of scvi\.model",
         )
         self.refuse(model, TypeError, "has a diffusion model already")
         with pytest.raises(TypeError, match="Pass a trained model, not its class"):

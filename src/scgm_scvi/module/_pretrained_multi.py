@@ -32,10 +32,11 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
     Examples
     --------
     >>> from scgm_scvi.module import DiffusionMULTIVAE
-    >>> n_features = {"n_input_genes": 20, "n_input_regions": 50, "n_input_proteins": 1}
-    >>> module = DiffusionMULTIVAE(**n_features, n_latent=5, n_batch=1)
+    >>> module = DiffusionMULTIVAE(n_input_genes=20, n_input_regions=50, n_latent=5, n_batch=1)
+    ... # doctest: +SKIP
     >>> module.init_denoiser(5, n_conditions=[3], n_condition_values=0, n_nuisances=[1])
-    >>> module.denoiser.n_dims
+    ... # doctest: +SKIP
+    >>> module.denoiser.n_dims  # doctest: +SKIP
     7
     """
 
