@@ -1,5 +1,7 @@
 """Every metric against numpy and scipy on raw arrays."""
 
+import warnings
+
 import numpy as np
 import ot
 import pytest

@@ -29,7 +29,9 @@ class DiagnosticsMixin:
         than 0.01 over cells; Burda et al. 2016, arXiv:1509.00519, section 5.2),
         ``latent_dimensions``, ``kl`` (nats a held-out cell), ``elbo_train`` and
         ``elbo_validation`` (negative ELBO, nats a cell, of the epoch whose weights were kept),
-        and ``gap``, how much worse held-out cells fare, as a share of ``elbo_train``.
+        and ``gap``, how much worse held-out cells fare, as a share of ``elbo_train``. The two
+        latter are left out where training hides modalities at random, as in
+        :class:`scgm_scvi.MultiSCGM`: they would compare cells with parts of cells.
 
         Raises
         ------
@@ -61,7 +63,10 @@ class DiagnosticsMixin:
                 k: float(history[v].iloc[:, 0].loc[: self.kept_epoch_].iloc[-1])
                 for k, v in at_kept.items()
             }
-            out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1
+            if self.module.hides:  # in training the ELBO is of less than in validation
+                del out["elbo_train"]
+            else:
+                out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1
         return pd.Series(out)
 
     def _report(self, mean: np.ndarray) -> None:

@@ -169,6 +169,11 @@ class BlockVAE(SCGMVAE):
         return self._blocks
 
     @property
+    def hides(self) -> bool:
+        """Whether training hides blocks."""
+        return self.hide > 0 and self.n_sizes > 1
+
+    @property
     def decoder(self) -> ExpressionDecoder:
         """The first block's, which is the only one of a single modality."""
         return self.decoders[0]
@@ -221,7 +226,7 @@ class BlockVAE(SCGMVAE):
         counts = self._as_modelled(x)  # whoever it comes from
         sizes = block_sums(counts, self.blocks)
         shown = sizes > 0
-        if self.training and self.hide and self.n_sizes > 1:
+        if self.training and self.hides:
             shown = shown & ~drawn_to_hide(shown, self.hide)
         categories: list[torch.Tensor] = []
         if self.encode_covariates:

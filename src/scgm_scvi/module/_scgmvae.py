@@ -174,6 +174,11 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             add_adapters(self, adapter_rank)
 
     @property
+    def hides(self) -> bool:
+        """Whether training hides parts of cells."""
+        return False
+
+    @property
     def batch_shifts(self) -> list[nn.Embedding]:
         """Log shifts of features in each batch, one table for each decoder."""
         return [self.decoder.batch_shifts]
