@@ -1,4 +1,4 @@
-"""Make the golden files of a release: a small model, saved and exported, and cells that it makes.
+"""Make the golden files of a release: small models, saved and exported, and cells that they make.
 
 Run once for each release, after its version is set, and commit the folder that appears::
 
@@ -11,18 +11,18 @@ weights and cells.
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import mudata
 import numpy as np
 import pandas as pd
 import scvi
 import torch
 
-from scgm_scvi import SCGM
+from scgm_scvi import SCGM, MultiSCGM
 
 # what cells are asked for; a release's expected.npz holds the answers
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -86,26 +86,74 @@ def make_model() -> SCGM:
     return model
 
 
-def generated(model: SCGM) -> dict[str, np.ndarray]:
+def make_mdata() -> mudata.MuData:
+    """The same cells with peaks that follow the genes; some cells in one modality only."""
+    rng = np.random.default_rng(1)
+    rna = make_data()
+    x = np.repeat(rna.X, 2, axis=1)
+    atac = ad.AnnData(
+        rng.poisson(0.1 * x).astype(np.float32),
+        obs=rna.obs[["cell_type"]].copy(),
+        var=pd.DataFrame(index=[f"chr1:{100 * i}-{100 * i + 50}" for i in range(x.shape[1])]),
+    )
+    rna.X[:30] = 0
+    atac.X[-30:] = 0
+    with mudata.set_options(pull_on_update=False):
+        return mudata.MuData({"rna": rna, "atac": atac})
+
+
+def make_multi_model() -> MultiSCGM:
+    """A small model of both modalities, both stages trained."""
+    torch.set_num_threads(1)
+    scvi.settings.seed = 0
+    mdata = make_mdata()
+    MultiSCGM.setup_mudata(
+        mdata, batch_key="donor", labels_key="cell_type", condition_keys=["stimulation"]
+    )
+    model = MultiSCGM(
+        mdata,
+        n_latent=4,
+        n_hidden=16,
+        n_components=8,
+        diffusion_kwargs={"n_hidden": 24, "n_layers": 2},
+    )
+    model.train(
+        max_epochs=100,
+        accelerator="cpu",
+        plan_kwargs={"lr": 3e-3, "max_kl_weight": 0.1},
+        diffusion_kwargs={"max_steps": 2000},
+    )
+    model.run_name = "golden"
+    return model
+
+
+def generated(model: SCGM | MultiSCGM) -> dict[str, np.ndarray]:
     """Latents and normalised expression of what is asked for in ``REQUESTS``."""
     found = {}
     for name, request in REQUESTS.items():
         cells = model.generate(**request, expression="normalized", progress_bar=False)
-        x = cells.X.toarray() if hasattr(cells.X, "toarray") else cells.X
-        found |= {f"{name}_latent": cells.obsm["X_scgm"], f"{name}_normalized": np.asarray(x)}
+        found[f"{name}_latent"] = cells.obsm["X_scgm"]
+        parts = [a.X for a in cells.mod.values()] if isinstance(cells, mudata.MuData) else [cells.X]
+        dense = [x.toarray() if hasattr(x, "toarray") else x for x in parts]
+        found[f"{name}_normalized"] = np.concatenate(dense, axis=1)
     return found
 
 
 def main() -> None:
-    """Write ``saved/``, ``export/`` and ``expected.npz`` to a folder named for the version."""
+    """Write ``saved/``, ``export/`` and ``expected.npz`` to a folder named for the version.
+
+    Those of the model of both modalities go to ``multi/`` in it.
+    """
     folder = Path(__file__).parent / version("scgm_scvi")
-    if folder.exists():
-        sys.exit(f"{folder} exists: golden files of a release are not made twice.")
-    model = make_model()
-    folder.mkdir()
-    model.save(str(folder / "saved"))
-    model.export(folder / "export")
-    np.savez_compressed(folder / "expected.npz", **generated(model))
+    for place, make in {folder: make_model, folder / "multi": make_multi_model}.items():
+        if place.exists():
+            print(f"{place} exists: golden files of a release are not made twice.")
+            continue
+        model = make()
+        place.mkdir()
+        model.save(str(place / "saved"))
+        model.export(place / "export")
+        np.savez_compressed(place / "expected.npz", **generated(model))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.make_golden import REQUESTS, generated, make_data
+from golden.make_golden import REQUESTS, generated, make_data, make_mdata
 
-from scgm_scvi import SCGM
+from scgm_scvi import SCGM, MultiSCGM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASES = sorted(p.name for p in GOLDEN.iterdir() if (p / "expected.npz").is_file())
@@ -56,6 +56,25 @@ class TestReleases:
         assert latent.shape == (adata.n_obs, 4)
         assert latent.std(axis=0).max() > 0.1
         assert model.log_likelihood(indices=range(3), progress_bar=False).shape == (3,)
+
+
+@pytest.mark.parametrize("release", [r for r in RELEASES if (GOLDEN / r / "multi").is_dir()])
+@pytest.mark.parametrize("kind", ["saved", "export"])
+@pytest.mark.parametrize("with_data", [False, True])
+def test_models_of_both_modalities(release, kind, with_data):
+    place, mdata = GOLDEN / release / "multi", make_mdata() if with_data else None
+    if kind == "saved":
+        model = MultiSCGM.load(place / kind, adata=mdata if with_data else False)
+    else:
+        model = MultiSCGM.from_export(place / kind, mdata)
+    found = generated(model)
+    with np.load(place / "expected.npz") as expected:
+        assert set(expected) == set(found)
+        for name, want in expected.items():
+            np.testing.assert_allclose(found[name], want, rtol=1e-5, atol=1e-5, err_msg=name)
+    joint, either = (found[f"{name}_normalized"].mean(axis=0) for name in ("joint", "any"))
+    assert joint[:3].mean() > 1.5 * either[:3].mean()
+    assert joint[20:26].mean() > 1.2 * either[20:26].mean()
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -39,7 +39,7 @@ class ATACSCGM(TwoStageModel, POISSONVI):
     adata
         Registered by :meth:`setup_anndata`: cells by peaks.
     registry
-        Of a data module such as :class:`scgm_scvi.atlas.AtlasDataModule`, instead of ``adata``.
+        Of saved data, instead of ``adata``.
     peak_likelihood
         ``"poisson"``: of fragments in peaks, as :class:`scvi.external.POISSONVI`. ``"nb"``: the
         same, with a dispersion for each peak. ``"bernoulli"``: of which peaks are open, as
@@ -114,7 +114,8 @@ class ATACSCGM(TwoStageModel, POISSONVI):
             adapter_rank=adapter_rank,
         )
         self.get_normalized_function_name = "get_normalized_accessibility"
-        self.var_ = adata.var.copy() if adata is not None else pd.DataFrame()
+        names = pd.Index(self._feature_names())
+        self.var_ = adata.var.copy() if adata is not None else pd.DataFrame(index=names)
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string = (
             f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
@@ -122,6 +123,10 @@ class ATACSCGM(TwoStageModel, POISSONVI):
             f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
         )
         self.init_params_ = self._get_init_params(arguments)
+
+    def _feature_names(self) -> np.ndarray:
+        state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+        return np.asarray(state["column_names"])
 
     def _check_setup(self, peak_likelihood: str) -> None:
         setup = self.registry_["setup_args"]

@@ -221,18 +221,19 @@ class HubMixin:
                 conditions[name] += f", {low:.4g} to {high:.4g} in training"
         nuisances = {k: _names(v) for k, v in spec.nuisances.items() if k in spec.names}
         example = {k: v.tolist()[0] for k, v in spec.categorical.items() if len(v)}
+        likelihoods = [v for k, v in parameters.items() if k.endswith("_likelihood")]
         stage_two = "trained" if self.is_diffusion_trained else "not trained"
         if self.diffusion_fingerprint_ and not self.is_diffusion_trained:
             stage_two = "stale: stage one changed after it was trained"
         return {
             "name": type(self).__name__,
             "package": _PACKAGE,
-            "n_vars": self.summary_stats["n_vars"],
+            "n_vars": sum(self.module.blocks),
             "n_cells": self.summary_stats["n_cells"],
             "stage_one": "trained" if self.is_trained_ else "not trained",
             "stage_two": stage_two,
             "n_latent": self.module.n_latent,
-            "likelihood": parameters.get("gene_likelihood", "not said"),
+            "likelihood": ", ".join(likelihoods) or "not said",
             "conditions": _list(conditions),
             "nuisances": _list(nuisances),
             "use": (

@@ -25,6 +25,7 @@ _N_NEIGHBORS = 50  # a type is known that is one cell in a hundred
 _N_AXES = 30
 _THETA = 100.0  # as in Lause et al. and scanpy
 _CLIP = 10.0
+_N_FEATURES = 20_000  # the rest of many are counted too seldom to tell cells apart
 
 
 class OutlierMixin:
@@ -123,7 +124,7 @@ class OutlierMixin:
         neighbors.fit(reference["cells"])
         scores = [np.empty(0)]
         for start in range(0, len(rows), batch_size):
-            part = _dense(x[rows[start : start + batch_size]])
+            part = _dense(x[rows[start : start + batch_size]], reference["features"])
             places = _places(_residuals(part, reference), reference["axes"])
             scores.append(neighbors.kneighbors(places)[0].mean(axis=1) / reference["unit"])
         return np.concatenate(scores)
@@ -155,11 +156,17 @@ class OutlierMixin:
             seed=seed,
             progress_bar=progress_bar,
         )
-        x = _dense(self._unpacked(cells).X)
-        reference: dict[str, Any] = dict(made_for)
+        x = self._unpacked(cells).X
+        sums = np.asarray(abs(x).sum(axis=0)).ravel()
+        features = np.sort(np.argsort(-sums, kind="stable")[:_N_FEATURES])
+        x = _dense(x, features)
+        ends = np.cumsum(self.module.blocks)
+        reference: dict[str, Any] = {**made_for, "features": features}
         if self.registry_["setup_args"].get("is_count_data", True):
+            block = np.searchsorted(ends, features, side="right")
             total = x.sum(axis=0, dtype=np.float64) + 1  # no feature is impossible
-            reference["share"] = total / total.sum()
+            reference["share"] = total / np.bincount(block, total)[block]
+            reference["block"] = block
         else:
             reference["mean"] = x.mean(axis=0, dtype=np.float64)
             reference["std"] = x.std(axis=0, dtype=np.float64).clip(1e-6)
@@ -187,9 +194,13 @@ class OutlierMixin:
 def _residuals(x: np.ndarray, reference: dict[str, Any]) -> np.ndarray:
     """What is unusual in cells ``(n, n_features)``, in standard deviations; float32."""
     if "share" in reference:
-        expected = x.sum(axis=1, keepdims=True) * reference["share"].astype(np.float32)
+        share, block = reference["share"].astype(np.float32), reference["block"]
+        expected = np.empty_like(x)
+        for j in np.unique(block):  # a block has a depth of its own, or was not measured
+            own = block == j
+            expected[:, own] = x[:, own].sum(axis=1, keepdims=True) * share[own]
         spread = np.sqrt(expected + expected**2 / _THETA)
-        spread[spread == 0] = 1  # a generated cell without counts
+        spread[spread == 0] = 1  # cells without counts
     else:
         expected, spread = reference["mean"], reference["std"]
     return ((x - expected) / spread).clip(-_CLIP, _CLIP).astype(np.float32)
@@ -202,5 +213,7 @@ def _places(residuals: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.column_stack([along, np.sqrt(square.clip(0))])
 
 
-def _dense(x: sparse.spmatrix | np.ndarray) -> np.ndarray:
+def _dense(x: sparse.spmatrix | np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Some columns, as float32."""
+    x = x if len(features) == x.shape[1] else x[:, features]
     return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)
