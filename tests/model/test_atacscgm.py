@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scvi
 from anndata import AnnData
-from helpers import QUIET, SMALL
+from helpers import QUIET, SMALL, make_mdata
 from scipy import sparse
 
 from scgm_scvi import ATACSCGM, SCGM
@@ -148,3 +148,10 @@ def test_a_class_of_its_own(tmp_path):
     model.save(str(tmp_path / "model"))
     with pytest.raises(ValueError, match="ATACSCGM.load"):
         SCGM.load(tmp_path / "model", adata=False)
+
+
+def test_a_mudata_is_for_another_class():
+    mdata = make_mdata()
+    for kind in (SCGM, ATACSCGM):
+        with pytest.raises(TypeError, match="'rna', 'atac'.*MultiSCGM"):
+            kind.setup_anndata(mdata)

@@ -40,7 +40,13 @@ def validate_adata(adata: AnnData, *, may_be_view: bool = False, name: str = "ad
         If it is a view, on disk, without cells or features, or has duplicated ``var_names``.
     """
     if not isinstance(adata, AnnData):
-        raise TypeError(f"{name} is a {type(adata).__name__}; an AnnData is needed.")
+        hint = ""
+        if hasattr(adata, "mod"):
+            hint = (
+                f" Pass one of its modalities ({listed(adata.mod)}), or learn RNA and ATAC together: "
+                "scgm_scvi.MultiSCGM."
+            )
+        raise TypeError(f"{name} is a {type(adata).__name__}; an AnnData is needed.{hint}")
     if adata.is_view and not may_be_view:
         raise ValueError(
             f"{name} is a view of another AnnData, which can't be written to. "
