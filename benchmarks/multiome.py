@@ -38,6 +38,7 @@ from report import cell, markdown
 TRAIN_SHARE = 0.6
 ORDER = [
     "MultiSCGM",
+    "MultiSCGM, a third paired",
     "ATACSCGM",
     "MULTIVI prior",
     "MULTIVI Gaussian per label",
