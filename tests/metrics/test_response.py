@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import ot
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist
@@ -35,6 +35,7 @@ def welch(x, y):
 def test_differential_scores_are_welchs(seed):
     rng = np.random.default_rng(seed)
     x, y = make(rng, 30).values, make(rng, 20, shift=0.5).values
+    assume(all((z[:, 1:].std(axis=0) > 1e-6).all() for z in (x, y)))
     x[:, 0] = y[:, 0] = 0
     scores = differential_scores(x, y)
     assert scores == pytest.approx(welch(x, y), rel=1e-5, abs=1e-5)
@@ -51,6 +52,8 @@ def test_metrics_are_those_of_brute_force(seed):
     assert tuple(found) == RESPONSE_METRICS
 
     x, c, y = real.values, control.values, cells.values
+    # what does not vary within a group has any t statistic that rounding gives it
+    assume(all((z.std(axis=0) > 1e-6).all() for z in (x, c, y)))
     residual, total = x.mean(0) - y.mean(0), x.mean(0) - x.mean(0).mean()
     expected = {"r2_mean": 1 - (residual**2).sum() / (total**2).sum()}
     delta, predicted_delta = x.mean(0) - c.mean(0), y.mean(0) - c.mean(0)

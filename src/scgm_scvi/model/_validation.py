@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
@@ -41,7 +42,7 @@ def validate_adata(adata: AnnData, *, may_be_view: bool = False, name: str = "ad
     """
     if not isinstance(adata, AnnData):
         hint = ""
-        if hasattr(adata, "mod"):
+        if isinstance(adata, MuData):
             hint = (
                 f" Pass one of its modalities ({listed(adata.mod)}), or learn RNA and ATAC together: "
                 "scgm_scvi.MultiSCGM."
