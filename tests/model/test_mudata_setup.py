@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anndata as ad
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,12 +13,13 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi import MultiSCGM
+from scgm_scvi._mudata import columns_stay
 from scgm_scvi.model import pad_modalities
 
 
 @pytest.fixture(autouse=True)
 def _mudata_as_of_0_4():
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         yield
 
 

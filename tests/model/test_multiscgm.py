@@ -13,6 +13,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scgm_scvi import MultiSCGM
+from scgm_scvi._mudata import columns_stay
 from scgm_scvi.model import _generation, _replaying, pad_modalities
 
 FAST = {"n_steps": 4, "progress_bar": False}
@@ -21,14 +22,14 @@ B = {"cell_type": "CD19+ B"}
 
 @pytest.fixture(autouse=True)
 def _mudata_as_of_0_4():
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         yield
 
 
 @pytest.fixture(scope="module")
 def multi() -> MultiSCGM:
     """Not to be changed, and neither are its data."""
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         return make_multi(make_mdata())
 
 

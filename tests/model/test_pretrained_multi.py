@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mudata
 import numpy as np
 import pytest
 import scvi
@@ -13,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model import MULTIVI
 
 from scgm_scvi import SCGM
+from scgm_scvi._mudata import columns_stay
 from scgm_scvi.model import DiffusionMULTIVI, pad_modalities
 from scgm_scvi.module import FEATURE_KEYS
 
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _mudata_as_of_0_4():
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         yield
 
 
@@ -91,14 +91,14 @@ def outputs(model):
 
 @pytest.fixture(scope="module")
 def trained():
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         return make_scvi(make_cells(), epochs=40, modality_penalty="None")
 
 
 @pytest.fixture(scope="module")
 def model(trained):
     """Not to be changed."""
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         said = outputs(trained)
         model = with_prior(trained, steps=400)
         for a, b, c in zip(said, outputs(trained), outputs(model), strict=True):

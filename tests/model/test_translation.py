@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,20 +11,21 @@ from mudata import MuData
 from scipy import sparse
 
 from scgm_scvi import MultiSCGM
+from scgm_scvi._mudata import columns_stay
 
 FAST = {"n_steps": 3, "seed": 0, "progress_bar": False}
 
 
 @pytest.fixture(autouse=True)
 def _mudata_as_of_0_4():
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         yield
 
 
 @pytest.fixture(scope="module")
 def multi() -> MultiSCGM:
     """Knows cells by a label that says nothing of what they are. Not to be changed."""
-    with mudata.set_options(pull_on_update=False):
+    with columns_stay():
         return make_multi(make_mdata(), "donor", epochs=60, steps=100, batch_size=32)
 
 

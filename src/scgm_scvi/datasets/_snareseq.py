@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import IO
 
-import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+
+from scgm_scvi._mudata import columns_stay
 
 from ._pypi import open_in_wheel
 
@@ -64,7 +65,7 @@ def snareseq() -> MuData:
     rna, atac = _counts("scRNA"), _counts("scATAC")
     if not rna.obs.equals(atac.obs):
         raise RuntimeError("The two tables of scPECA 2.0 hold different cells. Please report this.")
-    with mudata.set_options(pull_on_update=False):  # no copies of the columns under other names
+    with columns_stay():  # no copies of the columns under other names
         mdata = MuData({"rna": rna, "atac": atac})
     mdata.obs["cell_type"] = rna.obs["cell_type"]
     return mdata

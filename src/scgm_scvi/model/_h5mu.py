@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
+
+from scgm_scvi._mudata import columns_stay
 
 from ._modalities import make_mudata
 from ._writing import extend, require_free
@@ -96,7 +97,7 @@ class MuDataWriter:
         mods = {key: AnnData(obs=obs.copy(), var=table) for key, table in self._var.items()}
         mdata = make_mudata(mods, obs)
         mdata.uns = dict(uns)
-        with mudata.set_options(pull_on_update=False):
+        with columns_stay():
             mdata.write_h5mu(self._part)
         with h5py.File(self._part, "r+") as file:
             for key in self._var:

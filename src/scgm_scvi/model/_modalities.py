@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -12,13 +11,14 @@ from mudata import MuData
 from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi._mudata import columns_stay
 
 __all__ = ["gathered_obs", "holding", "make_mudata", "pad_modalities", "rows_placed"]
 
 
 def make_mudata(modalities: Mapping[str, AnnData], obs: pd.DataFrame | None = None) -> MuData:
     """A MuData of these modalities, whose own ``obs`` is ``obs`` and nothing of theirs."""
-    with mudata.set_options(pull_on_update=False):  # else columns would be repeated, with a warning
+    with columns_stay():  # else columns would be repeated, with a warning
         mdata = MuData(dict(modalities))
     if obs is not None:
         mdata.obs = obs.loc[mdata.obs_names].copy()

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -17,6 +16,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi._mudata import columns_stay
 
 from ._conditions import ConditionSpec
 from ._containers import AnnDataMixin
@@ -73,13 +73,13 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`scvi.model.base.BaseModelClass.save`; ``obs`` of a MuData stays as it is."""
-        with mudata.set_options(pull_on_update=False):
+        with columns_stay():
             super().save(*args, **kwargs)
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> MuDataMixin:
         """As ``LoadingMixin`` has it; ``obs`` of a MuData stays as it is."""
-        with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+        with columns_stay(), warnings.catch_warnings():
             # scvi-tools 1.4 asks a MuData for its modalities in the old way
             warnings.filterwarnings("ignore", "The method mod_names is deprecated")
             return super().load(*args, **kwargs)
@@ -282,7 +282,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
                 data, key, layers=layers, latent=latent, obs=obs, uns=uns, copy=copy
             )
         new = copy or data.is_view
-        with mudata.set_options(pull_on_update=False):
+        with columns_stay():
             out = data.copy() if new else data
         for part in self._modalities_of(out).values():
             columns = self.var_.index.get_indexer(part.var_names)
