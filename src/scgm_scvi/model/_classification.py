@@ -27,6 +27,7 @@ __all__ = ["ClassificationMixin"]
 _SIGMA_MIN, _SIGMA_MAX = 0.15, 10.0  # beyond them no class differs from another
 _UNCALIBRATED = (1.0, 0.05)  # about what calibration finds on small data
 _LEAST_CELLS, _MOST_CELLS = 20, 1000
+_FEW = {"n_samples": 4, "n_levels": 6}  # where classification is a step on the way
 
 
 class ClassificationMixin:
@@ -159,13 +160,17 @@ class ClassificationMixin:
                     bar.update(len(latent))
         return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
 
-    def _probabilities(self, tensors: Any, key: str, seed: int) -> np.ndarray:
-        """Those of the categories of ``key`` ``(n, n_categories)``, for the cells of a minibatch."""
-        settings = {"n_samples": 4, "n_levels": 6}
+    def _weights_for_minibatches(self, key: str) -> tuple[float, float]:
+        """What :meth:`_probabilities` weighs by; to be found once, as it reads the whole model."""
         with warnings.catch_warnings():  # of weights that can't be fitted: what there is will do
             warnings.filterwarnings("ignore", "The probabilities are not calibrated")
-            weights = self._classifier_weights(key, settings)
-        ((latent, features),) = self._evidence([tensors], key, seed, **settings)
+            return self._classifier_weights(key, _FEW)
+
+    def _probabilities(
+        self, tensors: Any, key: str, seed: int, weights: tuple[float, float]
+    ) -> np.ndarray:
+        """Those of the categories of ``key`` ``(n, n_categories)``, for the cells of a minibatch."""
+        ((latent, features),) = self._evidence([tensors], key, seed, **_FEW)
         logits = weights[0] * latent + weights[1] * features + self._log_frequencies(key)
         return softmax(logits, axis=1)
 

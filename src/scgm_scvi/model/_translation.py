@@ -127,13 +127,13 @@ class TranslationMixin:
         source = self._without(data, block)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         counts: list[list[Any]] = [[] for _ in range(n_samples)]
-        parts, done = [], 0
+        parts, done, weights = [], 0, {}
         with tqdm(
             total=data.n_obs, unit="cell", desc="Translating", disable=not progress_bar
         ) as bar:
             for tensors in self._to_translate(source, request, batch_size):
                 part = self._translated(
-                    tensors, block, n_samples, n_steps, expression, seed + done, generator
+                    tensors, block, n_samples, n_steps, expression, seed + done, generator, weights
                 )
                 for kept, x in zip(counts, part.counts, strict=False):
                     kept.append(x)
@@ -257,10 +257,14 @@ class TranslationMixin:
         expression: str,
         seed: int,
         generator: torch.Generator,
+        weights: dict[str, tuple[float, float]],
     ) -> _Translated:
         """Predictions for a minibatch."""
         posterior = self._posterior(tensors, n_steps, generator)
-        open_ended, mean = self._probabilities_of_open(tensors, seed), self._latents(posterior)
+        open_ended, mean = (
+            self._probabilities_of_open(tensors, seed, weights),
+            self._latents(posterior),
+        )
         seeds = np.random.SeedSequence(seed).generate_state(n_samples, np.uint64) >> 1
         counts, total = [], 0.0
         with torch.no_grad():
@@ -292,12 +296,19 @@ class TranslationMixin:
             spread,
         )
 
-    def _probabilities_of_open(self, tensors: Tensors, seed: int) -> dict[int, np.ndarray]:
-        """Of the categories of each condition that cells leave open, by its number."""
+    def _probabilities_of_open(
+        self, tensors: Tensors, seed: int, weights: dict[str, tuple[float, float]]
+    ) -> dict[int, np.ndarray]:
+        """Of the categories of each condition that cells leave open, by its number.
+
+        ``weights`` keeps those of conditions that were met before.
+        """
         tokens, out = self.module.conditions(tensors)[0], {}
         for j, key in enumerate(self.condition_spec.categorical):
             if bool((tokens[:, j] == 0).any()):
-                out[j] = self._probabilities(tensors, key, seed)
+                if key not in weights:
+                    weights[key] = self._weights_for_minibatches(key)
+                out[j] = self._probabilities(tensors, key, seed, weights[key])
         return out
 
     def _sizes_with(

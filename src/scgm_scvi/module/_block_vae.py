@@ -11,8 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, Poisson
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
-from scvi.module.base import LossOutput, auto_move_data
-from scvi.utils import unsupported_if_adata_minified
+from scvi.module.base import auto_move_data
 from torch import nn
 from torch.distributions import Bernoulli, Distribution
 
@@ -222,9 +221,8 @@ class BlockVAE(SCGMVAE):
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
     ) -> dict[str, Any]:
-        """Posterior of the latents of counts ``x`` ``(n, n_features)``, and log sizes of blocks."""
-        counts = self._as_modelled(x)  # whoever it comes from
-        sizes = block_sums(counts, self.blocks)
+        """Posterior of the latents of :meth:`features` ``x``, and log sizes of blocks."""
+        sizes = block_sums(x, self.blocks)
         shown = sizes > 0
         if self.training and self.hides:
             shown = shown & ~drawn_to_hide(shown, self.hide)
@@ -232,7 +230,7 @@ class BlockVAE(SCGMVAE):
         if self.encode_covariates:
             categories = [batch_index, *(() if cat_covs is None else cat_covs.split(1, dim=1))]
         qz, z = self.z_encoder(
-            counts, shown, *categories, covariates=cont_covs if self.encode_covariates else None
+            x, shown, *categories, covariates=cont_covs if self.encode_covariates else None
         )
         if n_samples > 1:
             z = qz.sample((n_samples,))
@@ -242,7 +240,7 @@ class BlockVAE(SCGMVAE):
             MODULE_KEYS.QL_KEY: None,
             MODULE_KEYS.LIBRARY_KEY: sizes.clamp(min=1).log(),
             "shown": shown,
-            "counts": counts,
+            "counts": x,
         }
 
     def encode_state(
@@ -317,32 +315,18 @@ class BlockVAE(SCGMVAE):
             px = JoinedDistribution(makers, self.blocks, z.shape[:-1])
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
-    @unsupported_if_adata_minified
-    def loss(
+    def _reconstruction(
         self,
         tensors: dict[str, torch.Tensor],
         inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Distribution | None],
-        kl_weight: torch.Tensor | float = 1.0,
-        n_obs: int = 1,
-    ) -> LossOutput:
-        """Negative ELBO of the blocks that are shown."""
-        z = inference_outputs[MODULE_KEYS.Z_KEY]
-        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
-        kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        px = generative_outputs[MODULE_KEYS.PX_KEY]
+        px: Distribution,
+    ) -> torch.Tensor:
+        """Of the blocks that are shown."""
         parts = px.parts if isinstance(px, JoinedDistribution) else [px]
         counts = inference_outputs["counts"].split(self.blocks, dim=1)
         pairs = list(zip(parts, counts, strict=True))
-        if z.dim() == 2:
+        if inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:
             each = [-log_likelihood(p, x) for p, x in pairs]
         else:  # several samples of each cell
             each = [-p.log_prob(x).sum(-1) for p, x in pairs]
-        reconstruction = sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))
-        loss = (reconstruction + kl_weight * kl).mean()
-        if self.px_r_shifts and n_obs > 1:
-            # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.
-            loss = loss + sum(t.weight.square().sum() for t in self.px_r_shifts) / (2 * n_obs)
-        return LossOutput(
-            loss=loss, reconstruction_loss=reconstruction, kl_local={MODULE_KEYS.KL_Z_KEY: kl}
-        )
+        return sum(r * s for r, s in zip(each, inference_outputs["shown"].T, strict=True))

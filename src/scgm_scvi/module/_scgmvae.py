@@ -26,7 +26,7 @@ from scgm_scvi.nn import (
 )
 
 from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import nb_log_likelihood
+from ._likelihood import log_likelihood, nb_log_likelihood
 
 __all__ = ["SCGMVAE"]
 
@@ -280,11 +280,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         qz = inference_outputs[MODULE_KEYS.QZ_KEY]
         kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        x, px = self.features(tensors), generative_outputs[MODULE_KEYS.PX_KEY]
-        if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
-            reconstruction = -nb_log_likelihood(x, px.mu, px.theta)
-        else:
-            reconstruction = -px.log_prob(x).sum(-1)
+        px = generative_outputs[MODULE_KEYS.PX_KEY]
+        reconstruction = self._reconstruction(tensors, inference_outputs, px)
         loss = (reconstruction + kl_weight * kl).mean()
         if self.px_r_shifts and n_obs > 1:
             # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.
@@ -294,6 +291,18 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             reconstruction_loss=reconstruction,
             kl_local={MODULE_KEYS.KL_Z_KEY: kl},
         )
+
+    def _reconstruction(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, Any],
+        px: Distribution,
+    ) -> torch.Tensor:
+        """Negative log-likelihood ``(..., n)`` of the features."""
+        x = self.features(tensors)
+        if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
+            return -nb_log_likelihood(x, px.mu, px.theta)
+        return -px.log_prob(x).sum(-1)
 
     def replay_loss(
         self,
@@ -311,7 +320,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         latent, _ = self.split_state(state)
         qz = self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
         px = self.decode_state(state, tensors)
-        reconstruction = -px.log_prob(self.features(tensors)).sum(-1)
+        reconstruction = -log_likelihood(px, self.features(tensors))
         known = qz.log_prob(latent).sum(-1) + self.prior.log_prob(latent)
         return (reconstruction - kl_weight * known).mean()
 
