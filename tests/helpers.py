@@ -119,10 +119,10 @@ def make_types(n: int = 240, *, seed: int = 0) -> AnnData:
     return AnnData(sparse.csr_matrix(rng.poisson(rates), dtype=np.float32), cells, genes)
 
 
-def train_types(adata: AnnData, cls: type = SCGM, *, steps: int = 60, **kwargs) -> SCGM:
+def train_types(adata: AnnData, cls: type = SCGM, *, epochs: int = 30, steps: int = 60, **kwargs):
     """Any model of one AnnData, set up with the columns of :func:`make_types` and trained."""
     scvi.settings.seed = 0
     cls.setup_anndata(adata, labels_key="cell_type", batch_key="donor", **kwargs)
     model = cls(adata, n_latent=6, n_hidden=24, diffusion_kwargs=SMALL["diffusion_kwargs"])
-    model.train(max_epochs=30, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
+    model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
     return model

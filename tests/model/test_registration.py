@@ -69,7 +69,12 @@ class TestOtherCells:
 
     def test_further_and_missing_features(self, trained, query):
         more = ad.concat(
-            [ad.AnnData(np.ones((60, 3), "float32"), query.obs[[]], pd.DataFrame(index=list("xyz"))), query],
+            [
+                ad.AnnData(
+                    np.ones((60, 3), "float32"), query.obs[[]], pd.DataFrame(index=list("xyz"))
+                ),
+                query,
+            ],
             axis="var",
             merge="first",
         )
@@ -237,7 +242,7 @@ class TestOwnCells:
         SCGM.setup_anndata(adata, labels_key="cell_type", is_count_data=False)
         model = SCGM(adata, n_latent=4, n_hidden=8, gene_likelihood="normal")
         model.train(max_epochs=1, diffusion=False)
-        sc.pp.scale(adata)
+        sc.pp.scale(adata, zero_center=False)
         with pytest.raises(ValueError, match=r"adata\.X holds other values"):
             model.get_latent_representation()
 
@@ -302,7 +307,12 @@ class TestNuisances:
                 {"continuous_covariate_keys": ["age"]},
                 "continuous_covariate_keys.*'age'.*missing for 3 cells",
             ),
-            ("size", np.nan, {"size_factor_key": "size"}, "size_factor_key.*not above 0 for 3 cells"),
+            (
+                "size",
+                np.nan,
+                {"size_factor_key": "size"},
+                "size_factor_key.*not above 0 for 3 cells",
+            ),
             ("size", 0.0, {"size_factor_key": "size"}, "not above 0 for 3 cells.*the first is 0"),
             ("size", -1.0, {"size_factor_key": "size"}, "not above 0.*the first is -1"),
         ],
@@ -338,9 +348,7 @@ class TestNuisances:
         model = SCGM(adata, n_latent=4, n_hidden=8)
         model.train(max_epochs=1, diffusion_kwargs={"max_steps": 2})
         assert model.condition_spec.categorical["treated"].tolist() == [False, True]
-        np.testing.assert_array_equal(
-            adata.obsm["_scvi_scgm_conditions"][:4, 0], [2, 0, 1, 2]
-        )
+        np.testing.assert_array_equal(adata.obsm["_scvi_scgm_conditions"][:4, 0], [2, 0, 1, 2])
         cells = model.generate(5, {"treated": True, "dose": 2})
         assert cells.obs["treated"].tolist() == [True] * 5
 
@@ -372,7 +380,7 @@ class TestNuisances:
         x = adata.X.toarray()
         x[adata.obs["donor"] == "d1", :5] += 20  # what donors differ by
         adata.X = sparse.csr_matrix(x)
-        model = train_types(adata)
+        model = train_types(adata, epochs=60)
         rows = {}
         with model._registered(adata[:100], any_nuisance=True) as cells:
             rows["own"] = np.asarray(cells.obs["_scvi_batch"])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.data._utils import _get_adata_minify_type
 
 from scgm_scvi.module import SCGM_KEYS
@@ -121,6 +122,8 @@ class RegistrationMixin:
     def _is_current(self) -> bool:
         """Whether what is registered of the model's cells is what their columns say now."""
         manager = self.adata_manager
+        if self.adata.uns.get(_SCVI_UUID_KEY) != manager.adata_uuid:
+            return False
         try:
             return all(
                 np.array_equal(
@@ -145,6 +148,7 @@ class RegistrationMixin:
         if self._is_current():
             return
         derived, manager = self._derived_attributes(), self.adata_manager
+        self.adata.uns[_SCVI_UUID_KEY] = manager.adata_uuid  # by which scvi knows the object
         for key, value in derived.items():
             place = manager.data_registry[key]
             mod = getattr(place, "mod_key", None)
