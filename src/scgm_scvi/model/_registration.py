@@ -11,12 +11,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data._constants import _SCVI_UUID_KEY
 from scvi.data._utils import _get_adata_minify_type
 
-from scgm_scvi.module import SCGM_KEYS
-
-from ._changes import changed_matrix
+from ._changes import changed_matrix, is_current, register_again
 from ._conditions import ConditionSpec
 from ._fields import MatrixField
 from ._matrices import as_matrix
@@ -24,16 +21,6 @@ from ._nuisances import completed_nuisances, hide_nuisances
 from ._validation import match_features, validate_adata
 
 __all__ = ["RegistrationMixin"]
-
-# What fields derive from columns of obs and write beside them.
-_DERIVED = (
-    REGISTRY_KEYS.BATCH_KEY,
-    REGISTRY_KEYS.LABELS_KEY,
-    REGISTRY_KEYS.CAT_COVS_KEY,
-    REGISTRY_KEYS.CONT_COVS_KEY,
-    SCGM_KEYS.CONDITIONS_KEY,
-    SCGM_KEYS.CONDITION_VALUES_KEY,
-)
 
 
 class RegistrationMixin:
@@ -69,6 +56,10 @@ class RegistrationMixin:
             )
         self._adata = adata
         self._adata_manager = self.get_anndata_manager(adata, required=True)
+        self._guest = None
+        managers = self._per_instance_manager_store[self.id]
+        managers.clear()  # cells that were the model's own come in as others do
+        self._register_manager_for_instance(self._adata_manager)
         self.registry_ = self._adata_manager.registry
         self.summary_stats = self._adata_manager.summary_stats
 
@@ -105,36 +96,9 @@ class RegistrationMixin:
                 f"adata.X.copy(), and {type(self).__name__}.setup_anndata(adata, layer='counts')."
             )
 
-    def _derived_attributes(self) -> dict[str, Any]:
-        """What the fields make of the columns of the model's cells as they are now, by registry key."""
-        cells, out = AnnData(obs=self._obs(self.adata)), {}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
-            for field in self.adata_manager.fields:
-                key = field.registry_key
-                if key in _DERIVED and not field.is_empty:
-                    field = getattr(field, "adata_field", field)  # of a MuData
-                    state = self.adata_manager.get_state_registry(key)
-                    field.transfer_field(state.to_dict(), cells)
-                    out[key] = getattr(cells, field.attr_name)[field.attr_key]
-        return out
-
     def _is_current(self) -> bool:
         """Whether what is registered of the model's cells is what their columns say now."""
-        manager = self.adata_manager
-        if self.adata.uns.get(_SCVI_UUID_KEY) != manager.adata_uuid:
-            return False
-        try:
-            return all(
-                np.array_equal(
-                    np.asarray(manager.get_from_registry(key), dtype=float).ravel(),
-                    np.asarray(value, dtype=float).ravel(),
-                    equal_nan=True,
-                )
-                for key, value in self._derived_attributes().items()
-            )
-        except (KeyError, ValueError):  # a column is gone, or says what the model does not know
-            return False
+        return is_current(self.adata_manager, self._obs(self.adata))
 
     def _require_current(self) -> None:
         """Bring what training reads of the model's cells to what their columns say now.
@@ -145,15 +109,8 @@ class RegistrationMixin:
             If counts were changed, a column is gone, or it says what the model does not know.
         """
         self._require_unchanged()
-        if self._is_current():
-            return
-        derived, manager = self._derived_attributes(), self.adata_manager
-        self.adata.uns[_SCVI_UUID_KEY] = manager.adata_uuid  # by which scvi knows the object
-        for key, value in derived.items():
-            place = manager.data_registry[key]
-            mod = getattr(place, "mod_key", None)
-            holder = self.adata if mod is None else self.adata.mod[mod]
-            getattr(holder, place["attr_name"])[place["attr_key"]] = np.asarray(value)
+        if not self._is_current():
+            register_again(self.adata_manager, self._obs(self.adata))
 
     # other cells
 
