@@ -24,6 +24,7 @@ from scvi.data.fields import (
 
 from scgm_scvi.module import SCGM_KEYS
 
+from ._columns import check_columns
 from ._fields import ConditionsField
 from ._validation import match_features, validate_adata, validate_keys, validate_matrix
 
@@ -147,6 +148,7 @@ class SetupMixin:
             del keys["labels_key"], keys["condition_keys"]
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
         validate_keys(adata, keys, numeric, name)
+        check_columns(adata.obs, keys, numeric, name)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
             raise ValueError(
