@@ -11,6 +11,7 @@ from scgm_scvi._errors import listed
 __all__ = ["RESERVED", "check_columns", "is_writable_name"]
 
 RESERVED = "_index"  # by which files call the names of rows
+_MAY_BE_UNSPECIFIED = ("labels_key", "condition_keys", "continuous_condition_keys")
 
 
 def is_writable_name(name: object) -> bool:
@@ -43,8 +44,9 @@ def check_columns(
     Raises
     ------
     ValueError
-        If a name is no string, is empty, is ``"_index"`` or has a ``"/"``; or if categories are not
-        all strings, all numbers or all booleans.
+        If a name is no string, is empty, is ``"_index"``, has a ``"/"`` or is there twice; if categories are not
+        all strings, all numbers or all booleans; if values are missing where that does not mean
+        "unspecified"; or if numbers are complex, or size factors not positive.
 
     Examples
     --------
@@ -65,23 +67,56 @@ def check_columns(
                     f"empty, without '/', and other than {RESERVED!r}. Rename it: {name}.obs = "
                     f"{name}.obs.rename(columns={{{column!r}: {_name_for(column)!r}}})."
                 )
-            if argument not in numeric:
-                _check_categories(obs[column], place, f"{name}.obs[{column!r}]")
+            source = f"{name}.obs[{column!r}]"
+            if isinstance(obs[column], pd.DataFrame):
+                raise ValueError(
+                    f"{place} is {obs[column].shape[1]} columns of one name. Rename the others."
+                )
+            if argument in numeric:
+                _check_numbers(obs[column], argument, place, source)
+            else:
+                _check_categories(obs[column], place, source)
+            n_missing = int(obs[column].isna().sum())
+            if n_missing and argument not in _MAY_BE_UNSPECIFIED:
+                raise ValueError(
+                    f"{place} is missing in {n_missing} of {len(obs)} cells; {argument} needs it of "
+                    f"every cell. Fill it in, or leave these cells out: {name} = "
+                    f"{name}[{source}.notna()].copy()."
+                )
+
+
+def _check_numbers(column: pd.Series, argument: str, place: str, source: str) -> None:
+    dtype = column.dtype
+    if dtype.kind == "c" or (dtype.name == "boolean" and column.isna().any()):
+        raise ValueError(
+            f"{place} has dtype {dtype}; real numbers are needed. Convert it: {source} = "
+            f"{source}.astype(float)."
+        )
+    is_real = pd.api.types.is_numeric_dtype(dtype)  # else it is refused as no number
+    if argument == "size_factor_key" and is_real and (column <= 0).any():
+        raise ValueError(
+            f"{place} holds {column.min():g}; size factors must be above 0. Leave these cells out, "
+            "or the key."
+        )
 
 
 def _check_categories(column: pd.Series, place: str, source: str) -> None:
-    categories = column.astype("category").cat.categories
-    if categories.dtype.kind in "biuf":  # numpy's, and pandas' own that know missing values
-        return
+    try:
+        categories = column.astype("category").cat.categories
+    except (TypeError, ValueError):  # of lists, say
+        categories = column.dropna()
+    else:
+        if categories.dtype.kind in "biuf":  # numpy's, and pandas' own that know missing values
+            return
+        if not len(categories) or pd.api.types.infer_dtype(categories, skipna=False) == "string":
+            return
     kinds = sorted({type(c).__name__ for c in categories})
-    if pd.api.types.infer_dtype(categories, skipna=False) == "string" or not kinds:
-        return
     text = f"{source}.astype(str)"
     if column.isna().any():  # else missing would become the category "nan"
         text += f".where({source}.notna())"
     raise ValueError(
         f"{place} holds values of type {' and '.join(kinds)} ({listed(categories, 3)}), where "
-        f"categories must be strings, numbers or booleans, and of one kind: others can't be "
+        "categories must be strings, numbers or booleans, and of one kind: others can't be "
         f"written to a file. Make them strings: {source} = {text}."
     )
 
