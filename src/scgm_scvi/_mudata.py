@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mudata
+from anndata import AnnData
 from mudata import MuData
 
-__all__ = ["columns_stay", "mudata_of", "parts_of"]
+__all__ = ["PicklableMuData", "columns_stay"]
 
 _ARRAYS = ("obsm", "varm", "obsp", "varp", "obsmap", "varmap")
 
@@ -24,18 +25,38 @@ def columns_stay() -> AbstractContextManager:
     return nullcontext()
 
 
-def parts_of(mdata: MuData) -> dict[str, Any]:
-    """All that a MuData is made of, which unlike itself can be pickled and copied deeply."""
-    parts = {name: dict(getattr(mdata, name)) for name in _ARRAYS}
-    own = {"obs": mdata.obs, "var": mdata.var, "axis": mdata.axis, "uns": dict(mdata.uns)}
-    return {"data": dict(mdata.mod), **own, **parts}
+class PicklableMuData:
+    """A MuData as it can be pickled and copied deeply, which it can't itself.
+
+    Parameters
+    ----------
+    mdata
+        In memory.
+
+    Examples
+    --------
+    >>> import copy
+    >>> import numpy as np
+    >>> from anndata import AnnData
+    >>> mdata = MuData({"rna": AnnData(np.ones((2, 3)))})
+    >>> copy.deepcopy(PicklableMuData(mdata)).mdata["rna"].X.shape
+    (2, 3)
+    """
+
+    def __init__(self, mdata: MuData) -> None:
+        self.mdata = mdata
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its parts, and what puts them together again."""
+        arrays = {name: dict(getattr(self.mdata, name)) for name in _ARRAYS}
+        own = {name: getattr(self.mdata, name) for name in ("obs", "var", "axis")}
+        return _together, (dict(self.mdata.mod), {**own, **arrays}, dict(self.mdata.uns))
 
 
-def mudata_of(parts: Mapping[str, Any]) -> MuData:
-    """What :func:`parts_of` was given, of those parts themselves."""
-    parts = dict(parts)
-    uns = parts.pop("uns")
+def _together(
+    modalities: Mapping[str, AnnData], parts: Mapping[str, Any], uns: Mapping[str, Any]
+) -> PicklableMuData:
     with columns_stay():
-        mdata = MuData(**parts)
+        mdata = MuData(modalities, **parts)
     mdata.uns = uns
-    return mdata
+    return PicklableMuData(mdata)

@@ -9,7 +9,7 @@ from uuid import uuid4
 from mudata import MuData
 from scvi.data import AnnDataManager
 
-from scgm_scvi._mudata import columns_stay, mudata_of, parts_of
+from scgm_scvi._mudata import PicklableMuData, columns_stay
 
 __all__ = ["PicklingMixin"]
 
@@ -26,14 +26,14 @@ class PicklingMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("trainer", "_adata_manager")}
-        if isinstance(self._adata, MuData):  # which can't be pickled itself
-            state["_adata"] = parts_of(self._adata)
+        if isinstance(self._adata, MuData):
+            state["_adata"] = PicklableMuData(self._adata)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         cells = state["_adata"]
-        if isinstance(cells, dict):
-            cells = mudata_of(cells)
+        if isinstance(cells, PicklableMuData):
+            cells = cells.mdata
         self.__dict__.update(state, _adata=None, _adata_manager=None)
         self.id = str(uuid4())  # its managers are stored by it
         if cells is not None:
