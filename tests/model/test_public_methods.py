@@ -162,7 +162,9 @@ def called(method: Callable[[Any, Any], Any], model: Any, data: Any) -> Any:
 def test_every_public_method_has_an_entry(name):
     public = set(methods_of(getattr(models, name)))
     entries = set(METHODS[name]) | set(NOT_A_READER)
-    assert not public - entries, "say in public_methods.py how these are called, or why they are not"
+    assert not public - entries, (
+        "say in public_methods.py how these are called, or why they are not"
+    )
     assert not set(REFUSED[name]) - public
 
 

@@ -25,6 +25,7 @@ from ._modalities import gathered_obs, holding, make_mudata, rows_placed
 from ._mudata_query import MuDataQueryMixin
 from ._mudata_setup import Block, blocks_of
 from ._results import require_writable
+from ._tables import held_table
 from ._validation import match_features, validate_adata
 from ._writing import ChunkWriter
 
@@ -54,15 +55,22 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         """Remember the tables of features; without data, their names."""
         blocks = self._blocks
         if isinstance(data, AnnData):
-            self.var_ = data.var.copy()
+            super()._set_features(data)
             return
         names = np.concatenate([block.names for block in blocks])
         kinds = np.repeat([b.key for b in blocks], [len(b.names) for b in blocks])
         self.var_ = pd.DataFrame({"modality": pd.Categorical(kinds)}, index=pd.Index(names))
         self.modality_var_ = {
-            b.key: pd.DataFrame(index=b.names) if data is None else data[b.key].var.copy()
+            b.key: pd.DataFrame(index=b.names)
+            if data is None
+            else held_table(data[b.key].var, f"mdata[{b.key!r}].var")
             for b in blocks
         }
+
+    def _hold_features(self) -> None:
+        super()._hold_features()
+        for key, table in (self.modality_var_ or {}).items():
+            self.modality_var_[key] = held_table(table, f"modality_var_[{key!r}]")
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the features: an array, or a dict of arrays where they come in a MuData."""

@@ -95,10 +95,6 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
             self._require_current()
         super().train(*args, **kwargs)
 
-    def _set_features(self, adata: AnnData | None) -> None:
-        """Remember the table of features."""
-        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
-
     def _attach_labels(self) -> None:
         """Tell the module which label each token of the first condition is."""
         key = self.registry_["setup_args"].get("labels_key")

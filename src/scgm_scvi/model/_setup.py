@@ -18,6 +18,7 @@ from scvi.data.fields import (
 
 from scgm_scvi.module import SCGM_KEYS
 
+from ._columns import check_columns
 from ._conditions import ConditionSpec
 from ._fields import ConditionsField, MatrixField, NumbersField
 from ._nuisances import check_nuisances
@@ -147,6 +148,7 @@ class SetupMixin(RegistrationMixin):
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
+        check_columns(adata.obs, keys, numeric, name)
         validate_keys(adata, keys, numeric, name)
         if source is None:
             validate_specified(adata.obs, keys, name)
