@@ -12,14 +12,15 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._errors import listed
 from scgm_scvi.module import SCGM_KEYS
 
+from ._condition_tables import Conditions, read_table, require_known, rows_of
 from ._fields import condition_tokens
 
 __all__ = ["ConditionSpec", "Conditions", "Request", "require_known", "rows_of"]
 
-Conditions = Mapping[str, Any] | pd.DataFrame | None
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
 
 
 @dataclass(frozen=True)
@@ -107,28 +108,39 @@ class Request:
         return len(self.tokens)
 
     @classmethod
-    def parse(cls, spec: ConditionSpec, n_cells: int | None, conditions: Conditions) -> Request:
-        """Read what a user passed to ``generate``.
+    def parse(
+        cls,
+        spec: ConditionSpec,
+        n_cells: int | None,
+        conditions: Conditions,
+        cells: pd.Index | None = None,
+    ) -> Request:
+        """Read what a user passed.
+
+        Parameters
+        ----------
+        n_cells
+            How many; ``None`` where ``conditions`` or ``cells`` say so.
+        cells
+            Names of the cells that it is for, where there are any. Tables go by these names.
 
         Raises
         ------
         ValueError
-            If the number of cells is missing or contradicted, or a value is unknown.
+            If the number of cells is missing or contradicted, a value is unknown, or a table is
+            of other cells.
         KeyError
             If an attribute is unknown.
+        TypeError
+            If ``conditions`` is no table, or a value is no list.
         """
-        table, n = _as_table(n_cells, conditions)
-        for name in table:
-            require_known(name, spec.names, "conditions")
-        names = conditions.index if isinstance(conditions, pd.DataFrame) else None
-        if names is not None and not names.is_unique:
-            names = None
+        table, n, names = read_table(spec.names, n_cells, conditions, cells)
         return cls(
             spec,
             tokens=_token_columns(table, spec.categorical, n, spec.unspecified),
             values=_value_columns(table, spec.continuous, n),
             nuisances=_token_columns(table, spec.nuisances, n),
-            names=None if names is None else names.astype(str),
+            names=names,
         )
 
     @classmethod
@@ -241,57 +253,6 @@ class Request:
         return Request(self.spec, self.tokens[part], self.values[part], self.nuisances[part])
 
 
-def require_known(name: str, known: Sequence[str], argument: str) -> None:
-    """Raise ``KeyError`` unless the attribute is one of those that the argument takes."""
-    if name not in known:
-        raise KeyError(
-            f"{argument}: the model knows no attribute {name!r}."
-            f"{nearest(name, known)} Known: {listed(known)}."
-        )
-
-
-def rows_of(conditions: Any) -> int | None:
-    """How many cells conditions are for, where they tell."""
-    if isinstance(conditions, pd.DataFrame):
-        return len(conditions)
-    values = conditions.values() if isinstance(conditions, Mapping) else ()
-    return next((len(v) for v in values if not _is_scalar(v)), None)
-
-
-def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:
-    """One sequence of equal length per attribute, and that length."""
-    if n_cells is not None:
-        n_cells = whole_number(n_cells, "n_cells")
-    if conditions is None:
-        conditions = {}
-    if not isinstance(conditions, Mapping | pd.DataFrame):
-        raise TypeError(
-            f"conditions is a {type(conditions).__name__}; pass a dict of attribute to value, or "
-            "a DataFrame with a row a cell."
-        )
-    lists = {
-        str(k): v if isinstance(conditions, pd.DataFrame) or not _is_scalar(v) else None
-        for k, v in conditions.items()
-    }
-    lengths = {k: len(v) for k, v in lists.items() if v is not None}
-    if isinstance(conditions, pd.DataFrame):
-        lengths["the DataFrame"] = len(conditions)
-    n = n_cells if n_cells is not None else rows_of(conditions)
-    if n is None:
-        raise ValueError("n_cells is missing: say how many cells to generate.")
-    for name, length in lengths.items():
-        if length != n:
-            raise ValueError(
-                f"conditions: {name} has {length} values for {n} cells. Give one value for all, "
-                "or one per cell."
-            )
-    return {k: [conditions[k]] * n if v is None else v for k, v in lists.items()}, n
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or pd.api.types.is_scalar(value)
-
-
 def _token_columns(
     table: Mapping[str, Sequence],
     attributes: Mapping[str, np.ndarray],
@@ -313,10 +274,12 @@ def _value_columns(table: Mapping[str, Sequence], names: Sequence[str], n: int) 
     out = np.full((n, len(names)), np.nan, dtype=np.float32)
     for j, name in enumerate(names):
         if name in table:
-            try:
-                out[:, j] = pd.to_numeric(pd.Series(table[name], dtype=object)).to_numpy(float)
-            except (TypeError, ValueError) as e:
-                raise ValueError(f"conditions: {name!r} takes numbers: {e}.") from e
+            column = pd.Series(table[name], dtype=object)
+            if pd.api.types.infer_dtype(column, skipna=True) not in _NUMBERS:
+                raise ValueError(
+                    f"conditions: {name!r} takes numbers, not {listed(column.unique(), 3)}."
+                )
+            out[:, j] = pd.to_numeric(column).to_numpy(float)
             if np.isinf(out[:, j]).any():
                 raise ValueError(f"conditions: {name!r} holds infinite values.")
     return out

@@ -114,7 +114,7 @@ class EditCurveMixin:
         if conditions is None or not len(conditions):
             raise ValueError("conditions is empty: name what is to change.")
         cells = self._cells_to_try() if adata is None else adata
-        request = Request.parse(self.condition_spec, cells.n_obs, conditions)
+        request = Request.parse(self.condition_spec, None, conditions, cells.obs_names)
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         own, state = self._states(cells)
@@ -266,4 +266,5 @@ def _choice(curve: pd.DataFrame, method: str) -> int:
     if method == "sdedit":  # at 1 nothing of the cell is left
         kept &= curve.strength < 1
     fit = curve[kept] if kept.any() else curve
-    return int(fit.index[fit.effect >= _ENOUGH * fit.effect.max()][0])
+    most = fit.effect.max()
+    return int(fit.index[fit.effect >= min(most, _ENOUGH * most)][0])

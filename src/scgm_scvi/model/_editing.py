@@ -187,7 +187,7 @@ class EditingMixin:
         check_method(method)
         n_samples = whole_number(n_samples, "n_samples")
         check_samples(method, n_samples, intervention is not None)
-        request = Request.parse(self.condition_spec, adata.n_obs, conditions)
+        request = Request.parse(self.condition_spec, None, conditions, adata.obs_names)
         named = {str(name) for name in ({} if conditions is None else conditions)}
         sampling = parse_sampling(
             self.condition_spec,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scvi.data.fields import (
     LabelsWithUnlabeledObsField,
 )
 
-from scgm_scvi._errors import listed, nearest
+from scgm_scvi._errors import listed, nearest, shown
 
 __all__ = ["ConditionsField", "LabelsField", "condition_tokens"]
 
@@ -36,12 +36,15 @@ def condition_tokens(
     """
     column = _known(column, unspecified)
     codes = pd.Index(categories).get_indexer(column)
+    if column.dtype == object:  # to which 1 is True
+        of_codes = np.append(_are_booleans(categories), False)[codes]
+        codes = np.where(_are_booleans(column) == of_codes, codes, -1)
     unknown = (codes < 0) & column.notna().to_numpy()
     if unknown.any():
         value = column.to_numpy()[unknown][0]
         raise ValueError(
-            f"{value!r} is not a known category of {name!r}. Known: {listed(categories)}."
-            f"{nearest(value, categories)} Leave {name!r} out, or give a missing value, for "
+            f"{shown(value)} is not a known category of {name!r}.{nearest(value, categories)} "
+            f"Known: {listed(categories)}. Leave {name!r} out, or give a missing value, for "
             "'unspecified'."
         )
     return codes.astype(np.int64) + 1
@@ -175,6 +178,10 @@ class LabelsField(LabelsWithUnlabeledObsField):
         adata_target.obs[self.attr_key] = codes
         state = {**state_registry, self.CATEGORICAL_MAPPING_KEY: mapping}
         return state if unlabeled is None else {**state, self.UNLABELED_CATEGORY: unlabeled}
+
+
+def _are_booleans(values: Iterable[Any]) -> np.ndarray:
+    return np.array([isinstance(v, bool | np.bool_) for v in values], dtype=bool)
 
 
 def _known(column: pd.Series, unspecified: Any) -> pd.Series:

@@ -121,7 +121,7 @@ class TranslationMixin:
             raise TypeError(f"data is a {type(data).__name__}; pass an AnnData or a MuData.")
         request = None
         if conditions is not None:
-            request = Request.parse(self.condition_spec, data.n_obs, conditions)
+            request = Request.parse(self.condition_spec, None, conditions, data.obs_names)
         if seed is None:
             seed = fresh_seed()
         source = self._without(data, block)
