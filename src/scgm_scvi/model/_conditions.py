@@ -39,6 +39,8 @@ class ConditionSpec:
         Names of continuous covariates.
     unspecified
         Condition to a value that says as much, such as ``"Unknown"``.
+    ordered
+        Conditions whose categories have an order.
     """
 
     categorical: dict[str, np.ndarray]
@@ -47,6 +49,7 @@ class ConditionSpec:
     covariates: dict[str, np.ndarray]
     numeric_covariates: list[str]
     unspecified: dict[str, Any] = field(default_factory=dict)
+    ordered: list[str] = field(default_factory=list)
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -64,6 +67,7 @@ class ConditionSpec:
             covariates=dict(state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})),
             numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
             unspecified=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("unspecified", {})),
+            ordered=list(state(SCGM_KEYS.CONDITIONS_KEY).get("ordered", [])),
         )
 
     @property
@@ -228,7 +232,8 @@ class Request:
         columns: dict[str, Any] = {}
         tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].numpy()
         for j, (name, categories) in enumerate(self.spec.categorical.items()):
-            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, categories=categories)
+            dtype = pd.CategoricalDtype(categories, ordered=name in self.spec.ordered)
+            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, dtype=dtype)
         for j, name in enumerate(self.spec.continuous):
             columns[name] = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].numpy()[:, j]
         for name, categories in self.spec.batch.items():

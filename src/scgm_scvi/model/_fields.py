@@ -43,8 +43,8 @@ def condition_tokens(
     if unknown.any():
         value = column.to_numpy()[unknown][0]
         raise ValueError(
-            f"{shown(value)} is not a known category of {name!r}.{nearest(value, categories)} "
-            f"Known: {listed(categories)}. Leave {name!r} out, or give a missing value, for "
+            f"{shown(value)} is not a known category of {name!r}. Known: {listed(categories)}."
+            f"{nearest(value, categories)} Leave {name!r} out, or give a missing value, for "
             "'unspecified'."
         )
     return codes.astype(np.int64) + 1
@@ -66,6 +66,7 @@ class ConditionsField(CategoricalJointObsField):
     """
 
     UNSPECIFIED_KEY = "unspecified"
+    ORDERED_KEY = "ordered"
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class ConditionsField(CategoricalJointObsField):
         super().__init__(registry_key, attr_keys)
         self.unspecified = dict(unspecified or {})
 
-    def _write_tokens(self, adata: AnnData, categories: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _write_tokens(
+        self, adata: AnnData, categories: dict[str, np.ndarray], ordered: list[str]
+    ) -> dict[str, Any]:
         columns = [
             condition_tokens(adata.obs[k], categories[k], k, self.unspecified.get(k))
             if k in adata.obs
@@ -89,6 +92,7 @@ class ConditionsField(CategoricalJointObsField):
             self.FIELD_KEYS_KEY: list(self.attr_keys),
             self.N_CATS_PER_KEY: [len(categories[k]) for k in self.attr_keys],
             self.UNSPECIFIED_KEY: self.unspecified,
+            self.ORDERED_KEY: ordered,
         }
 
     def _present(self, adata: AnnData, key: str) -> np.ndarray:
@@ -99,7 +103,9 @@ class ConditionsField(CategoricalJointObsField):
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Take the categories present in ``adata`` and write the tokens."""
         self.validate_field(adata)
-        return self._write_tokens(adata, {k: self._present(adata, k) for k in self.attr_keys})
+        ordered = [k for k in self.attr_keys if getattr(adata.obs[k].dtype, "ordered", False)]
+        categories = {k: self._present(adata, k) for k in self.attr_keys}
+        return self._write_tokens(adata, categories, ordered)
 
     def transfer_field(
         self,
@@ -122,7 +128,13 @@ class ConditionsField(CategoricalJointObsField):
                 new = [c for c in present.tolist() if c not in set(known.tolist())]
                 known = pd.Index([*known.tolist(), *new]).to_numpy()
             categories[key] = known
-        return self._write_tokens(adata_target, categories)
+        known = state_registry[self.MAPPINGS_KEY]
+        ordered = [  # where a new one belongs is not known
+            k
+            for k in state_registry.get(self.ORDERED_KEY, [])
+            if len(categories[k]) == len(known[k])
+        ]
+        return self._write_tokens(adata_target, categories, ordered)
 
 
 class LabelsField(LabelsWithUnlabeledObsField):

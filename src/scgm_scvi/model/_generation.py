@@ -114,7 +114,8 @@ class GenerationMixin:
         -------
         AnnData with CSR counts in ``X``, the training ``var``, the conditions in ``obs``, latents
         in ``obsm["X_scgm"]`` and every parameter in ``uns["scgm"]``; or the path, if ``out`` is
-        given.
+        given. Categories in ``obs`` are in the order of the training data: those in use, in a file
+        all.
 
         Raises
         ------

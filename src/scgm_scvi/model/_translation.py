@@ -19,6 +19,7 @@ from scgm_scvi.module import SCGM_KEYS
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._generation import fresh_seed, require_expression, stacked
+from ._results import used_categories
 
 __all__ = ["TranslationMixin"]
 
@@ -82,7 +83,8 @@ class TranslationMixin:
 
         Returns
         -------
-        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells and
+        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells, its categories
+        those in use, and
 
         - ``X``: counts, CSR, or their normalised mean, float32. Of several samples of counts, one
           after the other: all cells of the first, then of the second; ``obs["scgm_sample"]`` is
@@ -163,7 +165,7 @@ class TranslationMixin:
         )
         return AnnData(
             x,
-            obs=obs,
+            obs=used_categories(obs),
             var=self._var_of_block(block),
             obsm={self.latent_key: latent},
             uns={"scgm": uns},
