@@ -15,6 +15,7 @@ from scgm_scvi._errors import listed, nearest, shown, whole_number
 from ._conditions import require_known
 from ._fields import condition_tokens
 from ._generation import fresh_seed
+from ._random_state import leaves_random_state
 
 __all__ = ["AugmentationMixin"]
 
@@ -38,6 +39,7 @@ class AugmentationMixin:
     Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the features are.
     """
 
+    @leaves_random_state
     def augment(
         self,
         adata: ad.AnnData | None = None,

@@ -21,6 +21,7 @@ from scgm_scvi.module import SCGM_KEYS, log_likelihood
 from ._batch_sizes import encoding_batch_size
 from ._conditions import require_known
 from ._diffusion import _fingerprint
+from ._random_state import leaves_random_state
 
 __all__ = ["ClassificationMixin"]
 
@@ -40,6 +41,7 @@ class ClassificationMixin:
     classifier_weights_: dict[tuple[str, int, int], tuple[float, float]] | None = None
     classifier_fingerprint_: str | None = None
 
+    @leaves_random_state
     def classify(
         self,
         adata: AnnData | None = None,

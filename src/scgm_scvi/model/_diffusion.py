@@ -27,6 +27,7 @@ from scgm_scvi.train import (
 
 from ._batch_sizes import encoding_batch_size
 from ._conditions import ConditionSpec
+from ._random_state import leaves_random_state
 
 __all__ = ["MAX_DESIGN_ROWS", "Encoded", "LatentDiffusionMixin", "LatentTable"]
 
@@ -90,6 +91,7 @@ class LatentDiffusionMixin:
             and self.diffusion_fingerprint_ == self._stage_one_fingerprint()
         )
 
+    @leaves_random_state
     def train_diffusion(
         self,
         max_steps: int | None = None,

@@ -20,6 +20,7 @@ from ._analogy import Analogy
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._edited_states import Cells, Edit, analogy_scale, check_method, parse_sampling
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["EditCurveMixin"]
@@ -40,6 +41,7 @@ class EditCurveMixin:
 
     edit_strengths_: dict[str, float] | None = None
 
+    @leaves_random_state
     def edit_curve(
         self,
         adata: AnnData | None = None,

@@ -31,6 +31,7 @@ from ._edited_states import (
 from ._energy import Energy
 from ._generation import fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
+from ._random_state import leaves_random_state
 
 __all__ = ["EditingMixin"]
 
@@ -47,6 +48,7 @@ class EditingMixin:
     ``EditCurveMixin``; knows nothing of what the features are.
     """
 
+    @leaves_random_state
     def edit(
         self,
         adata: AnnData,

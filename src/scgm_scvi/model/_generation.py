@@ -23,6 +23,7 @@ from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._diffusion import _fingerprint
 from ._energy import Energy
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
@@ -43,6 +44,7 @@ class GenerationMixin:
 
     latent_key: str = "X_scgm"
 
+    @leaves_random_state
     def generate(
         self,
         n_cells: int | None = None,

@@ -18,6 +18,7 @@ from scgm_scvi.module import block_sums, of_each_feature
 from ._batch_sizes import MEMORY_BUDGET, default_batch_size
 from ._generation import fresh_seed, stacked
 from ._posterior import Posterior, at_depth, mean_log1p
+from ._random_state import leaves_random_state
 from ._validation import layer_names, validate_adata
 
 __all__ = ["ImputationMixin", "narrowest_interval"]
@@ -33,6 +34,7 @@ class ImputationMixin:
     model of counts.
     """
 
+    @leaves_random_state
     def impute(
         self,
         adata: AnnData,

@@ -19,6 +19,7 @@ from ._batch_sizes import default_batch_size
 from ._condition_tables import row_names
 from ._conditions import Conditions, Request, rows_of
 from ._generation import fresh_seed, require_expression, stacked
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -52,6 +53,7 @@ class InterpolationMixin:
     features are.
     """
 
+    @leaves_random_state
     def interpolate(
         self,
         source: ad.AnnData | Conditions,

@@ -16,6 +16,7 @@ from scgm_scvi.diffusion import log_likelihood
 
 from ._batch_sizes import encoding_batch_size
 from ._conditions import Conditions, Request
+from ._random_state import leaves_random_state
 
 __all__ = ["LikelihoodMixin"]
 
@@ -27,6 +28,7 @@ class LikelihoodMixin:
     what the features are.
     """
 
+    @leaves_random_state
     def log_likelihood(
         self,
         adata: AnnData | None = None,

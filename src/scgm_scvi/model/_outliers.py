@@ -16,6 +16,7 @@ from scgm_scvi._errors import whole_number
 
 from ._batch_sizes import encoding_batch_size
 from ._diffusion import _fingerprint
+from ._random_state import leaves_random_state
 from ._validation import match_features, validate_adata, validate_matrix
 
 __all__ = ["OutlierMixin"]
@@ -36,6 +37,7 @@ class OutlierMixin:
 
     outlier_reference_: dict[str, Any] | None = None
 
+    @leaves_random_state
     def ood_score(
         self,
         adata: AnnData | None = None,

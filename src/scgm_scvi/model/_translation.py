@@ -19,6 +19,7 @@ from scgm_scvi.module import SCGM_KEYS
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._generation import fresh_seed, require_expression, stacked
+from ._random_state import leaves_random_state
 from ._results import used_categories
 
 __all__ = ["TranslationMixin"]
@@ -33,6 +34,7 @@ class TranslationMixin:
     Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``MuDataMixin``.
     """
 
+    @leaves_random_state
     def translate(
         self,
         data: AnnData | MuData,
