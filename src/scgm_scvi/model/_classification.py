@@ -20,7 +20,7 @@ from scgm_scvi.module import SCGM_KEYS, log_likelihood
 
 from ._batch_sizes import encoding_batch_size
 from ._conditions import require_known
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._random_state import leaves_random_state
 
 __all__ = ["ClassificationMixin"]
@@ -216,7 +216,7 @@ class ClassificationMixin:
 
     def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:
         """The weights of latents and of features, fitted if they are not yet."""
-        fingerprint = _fingerprint(self.module.state_dict())
+        fingerprint = weights_fingerprint(self.module.state_dict())
         if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
             self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
         which = (key, *settings.values())  # more samples and levels are to be trusted more

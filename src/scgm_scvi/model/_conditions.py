@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, shown
 from scgm_scvi.module import SCGM_KEYS
 
 from ._condition_tables import Conditions, read_table, require_known, rows_of
@@ -41,6 +40,8 @@ class ConditionSpec:
         Condition to a value that says as much, such as ``"Unknown"``.
     ordered
         Conditions whose categories have an order.
+    met
+        Categorical attribute to the tokens that stage two was trained on, where that is known.
     """
 
     categorical: dict[str, np.ndarray]
@@ -50,6 +51,7 @@ class ConditionSpec:
     numeric_covariates: list[str]
     unspecified: dict[str, Any] = field(default_factory=dict)
     ordered: list[str] = field(default_factory=list)
+    met: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -141,9 +143,9 @@ class Request:
         table, n, names = read_table(spec.names, n_cells, conditions, cells)
         return cls(
             spec,
-            tokens=_token_columns(table, spec.categorical, n, spec.unspecified),
+            tokens=_token_columns(table, spec.categorical, n, spec),
             values=_value_columns(table, spec.continuous, n),
-            nuisances=_token_columns(table, spec.nuisances, n),
+            nuisances=_token_columns(table, spec.nuisances, n, spec),
             names=names,
         )
 
@@ -262,17 +264,28 @@ def _token_columns(
     table: Mapping[str, Sequence],
     attributes: Mapping[str, np.ndarray],
     n: int,
-    unspecified: Mapping[str, Any] = MappingProxyType({}),
+    spec: ConditionSpec,
 ) -> np.ndarray:
-    columns = [
-        condition_tokens(
-            pd.Series(np.asarray(table[k], dtype=object)), categories, k, unspecified.get(k)
+    out = np.zeros((n, len(attributes)), dtype=np.int64)
+    for j, (name, categories) in enumerate(attributes.items()):
+        if name in table:
+            column = pd.Series(np.asarray(table[name], dtype=object))
+            out[:, j] = condition_tokens(column, categories, name, spec.unspecified.get(name))
+            _require_met(name, out[:, j], categories, spec.met.get(name))
+    return out
+
+
+def _require_met(
+    name: str, tokens: np.ndarray, categories: np.ndarray, met: np.ndarray | None
+) -> None:
+    """Raise for a category that is known by name alone, such as an unused one of a column."""
+    strange = tokens[(tokens > 0) & ~np.isin(tokens, tokens if met is None else met)]
+    if len(strange):
+        raise ValueError(
+            f"{shown(categories[strange[0] - 1])} is a category of {name!r} that no training cell "
+            f"has, so that the model learnt nothing of it. Trained on: "
+            f"{listed(categories[met[met > 0] - 1])}."
         )
-        if k in table
-        else np.zeros(n, dtype=np.int64)
-        for k, categories in attributes.items()
-    ]
-    return np.stack(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
 
 
 def _value_columns(table: Mapping[str, Sequence], names: Sequence[str], n: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from scgm_scvi.module import SCGM_KEYS
 
 from ._analogy import Analogy
 from ._conditions import Conditions, Request
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._edited_states import Cells, Edit, analogy_scale, check_method, parse_sampling
 from ._random_state import leaves_random_state
 from ._sampling import Sampling
@@ -162,7 +162,7 @@ class EditCurveMixin:
         """The strength that an edit curve chooses, of held-out cells where the model has them."""
         typical = {str(k): _typical(v) for k, v in conditions.items()}
         guidance = {"guidance_scale": guidance_scale, "composition": composition}
-        key = str((_fingerprint(self.module.state_dict()), method, typical, guidance))
+        key = str((weights_fingerprint(self.module.state_dict()), method, typical, guidance))
         known = self.edit_strengths_ or {}
         if key not in known:
             options = {"method": method, **guidance, "progress_bar": False}

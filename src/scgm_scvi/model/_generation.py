@@ -21,7 +21,7 @@ from scgm_scvi.module import with_mean
 
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._energy import Energy
 from ._random_state import leaves_random_state
 from ._sampling import Sampling
@@ -167,7 +167,7 @@ class GenerationMixin:
     def _provenance(self, seed: int, **parameters: Any) -> dict[str, Any]:
         """What made some cells, as builtins: the model, its ``parameters``, and the seed."""
         return {
-            "model": _fingerprint(self.module.state_dict()),
+            "model": weights_fingerprint(self.module.state_dict()),
             "class": type(self).__name__,
             **parameters,
             "seed": int(seed),

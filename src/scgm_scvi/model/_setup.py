@@ -22,12 +22,15 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
+from scgm_scvi._errors import require_keywords
 from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import ConditionsField
 from ._validation import match_features, validate_adata, validate_keys, validate_matrix
 
-__all__ = ["SetupMixin", "as_list"]
+__all__ = ["TRANSFER", "SetupMixin", "as_list"]
+
+TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
 
 
 class SetupMixin:
@@ -88,6 +91,7 @@ class SetupMixin:
         >>> adata = scgm_scvi.datasets.pbmc68k()
         >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
         """
+        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
         setup_method_args = cls._get_setup_method_args(**locals())
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
