@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scvi.data.fields import (
     NumericalJointObsField,
 )
 
-from scgm_scvi._errors import listed, nearest
+from scgm_scvi._errors import listed, nearest, shown
 
 from ._matrices import fingerprint
 
@@ -104,11 +104,14 @@ def condition_tokens(
     """
     column = _known(column, unspecified)
     codes = pd.Index(categories).get_indexer(column)
+    if column.dtype == object:  # to which 1 is True
+        of_codes = np.append(_are_booleans(categories), False)[codes]
+        codes = np.where(_are_booleans(column) == of_codes, codes, -1)
     unknown = (codes < 0) & column.notna().to_numpy()
     if unknown.any():
         value = column.to_numpy()[unknown][0]
         raise ValueError(
-            f"{value!r} is not a known category of {name!r}. Known: {listed(categories)}."
+            f"{shown(value)} is not a known category of {name!r}. Known: {listed(categories)}."
             f"{nearest(value, categories)} Leave {name!r} out, or give a missing value, for "
             "'unspecified'."
         )
@@ -131,6 +134,7 @@ class ConditionsField(CategoricalJointObsField):
     """
 
     UNSPECIFIED_KEY = "unspecified"
+    ORDERED_KEY = "ordered"
 
     def __init__(
         self,
@@ -141,7 +145,9 @@ class ConditionsField(CategoricalJointObsField):
         super().__init__(registry_key, attr_keys)
         self.unspecified = dict(unspecified or {})
 
-    def _write_tokens(self, adata: AnnData, categories: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _write_tokens(
+        self, adata: AnnData, categories: dict[str, np.ndarray], ordered: list[str]
+    ) -> dict[str, Any]:
         columns = [
             condition_tokens(adata.obs[k], categories[k], k, self.unspecified.get(k))
             if k in adata.obs
@@ -154,6 +160,7 @@ class ConditionsField(CategoricalJointObsField):
             self.FIELD_KEYS_KEY: list(self.attr_keys),
             self.N_CATS_PER_KEY: [len(categories[k]) for k in self.attr_keys],
             self.UNSPECIFIED_KEY: self.unspecified,
+            self.ORDERED_KEY: ordered,
         }
 
     def _present(self, adata: AnnData, key: str) -> np.ndarray:
@@ -164,7 +171,9 @@ class ConditionsField(CategoricalJointObsField):
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Take the categories present in ``adata`` and write the tokens."""
         self.validate_field(adata)
-        return self._write_tokens(adata, {k: self._present(adata, k) for k in self.attr_keys})
+        ordered = [k for k in self.attr_keys if getattr(adata.obs[k].dtype, "ordered", False)]
+        categories = {k: self._present(adata, k) for k in self.attr_keys}
+        return self._write_tokens(adata, categories, ordered)
 
     def transfer_field(
         self,
@@ -187,7 +196,13 @@ class ConditionsField(CategoricalJointObsField):
                 new = [c for c in present.tolist() if c not in set(known.tolist())]
                 known = pd.Index([*known.tolist(), *new]).to_numpy()
             categories[key] = known
-        return self._write_tokens(adata_target, categories)
+        known = state_registry[self.MAPPINGS_KEY]
+        ordered = [  # where a new one belongs is not known
+            k
+            for k in state_registry.get(self.ORDERED_KEY, [])
+            if len(categories[k]) == len(known[k])
+        ]
+        return self._write_tokens(adata_target, categories, ordered)
 
 
 class LabelsField(LabelsWithUnlabeledObsField):
@@ -243,6 +258,10 @@ class LabelsField(LabelsWithUnlabeledObsField):
         adata_target.obs[self.attr_key] = codes
         state = {**state_registry, self.CATEGORICAL_MAPPING_KEY: mapping}
         return state if unlabeled is None else {**state, self.UNLABELED_CATEGORY: unlabeled}
+
+
+def _are_booleans(values: Iterable[Any]) -> np.ndarray:
+    return np.array([isinstance(v, bool | np.bool_) for v in values], dtype=bool)
 
 
 def _known(column: pd.Series, unspecified: Any) -> pd.Series:
