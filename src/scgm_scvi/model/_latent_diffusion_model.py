@@ -21,6 +21,7 @@ from ._likelihood import LikelihoodMixin
 from ._loading import LoadingMixin
 from ._outliers import OutlierMixin
 from ._posterior import PosteriorMixin
+from ._registry import RegistryMixin
 from ._sampling import SamplingMixin
 from ._scoring import ScoringMixin
 
@@ -48,6 +49,7 @@ class LatentDiffusionModel(
     ExportMixin,
     HubMixin,
     LoadingMixin,
+    RegistryMixin,
     AnnDataMixin,
 ):
     """The verbs of stage two, and what shares a model, in one bundle.

@@ -24,7 +24,7 @@ from scvi.data.fields import (
 
 from scgm_scvi.module import SCGM_KEYS
 
-from ._fields import ConditionsField
+from ._fields import ConditionsField, LabelsField
 from ._validation import match_features, validate_adata, validate_keys, validate_matrix
 
 __all__ = ["SetupMixin", "as_list"]
@@ -177,8 +177,8 @@ class SetupMixin:
     def _further_fields(
         cls, labels_key: str | None, unlabeled_category: str | None
     ) -> list[BaseAnnDataField]:
-        """Fields that a class needs besides; to be overridden."""
-        return []
+        """Fields that scvi-tools asks for besides."""
+        return [LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)]
 
     @contextmanager
     def _registered(self, adata: AnnData | None, ignored: Sequence[str] = ()) -> Iterator[AnnData]:
