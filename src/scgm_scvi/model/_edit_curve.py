@@ -266,4 +266,6 @@ def _choice(curve: pd.DataFrame, method: str) -> int:
     if method == "sdedit":  # at 1 nothing of the cell is left
         kept &= curve.strength < 1
     fit = curve[kept] if kept.any() else curve
-    return int(fit.index[fit.effect >= _ENOUGH * fit.effect.max()][0])
+    most = fit.effect.max()
+    enough = fit.effect >= (_ENOUGH * most if most > 0 else most)  # against the wish, all of them
+    return int(fit.index[enough | fit.effect.isna().all()][0])

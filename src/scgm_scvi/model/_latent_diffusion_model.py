@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._abundance import AbundanceMixin
 from ._analogy import AnalogyMixin
 from ._augmentation import AugmentationMixin
 from ._classification import ClassificationMixin
@@ -45,6 +46,7 @@ class LatentDiffusionModel(
     PosteriorMixin,
     EncodingMixin,
     SamplingMixin,
+    AbundanceMixin,
     LatentDiffusionMixin,
     ExportMixin,
     HubMixin,

@@ -15,6 +15,7 @@ from scvi.model.base import BaseModelClass
 
 from scgm_scvi.module import DiffusionSCANVAE, DiffusionVAE
 
+from ._expression_getters import ExpressionGettersMixin
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._registry import completed_registry
 from ._setup import SetupMixin
@@ -123,7 +124,7 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
         )
 
 
-class DiffusionSCVI(PretrainedMixin, SCVI):
+class DiffusionSCVI(ExpressionGettersMixin, PretrainedMixin, SCVI):
     """:class:`scvi.model.SCVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;
@@ -157,7 +158,7 @@ class DiffusionSCVI(PretrainedMixin, SCVI):
     _module_cls = DiffusionVAE
 
 
-class DiffusionSCANVI(PretrainedMixin, SCANVI):
+class DiffusionSCANVI(ExpressionGettersMixin, PretrainedMixin, SCANVI):
     """:class:`scvi.model.SCANVI` with a diffusion prior on its latent.
 
     As :class:`DiffusionSCVI`. Cells of the unlabelled category are cells whose label is

@@ -52,6 +52,16 @@ class RegistryMixin:
             )
         return super().get_state_registry(registry_key)
 
+    def _check_if_trained(self, warn: bool = True, message: str | None = None) -> None:
+        if message is not None:  # by scvi-tools' models that start from another
+            raise TypeError(
+                f"A {type(self).__name__} can't be what another model of scvi-tools starts from: "
+                "that takes the weights of scvi-tools' own models. Train scvi.model.SCVI on these "
+                "cells, and start from it; a diffusion prior can be given to the result by "
+                "SCGM.from_scvi_model."
+            )
+        super()._check_if_trained(warn)
+
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what the model was set up with.
 
@@ -128,8 +138,6 @@ def completed_registry(registry: Mapping[str, Any] | None) -> Mapping[str, Any] 
         fields[REGISTRY_KEYS.LABELS_KEY] = {
             "data_registry": {"attr_name": "obs", "attr_key": f"_scvi_{REGISTRY_KEYS.LABELS_KEY}"},
             "state_registry": state,
-            "summary_stats": {
-                f"n_{REGISTRY_KEYS.LABELS_KEY}": len(state["categorical_mapping"])
-            },
+            "summary_stats": {f"n_{REGISTRY_KEYS.LABELS_KEY}": len(state["categorical_mapping"])},
         }
     return {**registry, _FIELDS: fields}
