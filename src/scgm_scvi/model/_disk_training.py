@@ -21,6 +21,7 @@ from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units
 
 from ._conditions import ConditionSpec
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
+from ._registry import completed_registry
 from ._stage_one import require_held_out
 from ._tables import held_table
 
@@ -237,16 +238,16 @@ def own_registry(registry: Mapping[str, Any] | None, model_name: str) -> Mapping
         If a model can't learn from such a data module.
     """
     if registry is not None and registry.get("setup_method_name") != "setup_datamodule":
-        return registry
+        return completed_registry(registry)
     fields = {} if registry is None else dict(registry["field_registries"])
     if SCGM_KEYS.CONDITIONS_KEY not in fields:
         raise TypeError(
             f"This is no data module that {model_name} can learn from: its registry has no field "
             f"{SCGM_KEYS.CONDITIONS_KEY!r}. Use scgm_scvi.atlas.AtlasDataModule."
         )
-    fields.pop(REGISTRY_KEYS.LABELS_KEY, None)  # conditions hold the labels
+    fields.pop(REGISTRY_KEYS.LABELS_KEY, None)  # those of the conditions, which may be missing
     own = {"model_name": model_name, "setup_method_name": "setup_anndata"}
-    return {**registry, "field_registries": fields, **own}
+    return completed_registry({**registry, "field_registries": fields, **own})
 
 
 def _first(datamodule: Any) -> Iterator[dict[str, torch.Tensor]]:

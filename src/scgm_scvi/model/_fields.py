@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     BaseAnnDataField,
     CategoricalJointObsField,
@@ -23,7 +24,14 @@ from scgm_scvi._errors import listed, nearest, shown
 
 from ._matrices import fingerprint
 
-__all__ = ["ConditionsField", "LabelsField", "MatrixField", "NumbersField", "condition_tokens"]
+__all__ = [
+    "ConditionsField",
+    "LabelsField",
+    "MatrixField",
+    "NumbersField",
+    "condition_tokens",
+    "labels_state",
+]
 
 
 class MatrixField(LayerField):
@@ -165,8 +173,7 @@ class ConditionsField(CategoricalJointObsField):
 
     def _present(self, adata: AnnData, key: str) -> np.ndarray:
         """Categories in use, in their order."""
-        column = _known(adata.obs[key], self.unspecified.get(key)).astype("category")
-        return column.cat.remove_unused_categories().cat.categories.to_numpy()
+        return _in_use(_known(adata.obs[key], self.unspecified.get(key)))
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Take the categories present in ``adata`` and write the tokens."""
@@ -206,7 +213,7 @@ class ConditionsField(CategoricalJointObsField):
 
 
 class LabelsField(LabelsWithUnlabeledObsField):
-    """scvi's labels, which cells that a trained model is given may lack.
+    """scvi's labels, which cells may lack.
 
     Parameters
     ----------
@@ -221,10 +228,25 @@ class LabelsField(LabelsWithUnlabeledObsField):
     """
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
-        """As scvi does."""
-        if self._unlabeled_category is None:
+        """Take the labels in use, in their order, and write their codes."""
+        if self.is_default:
             return CategoricalObsField.register_field(self, adata)
-        return super().register_field(adata)
+        self.validate_field(adata)
+        column = adata.obs[self._original_attr_key]
+        state = labels_state(
+            self._original_attr_key,
+            _in_use(_known(column, self._unlabeled_category)),
+            self._unlabeled_category,
+        )
+        self._write_codes(adata, state[self.CATEGORICAL_MAPPING_KEY])
+        return state
+
+    def _write_codes(self, adata: AnnData, mapping: np.ndarray) -> None:
+        key, unlabeled = self._original_attr_key, self._unlabeled_category
+        codes = condition_tokens(adata.obs[key], mapping, key) - 1
+        if unlabeled is not None:
+            codes[codes < 0] = mapping.tolist().index(unlabeled)
+        adata.obs[self.attr_key] = codes
 
     def transfer_field(
         self,
@@ -252,16 +274,44 @@ class LabelsField(LabelsWithUnlabeledObsField):
         elif unlabeled is None and extend_categories:
             known += [c for c in column.dropna().unique().tolist() if c not in set(known)]
         mapping = pd.Index(known).to_numpy()
-        codes = condition_tokens(column, mapping, self._original_attr_key) - 1
-        if unlabeled is not None:
-            codes[codes < 0] = known.index(unlabeled)
-        adata_target.obs[self.attr_key] = codes
+        self._write_codes(adata_target, mapping)
         state = {**state_registry, self.CATEGORICAL_MAPPING_KEY: mapping}
         return state if unlabeled is None else {**state, self.UNLABELED_CATEGORY: unlabeled}
 
 
 def _are_booleans(values: Iterable[Any]) -> np.ndarray:
     return np.array([isinstance(v, bool | np.bool_) for v in values], dtype=bool)
+
+
+def labels_state(
+    key: str | None, labels: np.ndarray, unlabeled_category: Any = None
+) -> dict[str, Any]:
+    """What scvi's registry says of labels; the unlabelled category comes last.
+
+    Parameters
+    ----------
+    key
+        Their column of ``obs``; ``None`` if there is none.
+    labels
+        The labels in order, without the unlabelled category.
+    """
+    state = {
+        LabelsField.CATEGORICAL_MAPPING_KEY: np.asarray(labels),
+        LabelsField.ORIGINAL_ATTR_KEY: f"_scvi_{REGISTRY_KEYS.LABELS_KEY}" if key is None else key,
+    }
+    if unlabeled_category is None:
+        return state
+    mapping = pd.Index([*np.asarray(labels).tolist(), unlabeled_category]).to_numpy()
+    return {
+        **state,
+        LabelsField.CATEGORICAL_MAPPING_KEY: mapping,
+        LabelsField.UNLABELED_CATEGORY: unlabeled_category,
+    }
+
+
+def _in_use(column: pd.Series) -> np.ndarray:
+    """Categories that occur, in their order."""
+    return column.astype("category").cat.remove_unused_categories().cat.categories.to_numpy()
 
 
 def _known(column: pd.Series, unspecified: Any) -> pd.Series:

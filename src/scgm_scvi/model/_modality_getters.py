@@ -8,8 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
-from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.model._utils import _get_batch_code_from_category
@@ -18,14 +16,14 @@ from torch.distributions import Bernoulli
 from scgm_scvi._errors import listed
 
 from ._batch_sizes import encoding_batch_size
+from ._modality_reading import Cells, ModalityReadingMixin
 
 __all__ = ["ModalityGettersMixin"]
 
-Cells = MuData | AnnData | None
 _MODALITIES = ("joint", "expression", "accessibility")
 
 
-class ModalityGettersMixin:
+class ModalityGettersMixin(ModalityReadingMixin):
     """The getters of :class:`scvi.model.MULTIVI`, with its arguments.
 
     They take what every verb takes: a MuData with some of the modalities, or an AnnData.
@@ -263,13 +261,6 @@ class ModalityGettersMixin:
         if not self.is_trained_:
             raise RuntimeError("The model is not trained. Call model.train().")
 
-    def _own(self, adata: Cells) -> tuple[Cells, list[str]]:
-        """Cells, and the conditions that they have no columns for."""
-        if adata is None:
-            return None, []
-        obs = self._obs(adata)
-        return adata, [name for name in self.condition_spec.steered if name not in obs]
-
     def _minibatches_of(
         self, adata: Cells, indices: Sequence[int] | None, batch_size: int | None
     ) -> Iterator[dict[str, torch.Tensor]]:
@@ -286,10 +277,6 @@ class ModalityGettersMixin:
         n = (self.adata if adata is None else adata).n_obs
         rows = np.arange(n) if indices is None else np.arange(n)[np.asarray(indices)]
         return rows if n_samples is None else np.random.choice(rows, n_samples)  # scvi's seed
-
-    def _range(self, block: int) -> tuple[int, int]:
-        ends = np.cumsum([0, *self.module.blocks])
-        return int(ends[block]), int(ends[block + 1])
 
     def _split(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return features.split(list(self.module.blocks), dim=1)

@@ -21,7 +21,7 @@ from scgm_scvi.module import SCGM_KEYS
 
 from ._columns import check_columns
 from ._conditions import ConditionSpec
-from ._fields import ConditionsField, MatrixField, NumbersField
+from ._fields import ConditionsField, LabelsField, MatrixField, NumbersField
 from ._nuisances import check_nuisances
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
@@ -185,8 +185,8 @@ class SetupMixin(RegistrationMixin):
     def _further_fields(
         cls, labels_key: str | None, unlabeled_category: str | None
     ) -> list[BaseAnnDataField]:
-        """Fields that a class needs besides; to be overridden."""
-        return []
+        """Fields that scvi-tools asks for besides."""
+        return [LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)]
 
 
 def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
