@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from scvi.model._utils import _get_batch_code_from_category
 from torch.distributions import Bernoulli
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, nearest
 
 from ._batch_sizes import encoding_batch_size
 from ._modality_reading import Cells, ModalityReadingMixin
@@ -78,7 +77,8 @@ class ModalityGettersMixin(ModalityReadingMixin):
         if modality != "joint":
             hidden = 1 if modality in (_MODALITIES[1], keys[0]) else 0
         means, variances = [], []
-        for tensors in self._minibatches_of(adata, indices, batch_size):
+        not_read = self._unseen_by_encoder()
+        for tensors in self._minibatches_of(adata, indices, batch_size, not_read):
             if hidden is not None:
                 tensors = self._without_block(tensors, hidden)
             state, variance = self.module.encode_state(tensors)
@@ -113,7 +113,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
         """
         parts = [
             torch.stack([p.sum(dim=1) for p in self._split(self.module.features(t))])
-            for t in self._minibatches_of(adata, indices, batch_size)
+            for t in self._minibatches_of(adata, indices, batch_size, self._unseen_by_encoder())
         ]
         return dict(zip(_MODALITIES[1:], torch.cat(parts, dim=1).cpu().numpy(), strict=True))
 
@@ -262,9 +262,13 @@ class ModalityGettersMixin(ModalityReadingMixin):
             raise RuntimeError("The model is not trained. Call model.train().")
 
     def _minibatches_of(
-        self, adata: Cells, indices: Sequence[int] | None, batch_size: int | None
+        self,
+        adata: Cells,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        ignored: Sequence[str] = (),
     ) -> Iterator[dict[str, torch.Tensor]]:
-        with self._registered(*self._own(adata)) as cells:
+        with self._registered(adata, ignored) as cells:
             yield from self._make_data_loader(
                 adata=cells,
                 indices=indices,
@@ -309,12 +313,16 @@ class ModalityGettersMixin(ModalityReadingMixin):
         self, tensors: dict[str, torch.Tensor], batches: Any
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The minibatch as of each batch."""
-        manager = self.adata_manager
-        if batches is None or manager is None:
-            yield tensors
-            return
-        for code in _get_batch_code_from_category(manager, batches):
-            own = tensors[REGISTRY_KEYS.BATCH_KEY]
+        own = tensors[REGISTRY_KEYS.BATCH_KEY]
+        ((name, known),) = self.condition_spec.batch.items()
+        is_one = isinstance(batches, str) or not isinstance(batches, Iterable)
+        for batch in [batches] if is_one else batches:
+            if batch is not None and batch not in known:
+                raise ValueError(
+                    f"transform_batch: the model was trained with no {name} {batch!r}."
+                    f"{nearest(batch, known)} Known: {listed(known)}."
+                )
+            code = None if batch is None else int(np.flatnonzero(known == batch)[0])
             new = own if code is None else torch.full_like(own, code)
             yield {**tensors, REGISTRY_KEYS.BATCH_KEY: new}
 

@@ -1,4 +1,4 @@
-"""How getters read cells with several modalities: what they lack, and which columns are whose."""
+"""How getters read cells with several modalities: which columns are whose."""
 
 from __future__ import annotations
 
@@ -16,13 +16,6 @@ class ModalityReadingMixin:
 
     Needs ``MuDataMixin``.
     """
-
-    def _own(self, adata: Cells) -> tuple[Cells, list[str]]:
-        """Cells, and the conditions that they have no columns for."""
-        if adata is None:
-            return None, []
-        obs = self._obs(adata)
-        return adata, [name for name in self.condition_spec.steered if name not in obs]
 
     def _range(self, block: int) -> tuple[int, int]:
         ends = np.cumsum([0, *self.module.blocks])

@@ -67,6 +67,5 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
 
     @contextmanager
     def _in_order(self, adata: Cells) -> Iterator[MuData]:
-        data = self.adata if adata is None else adata
-        with self._registered(*self._own(data)) as cells:
+        with self._replaced(adata) as cells:
             yield cells
