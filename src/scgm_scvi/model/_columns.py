@@ -24,6 +24,8 @@ def check_columns(
     keys: Mapping[str, Sequence[str | None]],
     numeric: Collection[str] = (),
     name: str = "adata",
+    *,
+    check_names: bool = True,
 ) -> None:
     """Check that columns hold categories, and have names, that every file can hold.
 
@@ -40,6 +42,8 @@ def check_columns(
         Arguments whose columns are numbers, not categories.
     name
         What messages call the cells.
+    check_names
+        Whether to check names too; not where a model has them already.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def check_columns(
             if column is None or column not in obs:
                 continue
             place = f"{argument}: {name}.obs[{column!r}]"
-            if not is_writable_name(column):
+            if check_names and not is_writable_name(column):
                 raise ValueError(
                     f"{place} has a name that files can't hold: they take strings that are not "
                     f"empty, without '/', and other than {RESERVED!r}. Rename it: {name}.obs = "

@@ -147,7 +147,8 @@ class SetupMixin:
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
-        check_columns(adata.obs, keys, numeric, name)
+        is_new = kwargs.get("source_registry") is None
+        check_columns(adata.obs, keys, numeric, name, check_names=is_new)
         validate_keys(adata, keys, numeric, name)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
