@@ -32,7 +32,11 @@ class StageOneMixin:
 
         ``n_steps`` is the length of the run; ``None`` where only the trainer knows.
         """
-        early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
+        if early_stopping and not has_validation:
+            raise ValueError(
+                "early_stopping=True needs held-out cells to stop by, and none are held out. Pass "
+                "train_size=0.9, or a data module with some."
+            )
         if has_validation:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)

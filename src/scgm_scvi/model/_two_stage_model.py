@@ -89,7 +89,8 @@ class TwoStageModel(
         Raises
         ------
         ValueError
-            If there are no cells to train on, or two kinds of them.
+            If there are no cells to train on, or two kinds of them; if early stopping has no cells
+            to stop by.
 
         Examples
         --------
