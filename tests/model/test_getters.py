@@ -106,7 +106,7 @@ def test_abundance_is_written_to_the_cells(small):
 
 
 def test_abundance_of_other_cells(small):
-    query = make_adata()[1:90:3].copy()
+    query = make_adata()[1:90:3, small.adata.var_names].copy()
     query.obs["person"] = pd.Series(["p", "q", np.nan] * 10, index=query.obs_names)
     small.differential_abundance(query, sample_key="person", num_cells_posterior=4)
     assert set(query.obsm["da_log_probs"]) == {"p", "q"}
