@@ -101,3 +101,28 @@ def make_joint(mdata: MuData) -> AnnData:
             index=[*parts[0].var_names, *parts[1].var_names],
         ),
     )
+
+
+def make_types(n: int = 240, *, seed: int = 0) -> AnnData:
+    """Two types of cells told apart by twenty of forty genes, from two donors."""
+    rng = np.random.default_rng(seed)
+    is_b = np.arange(n) % 2 == 1
+    rates = np.where(is_b[:, None] == (np.arange(40) < 20), 1.0, 8.0)
+    cells = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(np.where(is_b, "B", "A")),
+            "donor": rng.choice(["d1", "d2"], n),
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    genes = pd.DataFrame(index=[f"gene{i}" for i in range(40)])
+    return AnnData(sparse.csr_matrix(rng.poisson(rates), dtype=np.float32), cells, genes)
+
+
+def train_types(adata: AnnData, cls: type = SCGM, *, epochs: int = 30, steps: int = 60, **kwargs):
+    """Any model of one AnnData, set up with the columns of :func:`make_types` and trained."""
+    scvi.settings.seed = 0
+    cls.setup_anndata(adata, labels_key="cell_type", batch_key="donor", **kwargs)
+    model = cls(adata, n_latent=6, n_hidden=24, diffusion_kwargs=SMALL["diffusion_kwargs"])
+    model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
+    return model

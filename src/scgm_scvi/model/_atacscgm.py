@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -114,8 +113,7 @@ class ATACSCGM(TwoStageModel, POISSONVI):
             adapter_rank=adapter_rank,
         )
         self.get_normalized_function_name = "get_normalized_accessibility"
-        names = pd.Index(self._feature_names())
-        self.var_ = adata.var.copy() if adata is not None else pd.DataFrame(index=names)
+        self._set_features(adata)
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string = (
             f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
@@ -123,10 +121,6 @@ class ATACSCGM(TwoStageModel, POISSONVI):
             f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
         )
         self.init_params_ = self._get_init_params(arguments)
-
-    def _feature_names(self) -> np.ndarray:
-        state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
-        return np.asarray(state["column_names"])
 
     def _check_setup(self, peak_likelihood: str) -> None:
         setup = self.registry_["setup_args"]

@@ -19,6 +19,7 @@ from scgm_scvi.diffusion import exponential_sigmas, path_evidence
 from scgm_scvi.module import SCGM_KEYS, log_likelihood
 
 from ._batch_sizes import encoding_batch_size
+from ._changes import changed_matrix
 from ._conditions import require_known
 from ._diffusion import _fingerprint
 
@@ -148,9 +149,11 @@ class ClassificationMixin:
         weights = self._classifier_weights(key, settings)
         log_prior = self._log_frequencies(key) if prior == "train" else 0.0
         parts = [np.empty((0, len(spec.categorical[key])))]
-        with self._registered(adata, [key]) as cells:
+        any_nuisance = self._may_lack_nuisances()
+        with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
             names = cells.obs_names if indices is None else cells.obs_names[indices]
             loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            loader = map(self._completed, loader)
             with tqdm(
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
             ) as bar:
@@ -242,7 +245,7 @@ class ClassificationMixin:
         """Held-out rows of the model's data whose category is known, and the category's number."""
         rows = np.asarray([] if self.validation_indices is None else self.validation_indices)
         rows = rows.astype(np.int64)
-        if self.adata is None or not len(rows) or rows.max() >= self.adata.n_obs:
+        if self.adata is None or not len(rows) or changed_matrix(self.adata_manager) is not None:
             return rows[:0], rows[:0]
         j = list(self.condition_spec.categorical).index(key)
         tokens = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY)

@@ -16,6 +16,7 @@ from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.module import SCGM_KEYS
 
 from ._fields import condition_tokens
+from ._tables import named_index
 
 __all__ = ["ConditionSpec", "Conditions", "Request", "require_known", "rows_of"]
 
@@ -128,7 +129,7 @@ class Request:
             tokens=_token_columns(table, spec.categorical, n, spec.unspecified),
             values=_value_columns(table, spec.continuous, n),
             nuisances=_token_columns(table, spec.nuisances, n),
-            names=None if names is None else names.astype(str),
+            names=None if names is None else named_index(names.astype(str), spec.names),
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 
 from ._features import FeatureReport, align_features
 from ._results import require_writable, write_result
+from ._tables import held_table
 from ._validation import validate_adata
 from ._writing import ChunkWriter
 
@@ -26,6 +27,17 @@ class AnnDataMixin:
     Inside a model, cells are an AnnData of all its features, in its order.
     """
 
+    def _set_features(self, data: Any | None) -> None:
+        """Remember the table of features; without cells, their names."""
+        if data is None:
+            self.var_ = pd.DataFrame(index=pd.Index(self.get_var_names()))
+        else:
+            self.var_ = held_table(data.var)
+
+    def _hold_features(self) -> None:
+        """Bring a table of features that was loaded to what this version, and pandas here, hold."""
+        self.var_ = held_table(self.var_, "var_")
+
     def _is_cells(self, data: Any) -> bool:
         """Whether ``data`` are cells, as opposed to a wish for some."""
         return isinstance(data, AnnData)
@@ -36,7 +48,7 @@ class AnnDataMixin:
 
     def _var_of(self, data: Any) -> pd.DataFrame:
         """Table of the model's features, as the cells have it."""
-        return data.var.loc[self.var_.index].copy()
+        return held_table(data.var.loc[self.var_.index])
 
     def _counts(self, registered: Any) -> np.ndarray | sparse.spmatrix:
         """What the model reads of registered cells: cells by all its features."""

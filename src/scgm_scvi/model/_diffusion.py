@@ -273,7 +273,8 @@ class LatentDiffusionMixin:
                 "an AnnData, or pass the data module that it was trained from: datamodule=..."
             )
         means, variances, parts = [], [], []
-        cells = self._validate_anndata()  # another model may have registered them since
+        self._require_current()
+        cells = self.adata
         for tensors in self._make_data_loader(
             adata=cells, batch_size=encoding_batch_size(len(self.var_))
         ):

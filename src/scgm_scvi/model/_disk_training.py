@@ -21,6 +21,7 @@ from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units
 
 from ._conditions import ConditionSpec
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
+from ._tables import held_table
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
 
@@ -84,7 +85,7 @@ class DiskTrainingMixin:
             trainer_kwargs["max_steps"] = max_steps
             if max_steps < steps_per_epoch:  # end with an epoch: metrics and validation are its
                 trainer_kwargs.setdefault("limit_train_batches", max_steps)
-        self.var_ = datamodule.var.copy()
+        self.var_ = held_table(datamodule.var, "datamodule.var")
         if not self.is_trained_:
             self._start_from_mean_of(_first(datamodule))
         further = {k: trainer_kwargs[k] for k in _ELSEWHERE if k in trainer_kwargs}

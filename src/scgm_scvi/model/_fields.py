@@ -1,22 +1,90 @@
-"""The registry fields of categorical conditions, and of scvi's labels."""
+"""The registry fields of counts, of categorical conditions, of numbers, and of scvi's labels."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 from scvi.data.fields import (
+    BaseAnnDataField,
     CategoricalJointObsField,
     CategoricalObsField,
     LabelsWithUnlabeledObsField,
+    LayerField,
+    NumericalJointObsField,
 )
 
 from scgm_scvi._errors import listed, nearest
 
-__all__ = ["ConditionsField", "LabelsField", "condition_tokens"]
+from ._matrices import fingerprint
+
+__all__ = ["ConditionsField", "LabelsField", "MatrixField", "NumbersField", "condition_tokens"]
+
+
+class MatrixField(LayerField):
+    """Cells by features, in one order of features, and what tells their values from others.
+
+    Values are checked before any field is registered, so that they are not looked at here: scvi's
+    parent field draws twenty of them by numpy's global state.
+    """
+
+    FINGERPRINT_KEY = "fingerprint"
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that there are values."""
+        BaseAnnDataField.validate_field(self, adata)
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """As scvi does, and take a fingerprint."""
+        x = self.get_field_data(adata)
+        if sparse.issparse(x) and x.format != "csr":
+            warnings.warn(
+                f"The counts are in {x.format.upper()}, whose rows are slow to read; training is "
+                "faster in CSR: adata.X = adata.X.tocsr().",
+                UserWarning,
+                stacklevel=6,
+            )
+        self.correct_data_format = isinstance(x, np.ndarray)  # into C order
+        return {**super().register_field(adata), self.FINGERPRINT_KEY: fingerprint(x)}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As scvi does, and refuse features that are not the same in the same order."""
+        names = pd.Index(np.asarray(state_registry[self.COLUMN_NAMES_KEY]))
+        have = adata_target.var_names
+        if not have.equals(names):
+            lacking = names.difference(have, sort=False)
+            what = (
+                f"lacks {len(lacking)} of them: {listed(lacking, 5)}"
+                if len(lacking)
+                else "has others besides"
+                if len(have) > len(names)
+                else "has them in another order"
+            )
+            raise ValueError(
+                f"The model was trained on {len(names)} features, and adata.var_names {what}. Pass "
+                "adata[:, names].copy(), where names = model.get_var_names()."
+            )
+        return super().transfer_field(state_registry, adata_target, **kwargs)
+
+
+class NumbersField(NumericalJointObsField):
+    """Columns of numbers as float64, whatever their dtype; missing ones are NaN."""
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Write the columns, side by side, to ``obsm``."""
+        self.validate_field(adata)
+        adata.obsm[self.attr_key] = pd.DataFrame(
+            {key: adata.obs[key].to_numpy(np.float64, na_value=np.nan) for key in self.attr_keys},
+            index=adata.obs_names,
+        )
+        return {self.COLUMNS_KEY: np.asarray(self.attr_keys, dtype=object)}
 
 
 def condition_tokens(

@@ -17,6 +17,7 @@ from scgm_scvi.module import block_sums, of_each_feature
 
 from ._batch_sizes import MEMORY_BUDGET, default_batch_size
 from ._generation import fresh_seed, stacked
+from ._matrices import as_matrix
 from ._posterior import Posterior, at_depth, mean_log1p
 from ._validation import layer_names, validate_adata
 
@@ -219,7 +220,7 @@ class ImputationMixin:
                 f"layer: {layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))} "
                 f"Layers: {listed(layer_names(adata))}. The model reads counts from there."
             )
-        x = adata.X if layer is None else adata.layers[layer]
+        x = as_matrix(adata.X if layer is None else adata.layers[layer], "the counts of adata")
         x = sparse.csc_matrix(x)[:, adata.var_names.get_indexer(features[seen])].tocoo()
         x = sparse.csr_matrix((x.data, (x.row, seen[x.col])), shape=(adata.n_obs, len(features)))
         full = AnnData(

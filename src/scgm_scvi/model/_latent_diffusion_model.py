@@ -20,8 +20,10 @@ from ._interpolation import InterpolationMixin
 from ._likelihood import LikelihoodMixin
 from ._loading import LoadingMixin
 from ._outliers import OutlierMixin
+from ._pickling import PicklingMixin
 from ._posterior import PosteriorMixin
 from ._sampling import SamplingMixin
+from ._saving import SavingMixin
 from ._scoring import ScoringMixin
 
 __all__ = ["LatentDiffusionModel"]
@@ -48,6 +50,8 @@ class LatentDiffusionModel(
     ExportMixin,
     HubMixin,
     LoadingMixin,
+    SavingMixin,
+    PicklingMixin,
     AnnDataMixin,
 ):
     """The verbs of stage two, and what shares a model, in one bundle.

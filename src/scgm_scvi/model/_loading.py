@@ -98,7 +98,7 @@ class LoadingMixin:
         elif backup_url is None:
             model_file(dir_path, prefix)
         try:
-            return super().load(
+            model = super().load(
                 str(dir_path),
                 adata=adata,
                 accelerator=accelerator,
@@ -107,6 +107,8 @@ class LoadingMixin:
                 backup_url=backup_url,
                 allowed_classes_names_list=allowed_classes_names_list,
             )
+            model._hold_features()
+            return model
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
             kind = cls._kin().get(_saved_class(model_file(dir_path, prefix)))
             if kind is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,12 @@ from scgm_scvi._mudata import columns_stay
 from ._conditions import ConditionSpec
 from ._containers import AnnDataMixin
 from ._h5mu import MuDataWriter
+from ._matrices import as_matrix
 from ._modalities import gathered_obs, holding, make_mudata, rows_placed
 from ._mudata_query import MuDataQueryMixin
 from ._mudata_setup import Block, blocks_of
 from ._results import require_writable
+from ._tables import held_table
 from ._validation import match_features, validate_adata
 from ._writing import ChunkWriter
 
@@ -54,15 +55,22 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         """Remember the tables of features; without data, their names."""
         blocks = self._blocks
         if isinstance(data, AnnData):
-            self.var_ = data.var.copy()
+            super()._set_features(data)
             return
         names = np.concatenate([block.names for block in blocks])
         kinds = np.repeat([b.key for b in blocks], [len(b.names) for b in blocks])
         self.var_ = pd.DataFrame({"modality": pd.Categorical(kinds)}, index=pd.Index(names))
         self.modality_var_ = {
-            b.key: pd.DataFrame(index=b.names) if data is None else data[b.key].var.copy()
+            b.key: pd.DataFrame(index=b.names)
+            if data is None
+            else held_table(data[b.key].var, f"mdata[{b.key!r}].var")
             for b in blocks
         }
+
+    def _hold_features(self) -> None:
+        super()._hold_features()
+        for key, table in (self.modality_var_ or {}).items():
+            self.modality_var_[key] = held_table(table, f"modality_var_[{key!r}]")
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the features: an array, or a dict of arrays where they come in a MuData."""
@@ -120,49 +128,24 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
             return super()._features_of(None)
         return sparse.hstack(list(self._matrices(adata).values()), format="csr")
 
-    @contextmanager
-    def _registered(
-        self, adata: AnnData | MuData | None, ignored: Sequence[str] = ()
-    ) -> Iterator[AnnData | MuData]:
-        """As ``SetupMixin`` has it: a stand-in that shares matrices, of whatever was measured."""
-        if adata is None or self.minified_data_type is not None:
-            with super()._registered(adata, ignored) as cells:
-                yield cells
-            return
-        parts = self._matrices(adata)
+    def _matrices_of(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
+        return self._matrices(data)
+
+    def _set_up_stand_in(self, matrices: Any, obs: pd.DataFrame) -> AnnData | MuData:
         setup = self.registry_["setup_args"]
-        obs = self._obs(adata).assign(**dict.fromkeys(ignored, np.nan))
-        obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
-        # float32 is what scvi-tools reads; where pandas 3 need not convert, torch gets a read-only
-        # array, and warns
-        obs = obs.astype(dict.fromkeys(obs.select_dtypes(np.float32), np.float64))
-        with warnings.catch_warnings():  # a few cells are enough: nothing is trained
-            warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
-            if self._is_of_mudata:
-                places = {
-                    "modalities": {a: b.key for a, b in zip(_LAYERS, self._blocks, strict=True)}
-                }
-                stand_in = make_mudata(
-                    {
-                        b.key: holding(parts[b.key], b.names, obs.index, b.layer)
-                        for b in self._blocks
-                    },
-                    obs,
-                )
-                type(self).setup_mudata(
-                    stand_in, source_registry=self.registry_, **{**setup, **places}
-                )
-            else:
-                x, layer = _joined(list(parts.values())), setup.get("layer")
-                stand_in = holding(x, pd.Index(self.var_.index), obs.index, layer)
-                stand_in.obs = obs
-                type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
-        manager = self._get_most_recent_anndata_manager(stand_in, required=True)
-        self._register_manager_for_instance(manager)
-        try:
-            yield stand_in
-        finally:
-            self.deregister_manager(stand_in)
+        if not self._is_of_mudata:
+            names, x = pd.Index(self.var_.index), _joined(list(matrices.values()))
+            stand_in = holding(x, names, obs.index, setup.get("layer"))
+            stand_in.obs = obs
+            type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
+            return stand_in
+        places = {"modalities": {a: b.key for a, b in zip(_LAYERS, self._blocks, strict=True)}}
+        stand_in = make_mudata(
+            {b.key: holding(matrices[b.key], b.names, obs.index, b.layer) for b in self._blocks},
+            obs,
+        )
+        type(self).setup_mudata(stand_in, source_registry=self.registry_, **{**setup, **places})
+        return stand_in
 
     def _modalities_of(self, mdata: MuData) -> dict[str, AnnData]:
         """What a MuData has of the model's blocks: by their names, or else by their features."""
@@ -217,9 +200,10 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
                     f"{'X' if block.layer is None else f'layers[{block.layer!r}]'}, where the model "
                     "was given them."
                 )
+            x = as_matrix(x, f"the counts of {name}")
             if not part.obs_names.equals(names):  # not all cells were measured in it
                 x = rows_placed(x, part.obs_names.get_indexer(names))
-            out[block.key] = np.asarray(x) if isinstance(x, np.ndarray) else x
+            out[block.key] = x.tocsr() if sparse.issparse(x) else x
         return out
 
     # what is handed back

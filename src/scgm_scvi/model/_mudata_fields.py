@@ -10,12 +10,14 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
-from scvi.data.fields import AnnDataField, BaseMuDataWrapperClass, LayerField, MuDataWrapper
+from scvi.data.fields import AnnDataField, BaseMuDataWrapperClass, MuDataWrapper
+
+from ._fields import MatrixField
 
 __all__ = ["CountsField", "GatheredField", "MuDataCountsField", "is_binary"]
 
 
-class CountsField(LayerField):
+class CountsField(MatrixField):
     """Counts, and what else of them is to be remembered.
 
     Parameters

@@ -16,6 +16,7 @@ from scgm_scvi._errors import whole_number
 
 from ._batch_sizes import encoding_batch_size
 from ._diffusion import _fingerprint
+from ._matrices import as_matrix
 from ._validation import match_features, validate_adata, validate_matrix
 
 __all__ = ["OutlierMixin"]
@@ -132,18 +133,17 @@ class OutlierMixin:
     def _features_of(self, adata: AnnData | None) -> sparse.spmatrix | np.ndarray:
         """The matrix of cells by the model's features."""
         if adata is None:
-            if self.adata is None:
-                raise ValueError("The model was loaded without data, so adata has to be given.")
             if self.minified_data_type is not None:
                 raise ValueError("The model's data are minified: pass adata, with counts.")
-            self._validate_anndata()
+            self._require_unchanged()
             return self._counts(self.adata)
         validate_adata(adata, may_be_view=True)
         adata = match_features(adata, pd.Index(self.var_.index))
         setup = self.registry_["setup_args"]
         layer = setup.get("layer")
         validate_matrix(adata, layer, setup.get("is_count_data", True), check_features=False)
-        return adata.X if layer is None else adata.layers[layer]
+        x = as_matrix(adata.X if layer is None else adata.layers[layer], "the counts of adata")
+        return x.tocsr() if sparse.issparse(x) else x
 
     def _outlier_reference(self, seed: int, progress_bar: bool) -> dict[str, Any]:
         """Generated cells, and the axes along which they are compared."""

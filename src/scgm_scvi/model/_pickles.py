@@ -10,7 +10,7 @@ import torch
 
 from scgm_scvi._errors import listed
 
-__all__ = ["model_file", "require_harmless"]
+__all__ = ["model_file", "require_harmless", "strange_names"]
 
 # The names that saved models hold, as a pickle of protocol 2 (torch.save's) spells them. Single
 # names, since every package also has functions that open files or run code. Each was looked at for
@@ -61,6 +61,7 @@ _HARMLESS = {
     "pandas.core.internals.managers": "BlockManager SingleBlockManager",
     "pandas.core.series": "Series",
     "pyarrow.lib": "_restore_array chunked_array py_buffer type_for_alias",
+    "scgm_scvi.model._tables_in_pickles": "restored",
     "scvi.utils._attrdict": "attrdict",
     "torch": (
         "BFloat16Storage BoolStorage ByteStorage CharStorage DoubleStorage FloatStorage "
@@ -143,6 +144,27 @@ def require_harmless(path: str | os.PathLike, prefix: str | None = None) -> None
     https://docs.python.org/3/library/pickle.html#restricting-globals
     """
     file = model_file(path, prefix)
+    foreign, hidden = strange_names(file)
+    if foreign:
+        raise ValueError(
+            f"{str(file)!r} is a pickle that names what no saved model needs: "
+            f"{listed(foreign)}. {_REMEDY}"
+        )
+    if hidden:
+        raise ValueError(
+            f"{str(file)!r} is a pickle that may hide what it would import, in steps that "
+            f"torch.save leaves out by default: {listed(hidden)}. {_REMEDY}"
+        )
+
+
+def strange_names(file: Path) -> tuple[list[str], list[str]]:
+    """What a file would import that no saved model needs, and steps that none has.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or in another format.
+    """
     data = _pickle_of(file)
     foreign, hidden = set(), set()
     try:
@@ -156,16 +178,7 @@ def require_harmless(path: str | os.PathLike, prefix: str | None = None) -> None
                     foreign.add(argument.replace(" ", "."))
     except (ValueError, IndexError) as e:
         raise ValueError(f"{str(file)!r} is damaged ({e}). Get it again.") from e
-    if foreign:
-        raise ValueError(
-            f"{str(file)!r} is a pickle that names what no saved model needs: "
-            f"{listed(sorted(foreign))}. {_REMEDY}"
-        )
-    if hidden:
-        raise ValueError(
-            f"{str(file)!r} is a pickle that may hide what it would import, in steps that "
-            f"torch.save leaves out by default: {listed(sorted(hidden))}. {_REMEDY}"
-        )
+    return sorted(foreign), sorted(hidden)
 
 
 def _pickle_of(file: Path) -> bytes:

@@ -156,10 +156,11 @@ class PosteriorMixin:
         return u * split(denoiser.scale)[0] + split(denoiser.shift)[0]
 
     def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Minibatches of cells; conditions that ``adata`` has no column for are unspecified."""
-        absent = [name for name in self.condition_spec.steered if name not in self._obs(adata)]
-        with self._registered(adata, absent) as cells:
-            yield from self._make_data_loader(adata=cells, batch_size=batch_size)
+        """Minibatches of cells, which need not tell conditions, nor batch and covariates."""
+        with self._registered(adata, any_nuisance=self._may_lack_nuisances()) as cells:
+            yield from map(
+                self._completed, self._make_data_loader(adata=cells, batch_size=batch_size)
+            )
 
 
 def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Distribution:

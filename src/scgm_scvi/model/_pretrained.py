@@ -78,9 +78,22 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
         )
         self.init_params_ = self._get_init_params(arguments)  # in place of scvi's own
 
-    def _set_features(self, adata: AnnData | None) -> None:
-        """Remember the table of features."""
-        self.var_ = pd.DataFrame() if adata is None else adata.var.copy()
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """Train stage one, as the scvi model does; stage two: :meth:`train_diffusion`.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Of the scvi model's own ``train``.
+
+        Raises
+        ------
+        ValueError
+            If the model's cells are not what was registered.
+        """
+        if self.adata is not None:
+            self._require_current()
+        super().train(*args, **kwargs)
 
     def _attach_labels(self) -> None:
         """Tell the module which label each token of the first condition is."""

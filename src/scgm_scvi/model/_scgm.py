@@ -5,10 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 
 from scgm_scvi.module import SCGMVAE
@@ -130,7 +127,7 @@ class SCGM(FromSCVIMixin, TwoStageModel, SCVI):
             n_memory=n_memory,
         )
         self.module.minified_data_type = self.minified_data_type
-        self.var_ = adata.var.copy() if adata is not None else pd.DataFrame(index=_genes(registry))
+        self._set_features(adata)
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string = (
             f"SCGM: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
@@ -150,9 +147,3 @@ class SCGM(FromSCVIMixin, TwoStageModel, SCVI):
                 f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
                 "log-normalised values with 'normal'."
             )
-
-
-def _genes(registry: dict[str, Any]) -> np.ndarray:
-    """Names of the features, where there are no cells."""
-    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
-    return np.asarray(state["column_names"])

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -17,20 +13,22 @@ from scvi.data.fields import (
     BaseAnnDataField,
     CategoricalJointObsField,
     CategoricalObsField,
-    LayerField,
-    NumericalJointObsField,
     NumericalObsField,
 )
 
 from scgm_scvi.module import SCGM_KEYS
 
-from ._fields import ConditionsField
-from ._validation import match_features, validate_adata, validate_keys, validate_matrix
+from ._columns import check_columns
+from ._conditions import ConditionSpec
+from ._fields import ConditionsField, MatrixField, NumbersField
+from ._nuisances import check_nuisances
+from ._registration import RegistrationMixin
+from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
 __all__ = ["SetupMixin", "as_list"]
 
 
-class SetupMixin:
+class SetupMixin(RegistrationMixin):
     """Register an AnnData of counts."""
 
     @classmethod
@@ -96,7 +94,7 @@ class SetupMixin:
         if minify_type is None:
             validate_matrix(adata, layer, is_count_data, check_features=not transferred)
         fields = [
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=is_count_data),
+            MatrixField(REGISTRY_KEYS.X_KEY, layer, is_count_data=is_count_data),
             *attributes,
         ]
         if minify_type is not None:
@@ -143,10 +141,18 @@ class SetupMixin:
             "size_factor_key": [size_factor_key],
             **lists,
         }
+        source = kwargs.get("source_registry")
+        known = {}
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
+        elif source is not None:
+            known = ConditionSpec.from_registry(source).nuisances
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
+        check_columns(adata.obs, keys, numeric, name)
         validate_keys(adata, keys, numeric, name)
+        if source is None:
+            validate_specified(adata.obs, keys, name)
+        check_nuisances(adata.obs, keys, known, name)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
             raise ValueError(
@@ -159,16 +165,14 @@ class SetupMixin:
             CategoricalJointObsField(
                 REGISTRY_KEYS.CAT_COVS_KEY, setup_args.get("categorical_covariate_keys")
             ),
-            NumericalJointObsField(
-                REGISTRY_KEYS.CONT_COVS_KEY, setup_args.get("continuous_covariate_keys")
-            ),
+            NumbersField(REGISTRY_KEYS.CONT_COVS_KEY, setup_args.get("continuous_covariate_keys")),
             *further,
             ConditionsField(
                 SCGM_KEYS.CONDITIONS_KEY,
                 [*labels, *lists["condition_keys"]],
                 {key: unlabeled_category for key in labels if unlabeled_category is not None},
             ),
-            NumericalJointObsField(
+            NumbersField(
                 SCGM_KEYS.CONDITION_VALUES_KEY, setup_args.get("continuous_condition_keys")
             ),
         ]
@@ -179,52 +183,6 @@ class SetupMixin:
     ) -> list[BaseAnnDataField]:
         """Fields that a class needs besides; to be overridden."""
         return []
-
-    @contextmanager
-    def _registered(self, adata: AnnData | None, ignored: Sequence[str] = ()) -> Iterator[AnnData]:
-        """``adata`` registered as the model's own data are, and forgotten afterwards.
-
-        A stand-in that shares its matrix: nothing is written to ``adata``, which may be a view and
-        may have more features than the model, in any order. ``None`` is the model's own data.
-        Conditions in ``ignored`` are unspecified there, whatever ``adata`` has in their place.
-        """
-        if adata is None:
-            if self.adata is None:
-                raise ValueError("The model was loaded without data, so adata has to be given.")
-            yield self._validate_anndata()
-            return
-        if self.minified_data_type is not None:
-            raise ValueError(
-                "The model's data are minified, so it can't encode counts. Load it with the data "
-                "that it was trained on, or without any: SCGM.load(path, adata=False)."
-            )
-        validate_adata(adata, may_be_view=True)
-        setup = self.registry_["setup_args"]
-        x_state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
-        adata = match_features(adata, pd.Index(x_state[LayerField.COLUMN_NAMES_KEY]))
-        layer = setup.get("layer")
-        x = adata.X if layer is None else adata.layers.get(layer)
-        if isinstance(x, np.ndarray):
-            x = np.asarray(x)  # that of a view is of a class that torch does not read
-        obs = adata.obs.assign(**dict.fromkeys(ignored, np.nan))
-        # float32 is what scvi-tools reads; where pandas 3 need not convert, torch gets a read-only
-        # array, and warns
-        obs = obs.astype(dict.fromkeys(obs.select_dtypes(np.float32), np.float64))
-        stand_in = AnnData(
-            x if layer is None else None,
-            obs=obs,
-            var=adata.var[[]].copy(),
-            layers=None if layer is None or x is None else {layer: x},
-        )
-        with warnings.catch_warnings():  # a few cells are enough: nothing is trained
-            warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
-            type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
-        manager = self._get_most_recent_anndata_manager(stand_in, required=True)
-        self._register_manager_for_instance(manager)
-        try:
-            yield stand_in
-        finally:
-            self.deregister_manager(stand_in)
 
 
 def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:

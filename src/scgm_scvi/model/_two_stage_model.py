@@ -118,6 +118,7 @@ class TwoStageModel(
                 "The model has no cells to train on. Load it with an AnnData, or pass the data "
                 "module that it was made for: model.train(datamodule=...)."
             )
+        self._require_current()
         steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
             n_steps = self._n_steps if self.fine_tuning_ is None else FINE_TUNING_STEPS

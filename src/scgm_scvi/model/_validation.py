@@ -13,6 +13,8 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
+from ._matrices import as_matrix
+
 __all__ = [
     "has_fractions",
     "layer_names",
@@ -20,6 +22,7 @@ __all__ = [
     "validate_adata",
     "validate_keys",
     "validate_matrix",
+    "validate_specified",
 ]
 
 
@@ -52,6 +55,10 @@ def validate_adata(adata: AnnData, *, may_be_view: bool = False, name: str = "ad
         raise ValueError(
             f"{name} is a view of another AnnData, which can't be written to. "
             f"Pass a copy: {name} = {name}.copy()."
+        )
+    if not isinstance(adata.obs, pd.DataFrame):
+        raise ValueError(
+            f"{name} was read lazily; it has to be in memory. Load it: {name} = {name}.to_memory()."
         )
     if adata.isbacked:
         raise ValueError(
@@ -134,8 +141,25 @@ def validate_keys(
                         f"{adata.obs[column].dtype}; numbers are needed. Convert it with "
                         "pandas.to_numeric, or give it as a categorical key."
                     )
-                if np.isinf(adata.obs[column].to_numpy(dtype=float)).any():
+                if np.isinf(adata.obs[column].to_numpy(float, na_value=np.nan)).any():
                     raise ValueError(f"{argument}: {name}.obs[{column!r}] holds infinite values.")
+
+
+def validate_specified(obs: pd.DataFrame, keys: dict[str, Sequence[str | None]], name: str) -> None:
+    """Check that each condition is specified of some cell.
+
+    Raises
+    ------
+    ValueError
+        If a column holds missing values alone.
+    """
+    for argument in ("labels_key", "condition_keys", "continuous_condition_keys"):
+        for column in keys.get(argument, ()):
+            if obs[column].isna().all():
+                raise ValueError(
+                    f"{argument}: {name}.obs[{column!r}] is missing for all {len(obs)} cells, so "
+                    f"there is nothing to learn of it. Fill it in, or leave out {argument}."
+                )
 
 
 def validate_matrix(
@@ -178,7 +202,8 @@ def validate_matrix(
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         raise ValueError(f"{place} is None. Put counts there, or name a layer that holds them.")
-    values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
+    x = as_matrix(x, place)
+    values = x.data if sparse.issparse(x) else x.ravel()
     if not np.issubdtype(values.dtype, np.number):
         raise ValueError(f"{place} has dtype {values.dtype}; numbers are needed.")
     for part in _parts(values):

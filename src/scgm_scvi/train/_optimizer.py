@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,15 +46,16 @@ def adamw_with_cosine(
     [0.1]
     """
     optimizer = torch.optim.AdamW(params, lr=lr, eps=eps, weight_decay=weight_decay, fused=True)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = min(1.0, (step - warmup_steps) / max(1, n_steps - warmup_steps))
-        return 0.5 * (1 + math.cos(math.pi * done))
-
+    factor = partial(_factor, warmup_steps=warmup_steps, n_steps=n_steps)  # can be pickled
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": schedule, "interval": "step"},
     }
+
+
+def _factor(step: int, *, warmup_steps: int, n_steps: int) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, n_steps - warmup_steps))
+    return 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,112 @@
+"""What columns of ``obs`` a model can read, remember and write again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pandas as pd
+
+from scgm_scvi._errors import listed
+
+__all__ = ["RESERVED", "check_columns", "is_writable_name"]
+
+RESERVED = "_index"  # by which files call the names of rows
+
+
+def is_writable_name(name: object) -> bool:
+    """Whether files can have a column of this name."""
+    return isinstance(name, str) and name not in ("", RESERVED) and "/" not in name
+
+
+def check_columns(
+    obs: pd.DataFrame,
+    keys: Mapping[str, Sequence[str | None]],
+    numeric: Collection[str] = (),
+    name: str = "adata",
+) -> None:
+    """Check that columns hold categories, and have names, that every file can hold.
+
+    A model keeps the categories that it was trained on, and gives them to the cells that it makes.
+    What is refused here would be trained on, and then neither saved nor written.
+
+    Parameters
+    ----------
+    obs
+        Table of the cells' attributes, which has the columns.
+    keys
+        Argument name to the columns given for it.
+    numeric
+        Arguments whose columns are numbers, not categories.
+    name
+        What messages call the cells.
+
+    Raises
+    ------
+    ValueError
+        If a name is no string, is empty, is ``"_index"``, has a ``"/"`` or is there twice; if categories are not
+        all strings, all numbers or all booleans; or if numbers are complex.
+
+    Examples
+    --------
+    >>> obs = pd.DataFrame({"age": pd.cut([3, 40], [0, 18, 90]), "sex": ["f", "m"]})
+    >>> check_columns(obs, {"labels_key": ["sex"]})
+    >>> check_columns(obs, {"condition_keys": ["age"]})
+    Traceback (most recent call last):
+    ValueError: condition_keys: adata.obs['age'] holds values of type Interval ('(0, 18]', ...
+    """
+    for argument, columns in keys.items():
+        for column in columns:
+            if column is None or column not in obs:
+                continue
+            place = f"{argument}: {name}.obs[{column!r}]"
+            if not is_writable_name(column):
+                raise ValueError(
+                    f"{place} has a name that files can't hold: they take strings that are not "
+                    f"empty, without '/', and other than {RESERVED!r}. Rename it: {name}.obs = "
+                    f"{name}.obs.rename(columns={{{column!r}: {_name_for(column)!r}}})."
+                )
+            source = f"{name}.obs[{column!r}]"
+            if isinstance(obs[column], pd.DataFrame):
+                raise ValueError(
+                    f"{place} is {obs[column].shape[1]} columns of one name. Rename the others."
+                )
+            if argument in numeric:
+                _check_numbers(obs[column], place, source)
+            else:
+                _check_categories(obs[column], place, source)
+
+
+def _check_numbers(column: pd.Series, place: str, source: str) -> None:
+    dtype = column.dtype
+    if dtype.kind == "c":
+        raise ValueError(
+            f"{place} has dtype {dtype}; real numbers are needed. Convert it: {source} = "
+            f"{source}.astype(float)."
+        )
+
+
+def _check_categories(column: pd.Series, place: str, source: str) -> None:
+    try:
+        categories = column.astype("category").cat.categories
+    except (TypeError, ValueError):  # of lists, say
+        categories = column.dropna()
+    else:
+        if categories.dtype.kind in "biuf":  # numpy's, and pandas' own that know missing values
+            return
+        if not len(categories) or pd.api.types.infer_dtype(categories, skipna=False) == "string":
+            return
+    kinds = sorted({type(c).__name__ for c in categories})
+    text = f"{source}.astype(str)"
+    if column.isna().any():  # else missing would become the category "nan"
+        text += f".where({source}.notna())"
+    raise ValueError(
+        f"{place} holds values of type {' and '.join(kinds)} ({listed(categories, 3)}), where "
+        "categories must be strings, numbers or booleans, and of one kind: others can't be "
+        f"written to a file. Make them strings: {source} = {text}."
+    )
+
+
+def _name_for(column: object) -> str:
+    """A name like it."""
+    text = str(column).replace("/", "_")
+    return text if is_writable_name(text) else "column"
