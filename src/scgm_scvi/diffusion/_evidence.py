@@ -37,7 +37,7 @@ def path_evidence(
     Parameters
     ----------
     denoisers
-        Each called as ``denoise(x, sigma)``.
+        Each called as ``denoise(x, sigma)``; one that returns ``(m, n, d)`` stands for ``m``.
     x0
         Data ``(n, d)``, of unit variance by the convention of :class:`Denoiser`.
     sigmas
@@ -80,7 +80,7 @@ def path_evidence(
         raise ValueError("sigmas end in 0; the last level of evidence must be above 0.")
     x0 = x0.double()
     x = x0 + levels[0][1] * normal_like(x0, generator)
-    out = x0.new_zeros(len(x0), len(denoisers))
+    out = [x0.new_zeros(1, 1) for _ in denoisers]
     for i, sigma, sigma_next in levels:
         r = (sigma_next / sigma) ** 2
         noise_variance = sigma_next**2 * (1 - r)
@@ -89,6 +89,6 @@ def path_evidence(
         rest = x_next - r * x
         for c, denoise in enumerate(denoisers):
             error = rest - (1 - r) * denoise(x, sigmas[i]).double()
-            out[:, c] -= error.square().sum(dim=1) / (2 * variance)
+            out[c] = out[c] - error.square().sum(dim=-1) / (2 * variance)
         x = x_next
-    return out
+    return torch.cat(out).T

@@ -18,6 +18,7 @@ from scgm_scvi.module import BlockVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._disk_training import own_registry
+from ._peak_getters import PeakGettersMixin
 from ._two_stage_model import TwoStageModel
 
 __all__ = ["ATACSCGM", "PEAK_LIKELIHOODS", "check_peaks"]
@@ -26,7 +27,7 @@ PEAK_LIKELIHOODS = ("poisson", "nb", "bernoulli")
 _FEW_ODD = 0.2  # share of odd numbers among counts, below which they are of both ends of fragments
 
 
-class ATACSCGM(TwoStageModel, POISSONVI):
+class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
     """Score-based generative model of chromatin accessibility in single cells.
 
     As :class:`scgm_scvi.SCGM`, of peaks in place of genes: stage one decodes a latent to fragments

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._errors import listed, nearest, shown, whole_number
 
 from ._conditions import require_known
 from ._fields import condition_tokens
 from ._generation import fresh_seed
+from ._random_state import leaves_random_state
 
 __all__ = ["AugmentationMixin"]
 
@@ -38,6 +39,7 @@ class AugmentationMixin:
     Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the features are.
     """
 
+    @leaves_random_state
     def augment(
         self,
         adata: ad.AnnData | None = None,
@@ -192,7 +194,7 @@ def _targets(
     for category, number in n.items():
         if category not in known:
             raise ValueError(
-                f"n: {category!r} is not a known category of {key!r}.{nearest(category, known)} "
+                f"n: {shown(category)} is not a known category of {key!r}.{nearest(category, known)} "
                 f"Known: {listed(known)}."
             )
         out[known.get_loc(category)] = whole_number(number, f"n[{category!r}]")

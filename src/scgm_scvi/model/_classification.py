@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
-from scgm_scvi.diffusion import exponential_sigmas, path_evidence
-from scgm_scvi.module import SCGM_KEYS, log_likelihood
+from scgm_scvi.module import SCGM_KEYS
 
 from ._batch_sizes import encoding_batch_size
 from ._changes import changed_matrix
+from ._class_evidence import UNCALIBRATED, ClassEvidenceMixin, Weighing
 from ._conditions import require_known
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
+from ._random_state import leaves_random_state
 
 __all__ = ["ClassificationMixin"]
 
-_SIGMA_MIN, _SIGMA_MAX = 0.15, 10.0  # beyond them no class differs from another
-_UNCALIBRATED = (1.0, 0.05)  # about what calibration finds on small data
 _LEAST_CELLS, _MOST_CELLS = 20, 1000
+_MOST_PAIRS = 100_000  # of a cell and a category, to calibrate by
 _FEW = {"n_samples": 4, "n_levels": 6}  # where classification is a step on the way
 
 
-class ClassificationMixin:
+class ClassificationMixin(ClassEvidenceMixin):
     """Classify cells by a model that generates them.
 
     Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
@@ -41,6 +40,7 @@ class ClassificationMixin:
     classifier_weights_: dict[tuple[str, int, int], tuple[float, float]] | None = None
     classifier_fingerprint_: str | None = None
 
+    @leaves_random_state
     def classify(
         self,
         adata: AnnData | None = None,
@@ -84,7 +84,8 @@ class ClassificationMixin:
             ``"train"``: how often a category occurs among training cells; ``"uniform"``.
         n_samples
             Posterior samples, each with a path of its own. Time is proportional to
-            ``n_samples * n_levels``, and to the number of categories.
+            ``n_samples * n_levels``, and to the number of categories up to 32. Of more, those that
+            may matter by one short path and the features are looked at closely, 32 to 256.
         n_levels
             Noise levels of a path.
         seed
@@ -147,7 +148,7 @@ class ClassificationMixin:
             "n_levels": whole_number(n_levels, "n_levels"),
         }
         weights = self._classifier_weights(key, settings)
-        log_prior = self._log_frequencies(key) if prior == "train" else 0.0
+        weighing = Weighing(*weights, self._log_frequencies(key) if prior == "train" else 0.0)
         parts = [np.empty((0, len(spec.categorical[key])))]
         any_nuisance = self._may_lack_nuisances()
         with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
@@ -157,9 +158,8 @@ class ClassificationMixin:
             with tqdm(
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
             ) as bar:
-                for latent, features in self._evidence(loader, key, seed, **settings):
-                    logits = weights[0] * latent + weights[1] * features + log_prior
-                    parts.append(softmax(logits, axis=1))
+                for latent, features in self._evidence(loader, key, seed, weighing, **settings):
+                    parts.append(softmax(weighing.logits(latent, features), axis=1))
                     bar.update(len(latent))
         return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
 
@@ -173,38 +173,9 @@ class ClassificationMixin:
         self, tensors: Any, key: str, seed: int, weights: tuple[float, float]
     ) -> np.ndarray:
         """Those of the categories of ``key`` ``(n, n_categories)``, for the cells of a minibatch."""
-        ((latent, features),) = self._evidence([tensors], key, seed, **_FEW)
-        logits = weights[0] * latent + weights[1] * features + self._log_frequencies(key)
-        return softmax(logits, axis=1)
-
-    def _evidence(
-        self, loader: Iterator, key: str, seed: int, n_samples: int, n_levels: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Log-likelihoods ``(n, n_categories)`` of latents and of features, a minibatch at a time."""
-        denoiser, device = self.module.denoiser, self.device
-        j = list(self.condition_spec.categorical).index(key)
-        n_categories = len(self.condition_spec.categorical[key])
-        sigmas = exponential_sigmas(n_levels + 1, _SIGMA_MIN, _SIGMA_MAX)[:-1].to(device)
-        generator = torch.Generator(device=device).manual_seed(seed)
-        for tensors in loader:
-            mean, variance = (t.to(device) for t in self.module.encode_state(tensors))
-            x = self.module.features(tensors).to(device)
-            tokens, _ = self.module.conditions(tensors)
-            latent, features = torch.zeros(2, len(mean), n_categories, dtype=torch.float64)
-            denoisers = []
-            with torch.no_grad():
-                for c in range(n_categories):
-                    as_c = tokens.clone()
-                    as_c[:, j] = c + 1
-                    as_c = {**tensors, SCGM_KEYS.CONDITIONS_KEY: as_c}
-                    denoisers.append(self._denoise(as_c))
-                    likelihood = log_likelihood(self.module.decode_state(mean, as_c), x)
-                    features[:, c] = likelihood.double().cpu()
-                for _ in range(n_samples):
-                    noise = torch.randn(mean.shape, generator=generator, device=device)
-                    x0 = denoiser.standardize(mean + variance.sqrt() * noise)
-                    latent += path_evidence(denoisers, x0, sigmas, generator=generator).cpu()
-            yield _centred(latent / n_samples), _centred(features)
+        weighing = Weighing(*weights, self._log_frequencies(key))
+        ((latent, features),) = self._evidence([tensors], key, seed, weighing, **_FEW)
+        return softmax(weighing.logits(latent, features), axis=1)
 
     def _log_frequencies(self, key: str) -> np.ndarray:
         """Log shares of the categories among training cells, none of them 0."""
@@ -217,7 +188,7 @@ class ClassificationMixin:
 
     def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:
         """The weights of latents and of features, fitted if they are not yet."""
-        fingerprint = _fingerprint(self.module.state_dict())
+        fingerprint = weights_fingerprint(self.module.state_dict())
         if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
             self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
         which = (key, *settings.values())  # more samples and levels are to be trusted more
@@ -230,15 +201,15 @@ class ClassificationMixin:
                     "the data that the model was trained on, by the same n_samples and n_levels, and "
                     "save the model.",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-                return _UNCALIBRATED
+                return UNCALIBRATED
             size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
             loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=size)
-            latent, features = zip(*self._evidence(loader, key, 0, **settings), strict=True)
-            self.classifier_weights_[which] = _fit(
-                np.concatenate(latent), np.concatenate(features), self._log_frequencies(key), labels
-            )
+            weighing = Weighing(prior=self._log_frequencies(key))
+            found = self._evidence(loader, key, 0, weighing, **settings)
+            latent, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            self.classifier_weights_[which] = _fit(latent, features, weighing.prior, labels)
         return self.classifier_weights_[which]
 
     def _held_out(self, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -251,20 +222,17 @@ class ClassificationMixin:
         tokens = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY)
         labels = np.asarray(tokens)[rows, j]
         rows, labels = rows[labels > 0], labels[labels > 0] - 1
-        keep = np.sort(np.random.default_rng(0).permutation(len(rows))[:_MOST_CELLS])
+        most = _MOST_PAIRS // len(self.condition_spec.categorical[key])
+        most = min(_MOST_CELLS, max(_LEAST_CELLS, most))
+        keep = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
         return rows[keep], labels[keep]
-
-
-def _centred(evidence: torch.Tensor) -> np.ndarray:
-    """What the categories have in common is no evidence, and is large."""
-    return (evidence - evidence.mean(dim=1, keepdim=True)).numpy()
 
 
 def _fit(
     latent: np.ndarray, features: np.ndarray, prior: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float]:
     """Positive weights of greatest likelihood, held near the usual ones by a weak prior."""
-    start, rows = np.log(_UNCALIBRATED), np.arange(len(labels))
+    start, rows = np.log(UNCALIBRATED), np.arange(len(labels))
 
     def loss(log_weights: np.ndarray) -> float:
         a, b = np.exp(log_weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,16 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._errors import listed, shown
 from scgm_scvi.module import SCGM_KEYS
 
+from ._condition_tables import Conditions, read_table, require_known, rows_of
 from ._fields import condition_tokens
 from ._tables import named_index
 
 __all__ = ["ConditionSpec", "Conditions", "Request", "require_known", "rows_of"]
 
-Conditions = Mapping[str, Any] | pd.DataFrame | None
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class ConditionSpec:
         Names of continuous covariates.
     unspecified
         Condition to a value that says as much, such as ``"Unknown"``.
+    ordered
+        Conditions whose categories have an order.
+    met
+        Categorical attribute to the tokens that stage two was trained on, where that is known.
     """
 
     categorical: dict[str, np.ndarray]
@@ -47,6 +51,8 @@ class ConditionSpec:
     covariates: dict[str, np.ndarray]
     numeric_covariates: list[str]
     unspecified: dict[str, Any] = field(default_factory=dict)
+    ordered: list[str] = field(default_factory=list)
+    met: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -64,6 +70,7 @@ class ConditionSpec:
             covariates=dict(state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})),
             numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
             unspecified=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("unspecified", {})),
+            ordered=list(state(SCGM_KEYS.CONDITIONS_KEY).get("ordered", [])),
         )
 
     @property
@@ -108,28 +115,39 @@ class Request:
         return len(self.tokens)
 
     @classmethod
-    def parse(cls, spec: ConditionSpec, n_cells: int | None, conditions: Conditions) -> Request:
-        """Read what a user passed to ``generate``.
+    def parse(
+        cls,
+        spec: ConditionSpec,
+        n_cells: int | None,
+        conditions: Conditions,
+        cells: pd.Index | None = None,
+    ) -> Request:
+        """Read what a user passed.
+
+        Parameters
+        ----------
+        n_cells
+            How many; ``None`` where ``conditions`` or ``cells`` say so.
+        cells
+            Names of the cells that it is for, where there are any. Tables go by these names.
 
         Raises
         ------
         ValueError
-            If the number of cells is missing or contradicted, or a value is unknown.
+            If the number of cells is missing or contradicted, a value is unknown, or a table is
+            of other cells.
         KeyError
             If an attribute is unknown.
+        TypeError
+            If ``conditions`` is no table, or a value is no list.
         """
-        table, n = _as_table(n_cells, conditions)
-        for name in table:
-            require_known(name, spec.names, "conditions")
-        names = conditions.index if isinstance(conditions, pd.DataFrame) else None
-        if names is not None and not names.is_unique:
-            names = None
+        table, n, names = read_table(spec.names, n_cells, conditions, cells)
         return cls(
             spec,
-            tokens=_token_columns(table, spec.categorical, n, spec.unspecified),
+            tokens=_token_columns(table, spec.categorical, n, spec),
             values=_value_columns(table, spec.continuous, n),
-            nuisances=_token_columns(table, spec.nuisances, n),
-            names=None if names is None else named_index(names.astype(str), spec.names),
+            nuisances=_token_columns(table, spec.nuisances, n, spec),
+            names=None if names is None else named_index(names, spec.names),
         )
 
     @classmethod
@@ -217,7 +235,8 @@ class Request:
         columns: dict[str, Any] = {}
         tokens = tensors[SCGM_KEYS.CONDITIONS_KEY].numpy()
         for j, (name, categories) in enumerate(self.spec.categorical.items()):
-            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, categories=categories)
+            dtype = pd.CategoricalDtype(categories, ordered=name in self.spec.ordered)
+            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, dtype=dtype)
         for j, name in enumerate(self.spec.continuous):
             columns[name] = tensors[SCGM_KEYS.CONDITION_VALUES_KEY].numpy()[:, j]
         for name, categories in self.spec.batch.items():
@@ -242,82 +261,44 @@ class Request:
         return Request(self.spec, self.tokens[part], self.values[part], self.nuisances[part])
 
 
-def require_known(name: str, known: Sequence[str], argument: str) -> None:
-    """Raise ``KeyError`` unless the attribute is one of those that the argument takes."""
-    if name not in known:
-        raise KeyError(
-            f"{argument}: the model knows no attribute {name!r}."
-            f"{nearest(name, known)} Known: {listed(known)}."
-        )
-
-
-def rows_of(conditions: Any) -> int | None:
-    """How many cells conditions are for, where they tell."""
-    if isinstance(conditions, pd.DataFrame):
-        return len(conditions)
-    values = conditions.values() if isinstance(conditions, Mapping) else ()
-    return next((len(v) for v in values if not _is_scalar(v)), None)
-
-
-def _as_table(n_cells: int | None, conditions: Conditions) -> tuple[dict[str, Sequence], int]:
-    """One sequence of equal length per attribute, and that length."""
-    if n_cells is not None:
-        n_cells = whole_number(n_cells, "n_cells")
-    if conditions is None:
-        conditions = {}
-    if not isinstance(conditions, Mapping | pd.DataFrame):
-        raise TypeError(
-            f"conditions is a {type(conditions).__name__}; pass a dict of attribute to value, or "
-            "a DataFrame with a row a cell."
-        )
-    lists = {
-        str(k): v if isinstance(conditions, pd.DataFrame) or not _is_scalar(v) else None
-        for k, v in conditions.items()
-    }
-    lengths = {k: len(v) for k, v in lists.items() if v is not None}
-    if isinstance(conditions, pd.DataFrame):
-        lengths["the DataFrame"] = len(conditions)
-    n = n_cells if n_cells is not None else rows_of(conditions)
-    if n is None:
-        raise ValueError("n_cells is missing: say how many cells to generate.")
-    for name, length in lengths.items():
-        if length != n:
-            raise ValueError(
-                f"conditions: {name} has {length} values for {n} cells. Give one value for all, "
-                "or one per cell."
-            )
-    return {k: [conditions[k]] * n if v is None else v for k, v in lists.items()}, n
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or pd.api.types.is_scalar(value)
-
-
 def _token_columns(
     table: Mapping[str, Sequence],
     attributes: Mapping[str, np.ndarray],
     n: int,
-    unspecified: Mapping[str, Any] = MappingProxyType({}),
+    spec: ConditionSpec,
 ) -> np.ndarray:
-    columns = [
-        condition_tokens(
-            pd.Series(np.asarray(table[k], dtype=object)), categories, k, unspecified.get(k)
+    out = np.zeros((n, len(attributes)), dtype=np.int64)
+    for j, (name, categories) in enumerate(attributes.items()):
+        if name in table:
+            column = pd.Series(np.asarray(table[name], dtype=object))
+            out[:, j] = condition_tokens(column, categories, name, spec.unspecified.get(name))
+            _require_met(name, out[:, j], categories, spec.met.get(name))
+    return out
+
+
+def _require_met(
+    name: str, tokens: np.ndarray, categories: np.ndarray, met: np.ndarray | None
+) -> None:
+    """Raise for a category that is known by name alone, such as an unused one of a column."""
+    strange = tokens[(tokens > 0) & ~np.isin(tokens, tokens if met is None else met)]
+    if len(strange):
+        raise ValueError(
+            f"{shown(categories[strange[0] - 1])} is a category of {name!r} that no training cell "
+            f"has, so that the model learnt nothing of it. Trained on: "
+            f"{listed(categories[met[met > 0] - 1])}."
         )
-        if k in table
-        else np.zeros(n, dtype=np.int64)
-        for k, categories in attributes.items()
-    ]
-    return np.stack(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
 
 
 def _value_columns(table: Mapping[str, Sequence], names: Sequence[str], n: int) -> np.ndarray:
     out = np.full((n, len(names)), np.nan, dtype=np.float32)
     for j, name in enumerate(names):
         if name in table:
-            try:
-                out[:, j] = pd.to_numeric(pd.Series(table[name], dtype=object)).to_numpy(float)
-            except (TypeError, ValueError) as e:
-                raise ValueError(f"conditions: {name!r} takes numbers: {e}.") from e
+            column = pd.Series(table[name], dtype=object)
+            if pd.api.types.infer_dtype(column, skipna=True) not in _NUMBERS:
+                raise ValueError(
+                    f"conditions: {name!r} takes numbers, not {listed(column.unique(), 3)}."
+                )
+            out[:, j] = pd.to_numeric(column).to_numpy(float)
             if np.isinf(out[:, j]).any():
                 raise ValueError(f"conditions: {name!r} holds infinite values.")
     return out

@@ -13,7 +13,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from ._features import FeatureReport, align_features
-from ._results import require_writable, write_result
+from ._results import require_writable, used_categories, write_result
 from ._tables import held_table
 from ._validation import validate_adata
 from ._writing import ChunkWriter
@@ -57,6 +57,7 @@ class AnnDataMixin:
 
     def _packed(self, adata: AnnData) -> Any:
         """What a user gets of cells that the model made."""
+        adata.obs = used_categories(adata.obs)
         return adata
 
     def _unpacked(self, cells: Any) -> AnnData:

@@ -8,23 +8,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.model.base._de_core import _de_core
 
 from ._modalities import gathered_obs
+from ._modality_reading import Cells, ModalityReadingMixin
 
 __all__ = ["DifferencesMixin"]
 
-Cells = MuData | AnnData | None
 
-
-class DifferencesMixin:
+class DifferencesMixin(ModalityReadingMixin):
     """Differential expression and accessibility, as :class:`scvi.model.MULTIVI` has them.
 
-    Needs ``ModalityGettersMixin``.
+    Genes and peaks have their names from the model, whatever the order of the cells' modalities.
     """
 
     def differential_expression(self, adata: Cells = None, **kwargs: Any) -> pd.DataFrame:
@@ -98,7 +96,7 @@ class DifferencesMixin:
         **kwargs: Any,
     ) -> pd.DataFrame:
         data = self.adata if adata is None else adata
-        with self._registered(*self._own(data)) as cells:  # a stand-in, which may be written to
+        with self._replaced(data) as cells:  # which may be written to
             if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
                 keys = [b.key for b in self._blocks]
                 cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Trainer as LightningTrainer
 from scvi import REGISTRY_KEYS
+from scvi.train import Trainer, TrainRunner
 from torch import nn
 
-from scgm_scvi._errors import whole_number
+from scgm_scvi._errors import require_keywords, whole_number
 from scgm_scvi.train import (
     DiffusionTrainingPlan,
     DiffusionTrainRunner,
@@ -27,10 +30,19 @@ from scgm_scvi.train import (
 
 from ._batch_sizes import encoding_batch_size
 from ._conditions import ConditionSpec
+from ._random_state import leaves_random_state
 
-__all__ = ["MAX_DESIGN_ROWS", "Encoded", "LatentDiffusionMixin", "LatentTable"]
+__all__ = [
+    "MAX_DESIGN_ROWS",
+    "TRAINERS",
+    "Encoded",
+    "LatentDiffusionMixin",
+    "LatentTable",
+    "weights_fingerprint",
+]
 
 MAX_DESIGN_ROWS = 100_000
+TRAINERS = (Trainer.__init__, LightningTrainer.__init__, TrainRunner.__init__)  # who take options
 
 
 class Encoded(NamedTuple):
@@ -52,11 +64,14 @@ class LatentTable(NamedTuple):
         To train on.
     design
         Attributes of training cells, from which those that a request leaves open are drawn.
+    met
+        For each categorical attribute the tokens that training cells have.
     """
 
     data: Callable[..., LightningDataModule]
     n_cells: int
     design: dict[str, np.ndarray]
+    met: list[np.ndarray]
 
 
 class LatentDiffusionMixin:
@@ -69,11 +84,13 @@ class LatentDiffusionMixin:
     diffusion_history_: dict[str, pd.DataFrame] | None = None
     diffusion_fingerprint_: str | None = None
     diffusion_design_: dict[str, np.ndarray] | None = None
+    diffusion_met_: dict[str, np.ndarray] | None = None
 
     @property
     def condition_spec(self) -> ConditionSpec:
         """Attributes the model can be conditioned on, with their categories."""
-        return ConditionSpec.from_registry(self.registry)
+        spec = ConditionSpec.from_registry(self.registry)
+        return spec if self.diffusion_met_ is None else replace(spec, met=self.diffusion_met_)
 
     @property
     def history(self) -> dict[str, pd.DataFrame] | None:
@@ -90,6 +107,7 @@ class LatentDiffusionMixin:
             and self.diffusion_fingerprint_ == self._stage_one_fingerprint()
         )
 
+    @leaves_random_state
     def train_diffusion(
         self,
         max_steps: int | None = None,
@@ -143,6 +161,8 @@ class LatentDiffusionMixin:
         ------
         RuntimeError
             If stage one is not trained.
+        TypeError
+            If there is no such argument, neither here nor of the trainer.
         ValueError
             If the model was loaded without data, or cells can't be encoded.
 
@@ -161,10 +181,13 @@ class LatentDiffusionMixin:
             )
         if max_steps is not None:
             max_steps = whole_number(max_steps, "max_steps")
+        self._require_diffusion_keywords(
+            {**trainer_kwargs, "plan_kwargs": plan_kwargs}, "train_diffusion"
+        )
         cells = self._latent_table(
             seed, datamodule, latent_cache, trainer_kwargs.get("enable_progress_bar", True)
         )
-        with cells as table:
+        with self._until_it_is_whole(), cells as table:
             default_steps, defaults = self._diffusion_defaults(table.n_cells, batch_size)
             self._fit_denoiser(
                 table,
@@ -177,7 +200,27 @@ class LatentDiffusionMixin:
                 **{"accelerator": accelerator, "devices": devices, **trainer_kwargs},
             )
             self.diffusion_design_ = table.design
+            self.diffusion_met_ = self._met(table)
         self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+
+    def _require_diffusion_keywords(self, keywords: Mapping[str, Any], place: str) -> None:
+        """Raise ``TypeError`` for what neither :meth:`train_diffusion` nor the trainer takes."""
+        require_keywords(keywords, place, type(self).train_diffusion, *TRAINERS)
+        plan = keywords.get("plan_kwargs") or {}
+        require_keywords(plan, f"{place}: plan_kwargs", DiffusionTrainingPlan.__init__)
+
+    @contextmanager
+    def _until_it_is_whole(self) -> Iterator[None]:
+        """Within it stage two is not trained; nor after an error that left it half-trained."""
+        fingerprint, denoiser = self.diffusion_fingerprint_, self.module.denoiser
+        before = weights_fingerprint(denoiser.state_dict())
+        self.diffusion_fingerprint_ = None
+        try:
+            yield
+        except BaseException:
+            if weights_fingerprint(denoiser.state_dict()) == before:
+                self.diffusion_fingerprint_ = fingerprint
+            raise
 
     def _fit_denoiser(
         self,
@@ -247,7 +290,13 @@ class LatentDiffusionMixin:
         )
         keep = np.random.default_rng(seed).permutation(np.unique(train))
         keep = np.sort(keep[:MAX_DESIGN_ROWS])
-        yield LatentTable(data, len(own), {k: v[keep] for k, v in design.items()})
+        met = [np.unique(column) for column in design["tokens"][train].T]
+        yield LatentTable(data, len(own), {k: v[keep] for k, v in design.items()}, met)
+
+    def _met(self, table: LatentTable) -> dict[str, np.ndarray]:
+        """Tokens of each categorical attribute that stage two was trained on."""
+        spec = ConditionSpec.from_registry(self.registry)
+        return dict(zip([*spec.categorical, *spec.nuisances], table.met, strict=True))
 
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         """Number of steps, and what the training plan takes."""
@@ -312,7 +361,7 @@ class LatentDiffusionMixin:
 
     def _stage_one_fingerprint(self) -> str:
         """Hash of all weights but the denoiser's."""
-        return _fingerprint(
+        return weights_fingerprint(
             {k: v for k, v in self.module.state_dict().items() if not k.startswith("denoiser.")}
         )
 
@@ -320,7 +369,8 @@ class LatentDiffusionMixin:
         """Raise unless stage two is trained on the encoder as it is."""
         if self.diffusion_fingerprint_ is None:
             raise RuntimeError(
-                "Stage two is not trained, so nothing can be generated yet. Call "
+                "Stage two is not trained, or its training was cut short, so nothing can be "
+                "generated. Call "
                 "model.train_diffusion() after stage one; SCGM's model.train() trains both."
             )
         if not self.is_diffusion_trained:
@@ -330,7 +380,7 @@ class LatentDiffusionMixin:
             )
 
 
-def _fingerprint(state: dict[str, torch.Tensor]) -> str:
+def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode())

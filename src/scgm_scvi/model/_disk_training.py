@@ -21,11 +21,14 @@ from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units
 
 from ._conditions import ConditionSpec
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
+from ._registry import completed_registry
+from ._stage_one import require_held_out
 from ._tables import held_table
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
 
 _FEWEST_STEPS, _MOST_STEPS = 12_000, 100_000
+_BLOCK = 1 << 20
 _SAMPLE = 10_000  # cells whose means the decoder starts from, and whose latents are looked at
 _ELSEWHERE = ("strategy", "num_nodes", "enable_progress_bar")  # of the trainer, for stage two too
 
@@ -74,6 +77,7 @@ class DiskTrainingMixin:
     ) -> None:
         """:meth:`train` where a data module takes the place of an AnnData."""
         self._require_fitting(datamodule)
+        require_held_out(early_stopping, datamodule.n_val > 0)
         if max_steps is not None:
             max_steps = whole_number(max_steps, "max_steps")
         steps_per_epoch = datamodule.n_steps
@@ -183,7 +187,8 @@ class DiskTrainingMixin:
                 weights=train.weights,
                 is_share=process()[1] > 1,
             )
-            yield LatentTable(data, train.n_obs, _design(cache, train.weights, seed))
+            design = _design(cache, train.weights, seed)
+            yield LatentTable(data, train.n_obs, design, _met(cache))
 
     def _encode_to(
         self, cache: LatentCache, train: Any, validation: Any, progress_bar: bool
@@ -233,16 +238,16 @@ def own_registry(registry: Mapping[str, Any] | None, model_name: str) -> Mapping
         If a model can't learn from such a data module.
     """
     if registry is not None and registry.get("setup_method_name") != "setup_datamodule":
-        return registry
+        return completed_registry(registry)
     fields = {} if registry is None else dict(registry["field_registries"])
     if SCGM_KEYS.CONDITIONS_KEY not in fields:
         raise TypeError(
             f"This is no data module that {model_name} can learn from: its registry has no field "
             f"{SCGM_KEYS.CONDITIONS_KEY!r}. Use scgm_scvi.atlas.AtlasDataModule."
         )
-    fields.pop(REGISTRY_KEYS.LABELS_KEY, None)  # conditions hold the labels
+    fields.pop(REGISTRY_KEYS.LABELS_KEY, None)  # those of the conditions, which may be missing
     own = {"model_name": model_name, "setup_method_name": "setup_anndata"}
-    return {**registry, "field_registries": fields, **own}
+    return completed_registry({**registry, "field_registries": fields, **own})
 
 
 def _first(datamodule: Any) -> Iterator[dict[str, torch.Tensor]]:
@@ -272,3 +277,13 @@ def _design(cache: LatentCache, weights: np.ndarray | None, seed: int) -> dict[s
         design = {key: values[drawn] for key, values in design.items()}
     parts = gathered({**design, "tokens": design["tokens"].astype(np.int64)})
     return {key: np.concatenate([part[key] for part in parts]) for key in design}
+
+
+def _met(cache: LatentCache) -> list[np.ndarray]:
+    """Tokens of each categorical attribute that training cells have."""
+    met: list[np.ndarray] = []
+    for i in range(0, cache.n_train, _BLOCK):
+        tokens = cache.read("tokens", i, min(i + _BLOCK, cache.n_train)).astype(np.int64)
+        here = [np.unique(column) for column in tokens.T]
+        met = [np.union1d(*both) for both in zip(met, here, strict=True)] if met else here
+    return [np.unique(np.concatenate(parts)) for parts in zip(*gathered(met), strict=True)]

@@ -18,8 +18,9 @@ from scgm_scvi.module import SCGM_KEYS
 
 from ._analogy import Analogy
 from ._conditions import Conditions, Request
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._edited_states import Cells, Edit, analogy_scale, check_method, parse_sampling
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["EditCurveMixin"]
@@ -40,6 +41,7 @@ class EditCurveMixin:
 
     edit_strengths_: dict[str, float] | None = None
 
+    @leaves_random_state
     def edit_curve(
         self,
         adata: AnnData | None = None,
@@ -114,7 +116,7 @@ class EditCurveMixin:
         if conditions is None or not len(conditions):
             raise ValueError("conditions is empty: name what is to change.")
         cells = self._cells_to_try() if adata is None else adata
-        request = Request.parse(self.condition_spec, cells.n_obs, conditions)
+        request = Request.parse(self.condition_spec, None, conditions, cells.obs_names)
         rng = np.random.default_rng(seed)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         own, state = self._states(cells)
@@ -160,7 +162,7 @@ class EditCurveMixin:
         """The strength that an edit curve chooses, of held-out cells where the model has them."""
         typical = {str(k): _typical(v) for k, v in conditions.items()}
         guidance = {"guidance_scale": guidance_scale, "composition": composition}
-        key = str((_fingerprint(self.module.state_dict()), method, typical, guidance))
+        key = str((weights_fingerprint(self.module.state_dict()), method, typical, guidance))
         known = self.edit_strengths_ or {}
         if key not in known:
             options = {"method": method, **guidance, "progress_bar": False}
@@ -266,4 +268,6 @@ def _choice(curve: pd.DataFrame, method: str) -> int:
     if method == "sdedit":  # at 1 nothing of the cell is left
         kept &= curve.strength < 1
     fit = curve[kept] if kept.any() else curve
-    return int(fit.index[fit.effect >= _ENOUGH * fit.effect.max()][0])
+    most = fit.effect.max()
+    enough = fit.effect >= (_ENOUGH * most if most > 0 else most)  # against the wish, all of them
+    return int(fit.index[enough | fit.effect.isna().all()][0])

@@ -31,6 +31,7 @@ from ._edited_states import (
 from ._energy import Energy
 from ._generation import fresh_seed, require_expression, stacked
 from ._interventions import Genes, Intervention, Preserve
+from ._random_state import leaves_random_state
 
 __all__ = ["EditingMixin"]
 
@@ -47,6 +48,7 @@ class EditingMixin:
     ``EditCurveMixin``; knows nothing of what the features are.
     """
 
+    @leaves_random_state
     def edit(
         self,
         adata: AnnData,
@@ -187,7 +189,7 @@ class EditingMixin:
         check_method(method)
         n_samples = whole_number(n_samples, "n_samples")
         check_samples(method, n_samples, intervention is not None)
-        request = Request.parse(self.condition_spec, adata.n_obs, conditions)
+        request = Request.parse(self.condition_spec, None, conditions, adata.obs_names)
         named = {str(name) for name in ({} if conditions is None else conditions)}
         sampling = parse_sampling(
             self.condition_spec,

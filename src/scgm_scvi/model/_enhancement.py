@@ -15,6 +15,7 @@ from scgm_scvi.module import JoinedDistribution
 from ._batch_sizes import default_batch_size
 from ._generation import fresh_seed
 from ._posterior import zero_probability
+from ._random_state import leaves_random_state
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]
 
@@ -25,6 +26,7 @@ class EnhancementMixin:
     Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``SetupMixin``.
     """
 
+    @leaves_random_state
     def enhance(
         self,
         adata: AnnData,

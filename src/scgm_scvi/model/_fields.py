@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     BaseAnnDataField,
     CategoricalJointObsField,
@@ -19,11 +20,18 @@ from scvi.data.fields import (
     NumericalJointObsField,
 )
 
-from scgm_scvi._errors import listed, nearest
+from scgm_scvi._errors import listed, nearest, shown
 
 from ._matrices import fingerprint
 
-__all__ = ["ConditionsField", "LabelsField", "MatrixField", "NumbersField", "condition_tokens"]
+__all__ = [
+    "ConditionsField",
+    "LabelsField",
+    "MatrixField",
+    "NumbersField",
+    "condition_tokens",
+    "labels_state",
+]
 
 
 class MatrixField(LayerField):
@@ -108,11 +116,14 @@ def condition_tokens(
     """
     column = _known(column, unspecified)
     codes = pd.Index(categories).get_indexer(column)
+    if column.dtype == object:  # to which 1 is True
+        of_codes = np.append(_are_booleans(categories), False)[codes]
+        codes = np.where(_are_booleans(column) == of_codes, codes, -1)
     unknown = (codes < 0) & column.notna().to_numpy()
     if unknown.any():
         value = column.to_numpy()[unknown][0]
         raise ValueError(
-            f"{value!r} is not a known category of {name!r}. Known: {listed(categories)}."
+            f"{shown(value)} is not a known category of {name!r}. Known: {listed(categories)}."
             f"{nearest(value, categories)} Leave {name!r} out, or give a missing value, for "
             "'unspecified'."
         )
@@ -135,6 +146,7 @@ class ConditionsField(CategoricalJointObsField):
     """
 
     UNSPECIFIED_KEY = "unspecified"
+    ORDERED_KEY = "ordered"
 
     def __init__(
         self,
@@ -145,7 +157,9 @@ class ConditionsField(CategoricalJointObsField):
         super().__init__(registry_key, attr_keys)
         self.unspecified = dict(unspecified or {})
 
-    def _write_tokens(self, adata: AnnData, categories: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _write_tokens(
+        self, adata: AnnData, categories: dict[str, np.ndarray], ordered: list[str]
+    ) -> dict[str, Any]:
         columns = [
             condition_tokens(adata.obs[k], categories[k], k, self.unspecified.get(k))
             if k in adata.obs
@@ -158,17 +172,19 @@ class ConditionsField(CategoricalJointObsField):
             self.FIELD_KEYS_KEY: list(self.attr_keys),
             self.N_CATS_PER_KEY: [len(categories[k]) for k in self.attr_keys],
             self.UNSPECIFIED_KEY: self.unspecified,
+            self.ORDERED_KEY: ordered,
         }
 
     def _present(self, adata: AnnData, key: str) -> np.ndarray:
         """Categories in use, in their order."""
-        column = _known(adata.obs[key], self.unspecified.get(key)).astype("category")
-        return column.cat.remove_unused_categories().cat.categories.to_numpy()
+        return _in_use(_known(adata.obs[key], self.unspecified.get(key)))
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Take the categories present in ``adata`` and write the tokens."""
         self.validate_field(adata)
-        return self._write_tokens(adata, {k: self._present(adata, k) for k in self.attr_keys})
+        ordered = [k for k in self.attr_keys if getattr(adata.obs[k].dtype, "ordered", False)]
+        categories = {k: self._present(adata, k) for k in self.attr_keys}
+        return self._write_tokens(adata, categories, ordered)
 
     def transfer_field(
         self,
@@ -191,11 +207,17 @@ class ConditionsField(CategoricalJointObsField):
                 new = [c for c in present.tolist() if c not in set(known.tolist())]
                 known = pd.Index([*known.tolist(), *new]).to_numpy()
             categories[key] = known
-        return self._write_tokens(adata_target, categories)
+        known = state_registry[self.MAPPINGS_KEY]
+        ordered = [  # where a new one belongs is not known
+            k
+            for k in state_registry.get(self.ORDERED_KEY, [])
+            if len(categories[k]) == len(known[k])
+        ]
+        return self._write_tokens(adata_target, categories, ordered)
 
 
 class LabelsField(LabelsWithUnlabeledObsField):
-    """scvi's labels, which cells that a trained model is given may lack.
+    """scvi's labels, which cells may lack.
 
     Parameters
     ----------
@@ -210,10 +232,25 @@ class LabelsField(LabelsWithUnlabeledObsField):
     """
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
-        """As scvi does."""
-        if self._unlabeled_category is None:
+        """Take the labels in use, in their order, and write their codes."""
+        if self.is_default:
             return CategoricalObsField.register_field(self, adata)
-        return super().register_field(adata)
+        self.validate_field(adata)
+        column = adata.obs[self._original_attr_key]
+        state = labels_state(
+            self._original_attr_key,
+            _in_use(_known(column, self._unlabeled_category)),
+            self._unlabeled_category,
+        )
+        self._write_codes(adata, state[self.CATEGORICAL_MAPPING_KEY])
+        return state
+
+    def _write_codes(self, adata: AnnData, mapping: np.ndarray) -> None:
+        key, unlabeled = self._original_attr_key, self._unlabeled_category
+        codes = condition_tokens(adata.obs[key], mapping, key) - 1
+        if unlabeled is not None:
+            codes[codes < 0] = mapping.tolist().index(unlabeled)
+        adata.obs[self.attr_key] = codes
 
     def transfer_field(
         self,
@@ -241,12 +278,44 @@ class LabelsField(LabelsWithUnlabeledObsField):
         elif unlabeled is None and extend_categories:
             known += [c for c in column.dropna().unique().tolist() if c not in set(known)]
         mapping = pd.Index(known).to_numpy()
-        codes = condition_tokens(column, mapping, self._original_attr_key) - 1
-        if unlabeled is not None:
-            codes[codes < 0] = known.index(unlabeled)
-        adata_target.obs[self.attr_key] = codes
+        self._write_codes(adata_target, mapping)
         state = {**state_registry, self.CATEGORICAL_MAPPING_KEY: mapping}
         return state if unlabeled is None else {**state, self.UNLABELED_CATEGORY: unlabeled}
+
+
+def _are_booleans(values: Iterable[Any]) -> np.ndarray:
+    return np.array([isinstance(v, bool | np.bool_) for v in values], dtype=bool)
+
+
+def labels_state(
+    key: str | None, labels: np.ndarray, unlabeled_category: Any = None
+) -> dict[str, Any]:
+    """What scvi's registry says of labels; the unlabelled category comes last.
+
+    Parameters
+    ----------
+    key
+        Their column of ``obs``; ``None`` if there is none.
+    labels
+        The labels in order, without the unlabelled category.
+    """
+    state = {
+        LabelsField.CATEGORICAL_MAPPING_KEY: np.asarray(labels),
+        LabelsField.ORIGINAL_ATTR_KEY: f"_scvi_{REGISTRY_KEYS.LABELS_KEY}" if key is None else key,
+    }
+    if unlabeled_category is None:
+        return state
+    mapping = pd.Index([*np.asarray(labels).tolist(), unlabeled_category]).to_numpy()
+    return {
+        **state,
+        LabelsField.CATEGORICAL_MAPPING_KEY: mapping,
+        LabelsField.UNLABELED_CATEGORY: unlabeled_category,
+    }
+
+
+def _in_use(column: pd.Series) -> np.ndarray:
+    """Categories that occur, in their order."""
+    return column.astype("category").cat.remove_unused_categories().cat.categories.to_numpy()
 
 
 def _known(column: pd.Series, unspecified: Any) -> pd.Series:

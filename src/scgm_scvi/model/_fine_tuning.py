@@ -17,7 +17,7 @@ from scgm_scvi.train import Replay
 
 from ._batch_sizes import default_batch_size
 from ._conditions import ConditionSpec
-from ._diffusion import Encoded
+from ._diffusion import Encoded, LatentTable
 
 __all__ = ["FINE_TUNING_STEPS", "MODES", "FineTuningMixin", "category_counts"]
 
@@ -113,6 +113,13 @@ class FineTuningMixin:
                 "The model was made for a query and is not fine-tuned yet. Call model.train()."
             )
         super()._require_diffusion()
+
+    def _met(self, table: LatentTable) -> dict[str, np.ndarray]:
+        met = super()._met(table)
+        if not self._starts_from_reference or self.diffusion_met_ is None:
+            return met
+        # what the reference met is known still: new categories come after its own
+        return {k: np.union1d(v, self.diffusion_met_.get(k, v)) for k, v in met.items()}
 
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         if self._starts_from_reference:

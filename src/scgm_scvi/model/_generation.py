@@ -21,8 +21,9 @@ from scgm_scvi.module import with_mean
 
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._energy import Energy
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
@@ -43,6 +44,7 @@ class GenerationMixin:
 
     latent_key: str = "X_scgm"
 
+    @leaves_random_state
     def generate(
         self,
         n_cells: int | None = None,
@@ -114,7 +116,8 @@ class GenerationMixin:
         -------
         AnnData with CSR counts in ``X``, the training ``var``, the conditions in ``obs``, latents
         in ``obsm["X_scgm"]`` and every parameter in ``uns["scgm"]``; or the path, if ``out`` is
-        given.
+        given. Categories in ``obs`` are in the order of the training data: those in use, in a file
+        all.
 
         Raises
         ------
@@ -164,7 +167,7 @@ class GenerationMixin:
     def _provenance(self, seed: int, **parameters: Any) -> dict[str, Any]:
         """What made some cells, as builtins: the model, its ``parameters``, and the seed."""
         return {
-            "model": _fingerprint(self.module.state_dict()),
+            "model": weights_fingerprint(self.module.state_dict()),
             "class": type(self).__name__,
             **parameters,
             "seed": int(seed),

@@ -19,6 +19,7 @@ from ._batch_sizes import MEMORY_BUDGET, default_batch_size
 from ._generation import fresh_seed, stacked
 from ._matrices import as_matrix
 from ._posterior import Posterior, at_depth, mean_log1p
+from ._random_state import leaves_random_state
 from ._validation import layer_names, validate_adata
 
 __all__ = ["ImputationMixin", "narrowest_interval"]
@@ -34,6 +35,7 @@ class ImputationMixin:
     model of counts.
     """
 
+    @leaves_random_state
     def impute(
         self,
         adata: AnnData,

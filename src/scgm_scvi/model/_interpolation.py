@@ -16,8 +16,10 @@ from scgm_scvi.diffusion import slerp
 from scgm_scvi.module import SCGM_KEYS
 
 from ._batch_sizes import default_batch_size
+from ._condition_tables import row_names
 from ._conditions import Conditions, Request, rows_of
 from ._generation import fresh_seed, require_expression, stacked
+from ._random_state import leaves_random_state
 from ._sampling import Sampling
 
 __all__ = ["InterpolationMixin"]
@@ -51,6 +53,7 @@ class InterpolationMixin:
     features are.
     """
 
+    @leaves_random_state
     def interpolate(
         self,
         source: ad.AnnData | Conditions,
@@ -202,7 +205,13 @@ class InterpolationMixin:
         n = numbers[0] if numbers else n_cells
         if n is None:
             n = next((m for m in map(rows_of, given) if m is not None), None)
-        requests = [None if are else Request.parse(spec, n, g) for g, are in both]
+        # rows of a table go by the names of the cells, or of the table that comes first
+        names_of = [g.obs_names if are else None for g, are in both[::-1]]
+        names_of[1] = row_names(source) if names_of[1] is None else names_of[1]
+        requests = [
+            None if are else Request.parse(spec, n, g, names)
+            for (g, are), names in zip(both, names_of, strict=True)
+        ]
         cells = [self._states(g) if are else None for g, are in both]
         names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
         for g, are in both[::-1]:

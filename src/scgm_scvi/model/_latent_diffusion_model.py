@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._abundance import AbundanceMixin
 from ._analogy import AnalogyMixin
 from ._augmentation import AugmentationMixin
 from ._classification import ClassificationMixin
@@ -22,6 +23,7 @@ from ._loading import LoadingMixin
 from ._outliers import OutlierMixin
 from ._pickling import PicklingMixin
 from ._posterior import PosteriorMixin
+from ._registry import RegistryMixin
 from ._sampling import SamplingMixin
 from ._saving import SavingMixin
 from ._scoring import ScoringMixin
@@ -46,12 +48,14 @@ class LatentDiffusionModel(
     PosteriorMixin,
     EncodingMixin,
     SamplingMixin,
+    AbundanceMixin,
     LatentDiffusionMixin,
     ExportMixin,
     HubMixin,
     LoadingMixin,
     SavingMixin,
     PicklingMixin,
+    RegistryMixin,
     AnnDataMixin,
 ):
     """The verbs of stage two, and what shares a model, in one bundle.

@@ -16,6 +16,7 @@ from scgm_scvi.diffusion import log_likelihood
 
 from ._batch_sizes import encoding_batch_size
 from ._conditions import Conditions, Request
+from ._random_state import leaves_random_state
 
 __all__ = ["LikelihoodMixin"]
 
@@ -27,6 +28,7 @@ class LikelihoodMixin:
     what the features are.
     """
 
+    @leaves_random_state
     def log_likelihood(
         self,
         adata: AnnData | None = None,
@@ -112,8 +114,9 @@ class LikelihoodMixin:
         ignored = () if conditions is None else spec.steered
         out = [np.empty(0)]
         with self._registered(adata, ignored) as cells:
-            n = cells.n_obs if indices is None else len(np.arange(cells.n_obs)[indices])
-            request = None if conditions is None else Request.parse(spec, n, conditions)
+            names = cells.obs_names if indices is None else cells.obs_names[indices]
+            n = len(names)
+            request = None if conditions is None else Request.parse(spec, None, conditions, names)
             loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
             done = 0
             with tqdm(total=n, unit="cell", desc="Scoring", disable=not progress_bar) as bar:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
-from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from scvi.model._utils import _get_batch_code_from_category
 from torch.distributions import Bernoulli
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, nearest
 
 from ._batch_sizes import encoding_batch_size
+from ._modality_reading import Cells, ModalityReadingMixin
 
 __all__ = ["ModalityGettersMixin"]
 
-Cells = MuData | AnnData | None
 _MODALITIES = ("joint", "expression", "accessibility")
 
 
-class ModalityGettersMixin:
+class ModalityGettersMixin(ModalityReadingMixin):
     """The getters of :class:`scvi.model.MULTIVI`, with its arguments.
 
     They take what every verb takes: a MuData with some of the modalities, or an AnnData.
@@ -80,7 +77,8 @@ class ModalityGettersMixin:
         if modality != "joint":
             hidden = 1 if modality in (_MODALITIES[1], keys[0]) else 0
         means, variances = [], []
-        for tensors in self._minibatches_of(adata, indices, batch_size):
+        not_read = self._unseen_by_encoder()
+        for tensors in self._minibatches_of(adata, indices, batch_size, not_read):
             if hidden is not None:
                 tensors = self._without_block(tensors, hidden)
             state, variance = self.module.encode_state(tensors)
@@ -115,7 +113,7 @@ class ModalityGettersMixin:
         """
         parts = [
             torch.stack([p.sum(dim=1) for p in self._split(self.module.features(t))])
-            for t in self._minibatches_of(adata, indices, batch_size)
+            for t in self._minibatches_of(adata, indices, batch_size, self._unseen_by_encoder())
         ]
         return dict(zip(_MODALITIES[1:], torch.cat(parts, dim=1).cpu().numpy(), strict=True))
 
@@ -263,17 +261,14 @@ class ModalityGettersMixin:
         if not self.is_trained_:
             raise RuntimeError("The model is not trained. Call model.train().")
 
-    def _own(self, adata: Cells) -> tuple[Cells, list[str]]:
-        """Cells, and the conditions that they have no columns for."""
-        if adata is None:
-            return None, []
-        obs = self._obs(adata)
-        return adata, [name for name in self.condition_spec.steered if name not in obs]
-
     def _minibatches_of(
-        self, adata: Cells, indices: Sequence[int] | None, batch_size: int | None
+        self,
+        adata: Cells,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        ignored: Sequence[str] = (),
     ) -> Iterator[dict[str, torch.Tensor]]:
-        with self._registered(*self._own(adata)) as cells:
+        with self._registered(adata, ignored) as cells:
             yield from self._make_data_loader(
                 adata=cells,
                 indices=indices,
@@ -286,10 +281,6 @@ class ModalityGettersMixin:
         n = (self.adata if adata is None else adata).n_obs
         rows = np.arange(n) if indices is None else np.arange(n)[np.asarray(indices)]
         return rows if n_samples is None else np.random.choice(rows, n_samples)  # scvi's seed
-
-    def _range(self, block: int) -> tuple[int, int]:
-        ends = np.cumsum([0, *self.module.blocks])
-        return int(ends[block]), int(ends[block + 1])
 
     def _split(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return features.split(list(self.module.blocks), dim=1)
@@ -322,12 +313,16 @@ class ModalityGettersMixin:
         self, tensors: dict[str, torch.Tensor], batches: Any
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The minibatch as of each batch."""
-        manager = self.adata_manager
-        if batches is None or manager is None:
-            yield tensors
-            return
-        for code in _get_batch_code_from_category(manager, batches):
-            own = tensors[REGISTRY_KEYS.BATCH_KEY]
+        own = tensors[REGISTRY_KEYS.BATCH_KEY]
+        ((name, known),) = self.condition_spec.batch.items()
+        is_one = isinstance(batches, str) or not isinstance(batches, Iterable)
+        for batch in [batches] if is_one else batches:
+            if batch is not None and batch not in known:
+                raise ValueError(
+                    f"transform_batch: the model was trained with no {name} {batch!r}."
+                    f"{nearest(batch, known)} Known: {listed(known)}."
+                )
+            code = None if batch is None else int(np.flatnonzero(known == batch)[0])
             new = own if code is None else torch.full_like(own, code)
             yield {**tensors, REGISTRY_KEYS.BATCH_KEY: new}
 

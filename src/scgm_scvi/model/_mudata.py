@@ -209,6 +209,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
     # what is handed back
 
     def _packed(self, adata: AnnData) -> AnnData | MuData:
+        adata = super()._packed(adata)
         if not self._is_of_mudata:
             return adata
         mods, start = {}, 0

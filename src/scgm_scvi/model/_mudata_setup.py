@@ -13,6 +13,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, MuDataNumericalObsField
 
+from scgm_scvi._errors import require_keywords
+
 from ._modalities import gathered_obs
 from ._mudata_checks import (
     COLUMN_ARGUMENTS,
@@ -28,7 +30,7 @@ from ._mudata_checks import (
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
-from ._setup import SetupMixin, as_list
+from ._setup import TRANSFER, SetupMixin, as_list
 from ._validation import validate_adata, validate_matrix
 
 __all__ = ["Block", "MuDataSetupMixin", "blocks_of"]
@@ -117,6 +119,7 @@ class MuDataSetupMixin(SetupMixin):
         --------
         >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
         """
+        require_keywords(kwargs, "setup_mudata", cls.setup_mudata, also=TRANSFER)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         if modalities is not None:  # a plain dict is what is saved
@@ -204,6 +207,7 @@ class MuDataSetupMixin(SetupMixin):
         ... # doctest: +SKIP
         >>> MultiSCGM.setup_anndata(adata, modality_key="feature_types")  # doctest: +SKIP
         """
+        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         transferred = kwargs.get("source_registry") is not None

@@ -21,6 +21,7 @@ from ._modality_getters import ModalityGettersMixin
 from ._mudata import MuDataMixin
 from ._mudata_fields import CountsField
 from ._mudata_setup import MuDataSetupMixin
+from ._multivi_refusals import MultiviRefusalsMixin
 from ._translation import TranslationMixin
 from ._two_stage_model import TwoStageModel
 from ._unpaired import UnpairedMixin
@@ -37,6 +38,7 @@ class MultiSCGM(
     UnpairedMixin,
     DifferencesMixin,
     ModalityGettersMixin,
+    MultiviRefusalsMixin,
     TwoStageModel,
     MULTIVI,
 ):

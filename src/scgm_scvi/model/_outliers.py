@@ -15,8 +15,9 @@ from sklearn.neighbors import NearestNeighbors
 from scgm_scvi._errors import whole_number
 
 from ._batch_sizes import encoding_batch_size
-from ._diffusion import _fingerprint
+from ._diffusion import weights_fingerprint
 from ._matrices import as_matrix
+from ._random_state import leaves_random_state
 from ._validation import match_features, validate_adata, validate_matrix
 
 __all__ = ["OutlierMixin"]
@@ -37,6 +38,7 @@ class OutlierMixin:
 
     outlier_reference_: dict[str, Any] | None = None
 
+    @leaves_random_state
     def ood_score(
         self,
         adata: AnnData | None = None,
@@ -147,7 +149,7 @@ class OutlierMixin:
 
     def _outlier_reference(self, seed: int, progress_bar: bool) -> dict[str, Any]:
         """Generated cells, and the axes along which they are compared."""
-        made_for = {"model": _fingerprint(self.module.state_dict()), "seed": int(seed)}
+        made_for = {"model": weights_fingerprint(self.module.state_dict()), "seed": int(seed)}
         found = self.outlier_reference_
         if found is not None and all(found[k] == v for k, v in made_for.items()):
             return found

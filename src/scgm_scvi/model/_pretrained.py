@@ -15,8 +15,9 @@ from scvi.model.base import BaseModelClass
 
 from scgm_scvi.module import DiffusionSCANVAE, DiffusionVAE
 
-from ._fields import LabelsField
+from ._expression_getters import ExpressionGettersMixin
 from ._latent_diffusion_model import LatentDiffusionModel
+from ._registry import completed_registry
 from ._setup import SetupMixin
 from ._validation import has_fractions, match_features, validate_adata
 
@@ -58,7 +59,9 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
                 "that it was trained on: pass adata."
             )
         # not all of scvi's models know a registry, and none needs it where there are data
-        data = {"adata": adata} if adata is not None else {"adata": None, "registry": registry}
+        data: dict[str, Any] = {"adata": adata}
+        if adata is None:
+            data["registry"] = completed_registry(registry)
         super().__init__(**data, **scvi_kwargs)
         spec = self.condition_spec
         self.module.init_denoiser(
@@ -133,14 +136,8 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
             **setup,
         )
 
-    @classmethod
-    def _further_fields(
-        cls, labels_key: str | None, unlabeled_category: str | None
-    ) -> list[BaseAnnDataField]:
-        return [LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)]
 
-
-class DiffusionSCVI(PretrainedMixin, SCVI):
+class DiffusionSCVI(ExpressionGettersMixin, PretrainedMixin, SCVI):
     """:class:`scvi.model.SCVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;
@@ -174,7 +171,7 @@ class DiffusionSCVI(PretrainedMixin, SCVI):
     _module_cls = DiffusionVAE
 
 
-class DiffusionSCANVI(PretrainedMixin, SCANVI):
+class DiffusionSCANVI(ExpressionGettersMixin, PretrainedMixin, SCANVI):
     """:class:`scvi.model.SCANVI` with a diffusion prior on its latent.
 
     As :class:`DiffusionSCVI`. Cells of the unlabelled category are cells whose label is

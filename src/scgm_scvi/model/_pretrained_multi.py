@@ -18,6 +18,7 @@ from scgm_scvi.module import FEATURE_KEYS, DiffusionMULTIVAE
 from ._modalities import gathered_obs, holding, make_mudata
 from ._mudata import MuDataMixin
 from ._mudata_setup import MuDataSetupMixin, blocks_of
+from ._multivi_getters import MultiviGettersMixin
 from ._pretrained import PretrainedMixin
 from ._pretrained_peaks import opened
 from ._stand_in import StandInMixin, stand_in_obs
@@ -35,6 +36,7 @@ class DiffusionMULTIVI(
     MuDataSetupMixin,
     TranslationMixin,
     UnpairedMixin,
+    MultiviGettersMixin,
     PretrainedMixin,
     StandInMixin,
     MULTIVI,

@@ -13,13 +13,14 @@ from scvi.module import VAE
 
 from scgm_scvi.module import DiffusionPEAKVAE, DiffusionVAE
 
+from ._peak_getters import OpenPeakGettersMixin, PeakGettersMixin
 from ._pretrained import PretrainedMixin
 from ._stand_in import StandInMixin
 
 __all__ = ["DiffusionPEAKVI", "DiffusionPOISSONVI", "opened"]
 
 
-class DiffusionPEAKVI(PretrainedMixin, StandInMixin, PEAKVI):
+class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, StandInMixin, PEAKVI):
     """:class:`scvi.model.PEAKVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;
@@ -61,7 +62,7 @@ class DiffusionPEAKVI(PretrainedMixin, StandInMixin, PEAKVI):
         return opened(super()._features_of(adata))
 
 
-class DiffusionPOISSONVI(PretrainedMixin, StandInMixin, POISSONVI):
+class DiffusionPOISSONVI(PeakGettersMixin, PretrainedMixin, StandInMixin, POISSONVI):
     """:class:`scvi.external.POISSONVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;

@@ -169,10 +169,20 @@ class RegistrationMixin:
             if self.minified_data_type is not None or self._is_current():
                 yield self.adata
                 return
-            adata = self.adata
         elif self._is_registered(adata):
             yield adata
             return
+        with self._replaced(adata, ignored, any_nuisance) as stand_in:
+            yield stand_in
+
+    @contextmanager
+    def _replaced(
+        self, adata: Any, ignored: Sequence[str] = (), any_nuisance: bool = False
+    ) -> Iterator[Any]:
+        """As :meth:`_registered`, by a stand-in in any case, which may be written to."""
+        if adata is None or adata is self.adata:
+            self._require_unchanged()
+            adata = self.adata
         stand_in = self._stand_in_for(adata, ignored, any_nuisance)
         try:
             yield stand_in

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed
 
-__all__ = ["require_writable", "write_result"]
+__all__ = ["require_writable", "used_categories", "write_result"]
 
 
 def require_writable(adata: AnnData, features: pd.Index, key: str, name: str = "adata") -> None:
@@ -38,6 +38,12 @@ def require_writable(adata: AnnData, features: pd.Index, key: str, name: str = "
             f"{name} has {len(unknown)} features that the model does not know, and can say nothing "
             f"of: {listed(unknown, 5)}. Pass adata[:, model.var_.index]."
         )
+
+
+def used_categories(obs: pd.DataFrame) -> pd.DataFrame:
+    """The table without categories that no cell has, which scanpy's functions trip over."""
+    columns = obs.select_dtypes("category")
+    return obs.assign(**{name: columns[name].cat.remove_unused_categories() for name in columns})
 
 
 def write_result(

@@ -12,13 +12,14 @@ from scgm_scvi.module import SCGMVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._disk_training import own_registry
+from ._expression_getters import ExpressionGettersMixin
 from ._from_scvi import FromSCVIMixin
 from ._two_stage_model import TwoStageModel
 
 __all__ = ["SCGM"]
 
 
-class SCGM(FromSCVIMixin, TwoStageModel, SCVI):
+class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
     """Score-based generative model of single cells.
 
     Stage one, a variational autoencoder, compresses counts to a latent and decodes it to a count

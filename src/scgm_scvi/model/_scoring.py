@@ -13,6 +13,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import lognormal_sigmas
 
 from ._batch_sizes import encoding_batch_size
+from ._random_state import leaves_random_state
 
 __all__ = ["ScoringMixin"]
 
@@ -23,6 +24,7 @@ class ScoringMixin:
     Needs :class:`scgm_scvi.model.LatentDiffusionMixin`.
     """
 
+    @leaves_random_state
     @torch.inference_mode()
     def denoising_loss(
         self,

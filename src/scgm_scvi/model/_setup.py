@@ -16,16 +16,19 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
+from scgm_scvi._errors import require_keywords
 from scgm_scvi.module import SCGM_KEYS
 
 from ._columns import check_columns
 from ._conditions import ConditionSpec
-from ._fields import ConditionsField, MatrixField, NumbersField
+from ._fields import ConditionsField, LabelsField, MatrixField, NumbersField
 from ._nuisances import check_nuisances
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
-__all__ = ["SetupMixin", "as_list"]
+__all__ = ["TRANSFER", "SetupMixin", "as_list"]
+
+TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
 
 
 class SetupMixin(RegistrationMixin):
@@ -86,6 +89,7 @@ class SetupMixin(RegistrationMixin):
         >>> adata = scgm_scvi.datasets.pbmc68k()
         >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
         """
+        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
         setup_method_args = cls._get_setup_method_args(**locals())
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
@@ -181,8 +185,8 @@ class SetupMixin(RegistrationMixin):
     def _further_fields(
         cls, labels_key: str | None, unlabeled_category: str | None
     ) -> list[BaseAnnDataField]:
-        """Fields that a class needs besides; to be overridden."""
-        return []
+        """Fields that scvi-tools asks for besides."""
+        return [LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)]
 
 
 def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:

@@ -11,7 +11,9 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from scgm_scvi.train import EMAOfWeights, KeepBest, flush_denormals
 
-__all__ = ["StageOneMixin"]
+from ._diffusion import weights_fingerprint
+
+__all__ = ["StageOneMixin", "require_held_out"]
 
 
 class StageOneMixin:
@@ -32,7 +34,6 @@ class StageOneMixin:
 
         ``n_steps`` is the length of the run; ``None`` where only the trainer knows.
         """
-        early_stopping = early_stopping and has_validation  # nothing to stop by otherwise
         if has_validation:
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         trainer_kwargs.setdefault("gradient_clip_val", 100.0)
@@ -47,21 +48,30 @@ class StageOneMixin:
             trainer_kwargs.setdefault(
                 "early_stopping_warmup_epochs", averaged_from // (steps_per_epoch + 1)
             )
+        before = weights_fingerprint(self.module.state_dict())
         self.module.train()  # a model that was trained or loaded before is in evaluation mode
-        with flush_denormals(), self._trainable(self.module):
-            UnsupervisedTrainingMixin.train(  # not that of a class between, which sets its own rates
-                self,
+        try:
+            self._run_stage_one(
                 max_epochs=max_epochs,
                 early_stopping=early_stopping,
                 callbacks=callbacks,
                 **fit,
                 **trainer_kwargs,
             )
+        except BaseException:  # half-trained weights are none, whatever they were before
+            self.is_trained_ &= weights_fingerprint(self.module.state_dict()) == before
+            self.module.eval()
+            raise
         n_epochs = self.trainer.current_epoch
         n_before = len(self.history_.get("elbo_train", ())) - n_epochs
         kept = n_epochs - 1 if keep.best_epoch is None else keep.best_epoch
         is_recorded = has_validation and n_before >= 0  # by one process of several
         self.kept_epoch_ = n_before + kept if is_recorded else None
+
+    def _run_stage_one(self, **kwargs: Any) -> None:
+        with flush_denormals(), self._trainable(self.module):
+            # not that of a class between, which sets its own rates
+            UnsupervisedTrainingMixin.train(self, **kwargs)
 
     @torch.no_grad()
     def _start_from_mean(self) -> None:
@@ -75,3 +85,12 @@ class StageOneMixin:
             self.module.condition_embedding.set_value_range(
                 torch.as_tensor(np.asarray(values, dtype=np.float32))
             )
+
+
+def require_held_out(early_stopping: bool, has_validation: bool) -> None:
+    """Raise ``ValueError`` where there is nothing by which to stop early."""
+    if early_stopping and not has_validation:
+        raise ValueError(
+            "early_stopping needs held-out cells, and none are held out of training. Lower "
+            "train_size, raise validation_size, or leave early_stopping out."
+        )

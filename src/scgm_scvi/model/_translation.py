@@ -19,6 +19,8 @@ from scgm_scvi.module import SCGM_KEYS
 from ._batch_sizes import default_batch_size
 from ._conditions import Conditions, Request
 from ._generation import fresh_seed, require_expression, stacked
+from ._random_state import leaves_random_state
+from ._results import used_categories
 
 __all__ = ["TranslationMixin"]
 
@@ -32,6 +34,7 @@ class TranslationMixin:
     Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``MuDataMixin``.
     """
 
+    @leaves_random_state
     def translate(
         self,
         data: AnnData | MuData,
@@ -82,7 +85,8 @@ class TranslationMixin:
 
         Returns
         -------
-        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells and
+        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells, its categories
+        those in use, and
 
         - ``X``: counts, CSR, or their normalised mean, float32. Of several samples of counts, one
           after the other: all cells of the first, then of the second; ``obs["scgm_sample"]`` is
@@ -121,7 +125,7 @@ class TranslationMixin:
             raise TypeError(f"data is a {type(data).__name__}; pass an AnnData or a MuData.")
         request = None
         if conditions is not None:
-            request = Request.parse(self.condition_spec, data.n_obs, conditions)
+            request = Request.parse(self.condition_spec, None, conditions, data.obs_names)
         if seed is None:
             seed = fresh_seed()
         source = self._without(data, block)
@@ -163,7 +167,7 @@ class TranslationMixin:
         )
         return AnnData(
             x,
-            obs=obs,
+            obs=used_categories(obs),
             var=self._var_of_block(block),
             obsm={self.latent_key: latent},
             uns={"scgm": uns},

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from scvi.model.base import UnsupervisedTrainingMixin
 
-from scgm_scvi._errors import whole_number
+from scgm_scvi._errors import require_keywords, whole_number
 
 from ._diagnostics import DiagnosticsMixin
+from ._diffusion import TRAINERS
 from ._disk_training import DiskTrainingMixin
 from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
 from ._latent_diffusion_model import LatentDiffusionModel
 from ._replaying import ReplayMixin
 from ._setup import SetupMixin
-from ._stage_one import StageOneMixin
+from ._stage_one import StageOneMixin, require_held_out
 from ._transfer import TransferMixin
 
 __all__ = ["TwoStageModel"]
+
+_FEWEST_CELLS = 3  # of fewer, scvi's splitter leaves none to train on
 
 
 class TwoStageModel(
@@ -88,8 +93,11 @@ class TwoStageModel(
 
         Raises
         ------
+        TypeError
+            If there is no such argument, neither here nor of the trainer.
         ValueError
-            If there are no cells to train on, or two kinds of them.
+            If there are no cells to train on, or too few, or two kinds of them; or none are held
+            out by which to stop early.
 
         Examples
         --------
@@ -97,6 +105,10 @@ class TwoStageModel(
         >>> model.train(max_epochs=50, diffusion_kwargs={"max_steps": 2000})  # doctest: +SKIP
         >>> SCGM(registry=dm.registry).train(datamodule=dm)  # doctest: +SKIP
         """
+        known = (type(self).train, UnsupervisedTrainingMixin.train, *TRAINERS)
+        require_keywords(trainer_kwargs, "train", *known)
+        if diffusion:
+            self._require_diffusion_keywords(diffusion_kwargs or {}, "diffusion_kwargs")
         fit = {"accelerator": accelerator, "devices": devices, "plan_kwargs": plan_kwargs}
         if datamodule is not None:
             split = {"train_size": train_size, "validation_size": validation_size}
@@ -119,6 +131,10 @@ class TwoStageModel(
                 "module that it was made for: model.train(datamodule=...)."
             )
         self._require_current()
+        has_validation = self._has_validation(
+            train_size, validation_size, trainer_kwargs.get("datasplitter_kwargs")
+        )
+        require_held_out(early_stopping, has_validation)
         steps_per_epoch = max(1, round((train_size or 0.9) * self.adata.n_obs / batch_size))
         if max_epochs is None:
             n_steps = self._n_steps if self.fine_tuning_ is None else FINE_TUNING_STEPS
@@ -135,7 +151,7 @@ class TwoStageModel(
             max_epochs=max_epochs,
             steps_per_epoch=steps_per_epoch,
             n_steps=n_steps,
-            has_validation=train_size != 1 and validation_size != 0,
+            has_validation=has_validation,
             early_stopping=early_stopping,
             trainer_kwargs=trainer_kwargs,
             train_size=train_size,
@@ -152,3 +168,21 @@ class TwoStageModel(
         latent = self.get_latent_representation()
         self.adata.obsm[self.latent_key] = latent
         self._report(latent)
+
+    def _has_validation(
+        self,
+        train_size: float | None,
+        validation_size: float | None,
+        splitter: dict[str, Any] | None,
+    ) -> bool:
+        """Whether scvi's splitter will hold cells out of training; whether there are enough."""
+        n_cells, own = self.adata.n_obs, (splitter or {}).get("external_indexing")
+        if n_cells < _FEWEST_CELLS:
+            raise ValueError(
+                f"The model has {n_cells} cells to train on; at least {_FEWEST_CELLS} are needed."
+            )
+        if own is not None:
+            return len(own) > 1 and len(own[1]) > 0
+        if validation_size is None:
+            return math.ceil((train_size or 0.9) * n_cells) < n_cells
+        return math.floor(validation_size * n_cells) > 0

@@ -25,6 +25,8 @@ __all__ = [
     "validate_specified",
 ]
 
+_MOST_LOG = 15.0  # the logarithm of more counts than a cell has
+
 
 def validate_adata(adata: AnnData, *, may_be_view: bool = False, name: str = "adata") -> None:
     """Refuse views, backed objects and ambiguous names.
@@ -255,11 +257,24 @@ def _validate_values(values: np.ndarray, place: str, is_count_data: bool) -> Non
     fractional = values != np.rint(values)
     if fractional.any():
         raise ValueError(
-            f"{place} holds values that are not integers ({values[fractional][0]:g} is one): "
+            f"{place} holds values that are not integers ({values[fractional][0]!s} is one): "
+            f"{_of_fractions(values, fractional, place)}"
+        )
+
+
+def _of_fractions(values: np.ndarray, fractional: np.ndarray, place: str) -> str:
+    """What values that are no counts seem to be, and what to do."""
+    if values.max() < _MOST_LOG and fractional.sum() > 0.9 * np.count_nonzero(values):
+        return (
             "these look like normalised data. Give raw counts, in adata.X or by layer=; for "
             'log-normalised input pass is_count_data=False here and gene_likelihood="normal" '
             "to the model."
         )
+    return (
+        "these look like counts that were corrected, as for ambient RNA, or estimated, as by RSEM. "
+        f"Round them: {place} = np.rint({place}). If they were normalised, give raw counts, in "
+        "adata.X or by layer=."
+    )
 
 
 def layer_names(adata: AnnData) -> list[str]:

@@ -14,6 +14,7 @@ from ._likelihood import (
     with_mean,
 )
 from ._missing_sizes import MissingSizes
+from ._open import OpenFeatures
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._pretrained_multi import DiffusionMULTIVAE
 from ._pretrained_peaks import DiffusionPEAKVAE
@@ -32,6 +33,7 @@ __all__ = [
     "JoinedDistribution",
     "LatentDiffusionModuleMixin",
     "MissingSizes",
+    "OpenFeatures",
     "bernoulli_log_likelihood",
     "block_sums",
     "drawn_to_hide",

@@ -13,7 +13,7 @@ from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import auto_move_data
 from torch import nn
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Distribution
 
 from scgm_scvi.nn import (
     BlockEncoder,
@@ -28,6 +28,7 @@ from ._constants import FEATURE_KEYS
 from ._joined import JoinedDistribution
 from ._likelihood import log_likelihood
 from ._missing_sizes import MissingSizes
+from ._open import OpenFeatures
 from ._scgmvae import SCGMVAE
 
 __all__ = ["BlockVAE"]
@@ -306,7 +307,7 @@ class BlockVAE(SCGMVAE):
                 return NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale)
             if self.likelihoods[j] == "poisson":
                 return Poisson(rate, scale=scale, validate_args=False)
-            return Bernoulli(probs=rate, validate_args=False)
+            return OpenFeatures(rate, base_logits=scale)
 
         if self.n_sizes == 1:
             px = part(0)

@@ -10,7 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import auto_move_data
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
 from scgm_scvi.diffusion import Denoiser
 from scgm_scvi.nn import ScoreNetwork
@@ -139,6 +139,10 @@ class LatentDiffusionModuleMixin:
     def features(self, tensors: Tensors) -> torch.Tensor:
         """Features ``(n, n_features)`` of a minibatch, all blocks side by side."""
         return tensors[REGISTRY_KEYS.X_KEY]
+
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
+        """Log-density in nats of latents ``(..., n_latent)`` under the prior of stage one."""
+        return Normal(0.0, 1.0).log_prob(z).sum(dim=-1)
 
     def split_state(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents ``(..., n_latent)`` and log sizes ``(..., n_sizes)`` of states."""

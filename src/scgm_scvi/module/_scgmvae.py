@@ -187,6 +187,10 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         """Start the decoder from mean counts of shape ``(n_features,)``."""
         self.decoder.set_mean(mean)
 
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
+        """Log-density in nats of latents ``(..., n_latent)`` under the mixture prior."""
+        return self.prior.log_prob(z)
+
     def _get_generative_input(
         self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
     ) -> dict[str, torch.Tensor | None]:

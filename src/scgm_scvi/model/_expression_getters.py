@@ -1,0 +1,68 @@
+"""What scvi-tools answers about expression, and what it can't where a likelihood has no answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._importance import ImportanceMixin
+
+__all__ = ["ExpressionGettersMixin"]
+
+_DISPERSED = ("nb", "zinb")
+
+
+class ExpressionGettersMixin(ImportanceMixin):
+    """The getters of scvi-tools' ``RNASeqMixin``, which comes after it."""
+
+    _means = "get_normalized_expression(library_size='latent')"
+
+    def get_normalized_expression(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
+        """As :meth:`scvi.model.SCVI.get_normalized_expression`, with its arguments.
+
+        With ``weights="importance"`` samples are weighed by the model's own prior, see
+        :meth:`get_importance_weights`.
+
+        Raises
+        ------
+        ValueError
+            If importance weights are asked for, and the values are no counts.
+        """
+        if kwargs.get("weights") == "importance" and self.module.gene_likelihood == "normal":
+            raise ValueError(
+                "weights='importance' is for models of counts, and the model's likelihood is "
+                "'normal'. Use weights=\"uniform\"."
+            )
+        return super().get_normalized_expression(*args, **kwargs)
+
+    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """As :meth:`scvi.model.SCVI.get_likelihood_parameters`, of negative binomial counts.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood has no dispersion.
+        """
+        self._require_dispersion("get_likelihood_parameters")
+        return super().get_likelihood_parameters(*args, **kwargs)
+
+    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """As :meth:`scvi.model.SCVI.get_feature_correlation_matrix`, of negative binomial counts.
+
+        Raises
+        ------
+        ValueError
+            If the likelihood has no dispersion.
+        """
+        self._require_dispersion("get_feature_correlation_matrix")
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+    def _require_dispersion(self, method: str) -> None:
+        likelihood = getattr(self.module, "gene_likelihood", "bernoulli")
+        if likelihood not in _DISPERSED:
+            raise ValueError(
+                f"{method} reads dispersions, which the model's likelihood ({likelihood!r}) does "
+                f"not have. {self._means} gives its means."
+            )

@@ -1,0 +1,32 @@
+"""Global random state, which libraries draw from and a verb with a seed must not move."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+__all__ = ["leaves_random_state"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def leaves_random_state(verb: Verb) -> Verb:
+    """Put the state of torch, numpy and Python back once a model's method is done."""
+
+    @wraps(verb)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device = self.device
+        numpy_state, own_state = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                return verb(self, *args, **kwargs)
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(own_state)
+
+    return method

@@ -1,0 +1,45 @@
+"""A pytest plugin that puts SCGM in SCVI's place, small and quick to train.
+
+Loaded by :mod:`scvi_tools`, into the tests of scvi-tools.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+import scvi.model
+
+from scgm_scvi import SCGM
+
+
+class SCVI(SCGM):
+    """SCGM by the name that the tests save and load, with few weights and steps."""
+
+    def __init__(self, *args: Any, n_hidden: int = 16, n_latent: int = 5, **kwargs: Any) -> None:
+        small = {"n_hidden": n_hidden, "n_latent": n_latent}
+        denoiser = {"diffusion_kwargs": {"n_hidden": 8, "n_layers": 1}}
+        super().__init__(*args, **small, **{**denoiser, **kwargs})
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """As SCGM, for one epoch where a test does not say, and three steps of stage two."""
+        few = {"diffusion_kwargs": {"max_steps": 3, "enable_progress_bar": False}}
+        few |= {} if args or "max_steps" in kwargs else {"max_epochs": 1}
+        super().train(*args, **{**few, "enable_progress_bar": False, **kwargs})
+
+
+SCVI.__module__ = "scvi.model"
+scvi.model.SCVI = SCVI
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write what became of each test, and why, where the script looks for it."""
+    if report.when != "call" and report.outcome == "passed":
+        return
+    crash = getattr(report.longrepr, "reprcrash", None)
+    why = str(report.longrepr) if crash is None else crash.message
+    line = {"test": report.nodeid, "outcome": report.outcome, "why": why[:600]}
+    with open(os.environ["SCGM_PEER_OUTCOMES"], "a") as file:
+        file.write(json.dumps({**line, "seconds": round(report.duration, 1)}) + "\n")

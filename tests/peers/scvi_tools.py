@@ -1,0 +1,95 @@
+"""Run scvi-tools' own tests of SCVI with SCGM in its place.
+
+``python tests/peers/scvi_tools.py`` downloads the source distribution of the installed
+scvi-tools, runs the tests named in ``FILES``, and fails where one fails that is not in
+``EXPECTED``, or passes although it is. With arguments: ``--source DIR``, an unpacked distribution,
+in place of a download; files or tests, in place of ``FILES``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parents[1] / "src"
+
+FILES = (
+    "tests/model/test_scvi.py",
+    "tests/model/test_differential.py",
+    "tests/model/test_differential_abundance.py",
+    "tests/model/test_models_with_minified_data.py",
+    "tests/criticism/test_criticism.py",
+)
+
+_ARGUMENTS = "of SCVI alone: SCGM has other arguments"
+EXPECTED: dict[str, str] = {}
+"""A pattern of tests to why SCGM is meant to fail them."""
+
+
+def main() -> int:
+    """Run the tests; 0 if all is as expected."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, help="an unpacked source distribution")
+    parser.add_argument("tests", nargs="*", default=FILES)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="scgm-peers-") as folder:
+        source = given.source or downloaded(Path(folder))
+        outcomes = run(source, given.tests, Path(folder) / "outcomes.jsonl")
+    return report(outcomes)
+
+
+def downloaded(folder: Path) -> Path:
+    """The source distribution of the installed version, unpacked."""
+    wanted = f"scvi-tools=={version('scvi-tools')}"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--no-binary", ":all:", "--dest", str(folder), wanted], check=True)
+    archive = next(folder.glob("scvi_tools-*.tar.gz"))
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return archive.with_name(archive.name.removesuffix(".tar.gz"))
+
+
+def run(source: Path, tests: list[str], outcomes: Path) -> list[dict]:
+    """What became of each test."""
+    path = [str(SOURCE), str(HERE), str(source), *os.environ.get("PYTHONPATH", "").split(":")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ":".join(p for p in path if p),
+        "SCGM_PEER_OUTCOMES": str(outcomes.resolve()),
+    }
+    pytest = [sys.executable, "-m", "pytest", "-p", "scgm_for_scvi", "-p", "no:cacheprovider"]
+    subprocess.run([*pytest, "-q", "--no-header", "--tb=no", *tests], cwd=source, env=environment)
+    if not outcomes.exists():
+        raise SystemExit("No test ran; see above.")
+    return [json.loads(line) for line in outcomes.read_text().splitlines()]
+
+
+def report(outcomes: list[dict]) -> int:
+    """Print what became of the tests; 1 if any of it is not as expected."""
+    n_passed, strange = 0, []
+    for one in outcomes:
+        test = one["test"].removeprefix("tests/")
+        reason = next((why for pattern, why in EXPECTED.items() if fnmatch(test, pattern)), None)
+        n_passed += one["outcome"] == "passed"
+        if one["outcome"] == "failed" and reason is not None:
+            print(f"as expected  {test}: {reason}")
+        elif one["outcome"] == "failed":
+            strange.append(f"FAILED  {test}: {one['why']}")
+        elif one["outcome"] == "passed" and reason is not None:
+            strange.append(f"PASSED  {test}, which was to fail: {reason}")
+    print(f"{n_passed} of {len(outcomes)} tests passed, {len(strange)} are not as expected.")
+    print("\n".join(strange))
+    return int(bool(strange))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
