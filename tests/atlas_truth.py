@@ -280,7 +280,7 @@ def write_cellxgene(
     if int(schema[0]) >= 6:
         uns["organism"] = obs.pop("organism").iloc[0]
         uns["organism_ontology_term_id"] = obs.pop("organism_ontology_term_id").iloc[0]
-    texts = obs.select_dtypes(object).columns
+    texts = obs.select_dtypes(exclude=["number", "bool", "category"]).columns
     obs = obs.astype(dict.fromkeys(texts, "category"))
     var = pd.DataFrame({"feature_name": adata.var["symbol"].astype("category")})
     var["feature_biotype"] = pd.Categorical(["gene"] * len(var))

@@ -42,7 +42,7 @@ def _of_multivi() -> Any:
     with columns_stay():
         MULTIVI.setup_mudata(mdata, modalities=named)
         scvi_model = MULTIVI(mdata, n_latent=4, n_genes=120, n_regions=200)
-        scvi_model.train(**_TRAIN)
+        scvi_model.train(adversarial_mixing=False, **_TRAIN)
         model = SCGM.from_scvi_model(
             scvi_model,
             condition_keys=["cell_type"],

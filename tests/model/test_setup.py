@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from scvi.data import AnnTorchDataset
 
 from scgm_scvi import SCGM
 from scgm_scvi.model._conditions import Request
@@ -190,3 +191,17 @@ def test_a_category_that_says_unspecified(adata, kind):
 
 def test_unlabelled_category_of_no_label(adata):
     refuse(adata, ValueError, "there is no labels_key", unlabeled_category="Unknown")
+
+
+def test_torch_may_write_what_it_is_handed(adata):
+    """A read-only array is warned of, once a process; pandas 3 hands such out where it can."""
+    rng = np.random.default_rng(0)
+    adata.obs["dose"], adata.obs["mito"], adata.obs["size"] = rng.random((3, 700), dtype=np.float32)
+    names = {"continuous_condition_keys": ["dose"], "continuous_covariate_keys": ["mito"]}
+    adata.obs["plate"] = rng.choice(["p1", "p2"], 700)
+    categories = {"labels_key": "cell_type", "categorical_covariate_keys": ["plate"]}
+    SCGM.setup_anndata(adata, **names, **categories, size_factor_key="size")
+    cells = AnnTorchDataset(SCGM(adata, n_latent=4, n_hidden=8).adata_manager)[[3, 1]]
+    assert {name: array.flags.writeable for name, array in cells.items()} == dict.fromkeys(
+        cells, True
+    )

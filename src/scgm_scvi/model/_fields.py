@@ -83,7 +83,11 @@ class MatrixField(LayerField):
 
 
 class NumbersField(NumericalJointObsField):
-    """Columns of numbers as float64, whatever their dtype; missing ones are NaN."""
+    """Columns of numbers as float64, whatever their dtype; missing ones are NaN.
+
+    Not as the float32 that scvi-tools reads: where pandas 3 need not convert, torch gets a read-only
+    array, and warns.
+    """
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Write the columns, side by side, to ``obsm``."""

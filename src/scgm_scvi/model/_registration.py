@@ -207,9 +207,6 @@ class RegistrationMixin:
         obs = obs.assign(**dict.fromkeys([*absent, *open_], np.nan))
         size_factor = self.registry_["setup_args"].get("size_factor_key")
         obs, hidden = hide_nuisances(obs, spec, ignored, any_nuisance, size_factor)
-        # float32 is what scvi-tools reads; where pandas 3 need not convert, torch gets a read-only
-        # array, and warns
-        obs = obs.astype(dict.fromkeys(obs.select_dtypes(np.float32), np.float64))
         with warnings.catch_warnings():  # a few cells are enough: nothing is trained
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
             stand_in = self._set_up_stand_in(matrices, obs)
