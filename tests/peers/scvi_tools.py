@@ -30,8 +30,8 @@ FILES = (
     "tests/criticism/test_criticism.py",
 )
 
-LEFT_OUT = "not early_stopping"
-"""For pytest's ``-k``: those take minutes each, and are of how fast SCVI's weights converge."""
+LEFT_OUT = "not early_stopping and not totalvi and not scviva"
+"""For pytest's ``-k``: minutes of how fast SCVI's weights converge; other models."""
 
 _MINIFIED = "model/test_models_with_minified_data.py"
 _SCVI = "model/test_scvi.py"
@@ -40,6 +40,9 @@ EXPECTED = {
     f"{_MINIFIED}::test_validate_unsupported_if_minified": "the message names SCGMVAE, and not VAE",
     f"{_MINIFIED}::test_scvi_non_minified_model_load_with_adata_having_latent_params": (
         "cells without counts are refused, unless they are minified"
+    ),
+    "model/test_differential_abundance.py::test_get_aggregated_posterior[[]SCVI-ap_kwargs2[]]": (
+        "no rows are no cells, and not all of them"
     ),
     f"{_SCVI}::test_scvi[[]5-normal[]]": "what is not counts has to be set up as such",
     f"{_SCVI}::test_scvi_normal_likelihood": "what is not counts has to be set up as such",
