@@ -136,7 +136,7 @@ def there_and_back(adata: AnnData, **keys) -> str | None:
     """All the way, if set-up lets it; what set-up says, if it refuses."""
     before = adata.copy()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Category .* has fewer than 3|is in CSC")
+        warnings.filterwarnings("ignore", "Category .* has fewer than 3|.*is in CSC")
         try:
             SCGM.setup_anndata(adata, **keys)
         except (KeyError, TypeError, ValueError) as e:
