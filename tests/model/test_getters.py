@@ -89,8 +89,9 @@ def test_aggregated_posterior(small, dof):
     want = by_hand(mean[rows], variance[rows], mean[:9], dof)
     np.testing.assert_allclose(found.log_prob(torch.tensor(mean[:9])), want, rtol=1e-4)
     assert small.get_aggregated_posterior(indices=list(rows)).sample((5,)).shape == (5, 4)
-    with pytest.raises(ValueError, match="no cells"):
-        small.get_aggregated_posterior(indices=[])
+    for none in ([], np.zeros(small.adata.n_obs, dtype=bool)):
+        with pytest.raises(ValueError, match="no cells"):
+            small.get_aggregated_posterior(indices=none)
 
 
 def test_abundance_is_written_to_the_cells(small):
