@@ -38,7 +38,8 @@ class PicklableMuData:
     >>> import copy
     >>> import numpy as np
     >>> from anndata import AnnData
-    >>> mdata = MuData({"rna": AnnData(np.ones((2, 3)))})
+    >>> with columns_stay():
+    ...     mdata = MuData({"rna": AnnData(np.ones((2, 3)))})
     >>> copy.deepcopy(PicklableMuData(mdata)).mdata["rna"].X.shape
     (2, 3)
     """

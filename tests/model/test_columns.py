@@ -55,6 +55,7 @@ class TestObs:
             check_columns(obs, {"labels_key": [name]})
         with pytest.raises(ValueError, match="has a name that files can't hold"):
             check_columns(obs, {"size_factor_key": [name]}, ["size_factor_key"])
+        check_columns(obs, {"labels_key": [name]}, check_names=False)
 
     def test_two_columns_of_one_name(self):
         obs = pd.DataFrame([["a", "b"]], columns=["x", "x"])

@@ -261,7 +261,7 @@ class TestFromCells:
 
     def test_a_frame_has_a_row_a_cell(self, model):
         source = labelled(2)
-        frame = pd.DataFrame({"cell_type": ["CD34+", "CD19+ B"]}, index=["x", "y"])
+        frame = pd.DataFrame({"cell_type": ["CD34+", "CD19+ B"]}, index=source.obs_names)
         cells = interpolate(model, source, frame, 2)
         assert list(cells.obs["cell_type"][1::2]) == ["CD34+", "CD19+ B"]
         alone = interpolate(model, source, {"cell_type": ["CD34+", "CD19+ B"]}, 2)

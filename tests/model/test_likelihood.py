@@ -163,7 +163,9 @@ class TestConditions:
             want = score(model, indices=rows, batch_size=size)
             got = score(model, indices=rows, conditions=frame, batch_size=size)
             np.testing.assert_array_equal(got, want)
-        wrong = score(model, indices=rows, conditions=frame.iloc[::-1])
+        by_name = score(model, indices=rows, conditions=frame.iloc[::-1])
+        np.testing.assert_array_equal(by_name, own)
+        wrong = score(model, indices=rows, conditions=frame.iloc[::-1].reset_index(drop=True))
         assert np.abs(wrong - own).max() > 1e-3
 
     def test_nuisances_are_the_cells_own_unless_named(self, model):

@@ -236,7 +236,8 @@ def test_set_up_alone(role, kind):
 
 @pytest.mark.parametrize("container", SET_UP)
 def test_containers(container):
-    adata = make(container, {"type": "strings", "plate": "bool"}, {"symbol": "gaps"})
+    """With rows that are called like a column, of cells and of features."""
+    adata = make(container, {"type": "strings", "plate": "bool"}, {"type": "gaps"}, "type")
     assert there_and_back(adata, labels_key="type", batch_key="plate") is None
 
 

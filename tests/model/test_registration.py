@@ -389,7 +389,7 @@ class TestNuisances:
         with model._registered(blind, any_nuisance=True) as cells:
             assert (cells.obs["_scvi_batch"] == -1).all()
             (tensors,) = model._make_data_loader(adata=cells, batch_size=100)
-            rows["found"] = model._completed(tensors)[REGISTRY_KEYS.BATCH_KEY].ravel().numpy()
+            rows["found"] = model._with_nuisances(tensors)[REGISTRY_KEYS.BATCH_KEY].ravel().numpy()
         assert (rows["own"] == rows["found"]).mean() > 0.95
 
     def test_cells_without_labels(self, trained, query):

@@ -72,6 +72,12 @@ def test_last_epoch_is_kept(adata):
     assert model.diagnose()["elbo_validation"] == curve.iloc[-1]
 
 
+def test_early_stopping_needs_held_out_cells(adata):
+    SCGM.setup_anndata(adata)
+    with pytest.raises(ValueError, match=r"needs held-out cells.*train_size=0\.9"):
+        SCGM(adata, **SMALL).train(max_epochs=1, train_size=1.0, early_stopping=True, **QUIET)
+
+
 def test_early_stopping_keeps_the_best_epoch(adata):
     SCGM.setup_anndata(adata, labels_key="cell_type")
     scvi.settings.seed = 0

@@ -24,7 +24,7 @@ def trained():
     SCGM.setup_anndata(
         adata,
         batch_key="donor",
-        condition_keys=["stimulation"],
+        condition_keys=["stimulation", "phase"],
         categorical_covariate_keys=["plate"],
     )
     model = SCGM(adata, **SMALL)
@@ -46,6 +46,14 @@ def test_they_are_refused(trained, name, value):
     ):
         with pytest.raises(ValueError, match=match):
             verb()
+
+
+def test_augment_leaves_them_open(trained):
+    """Real cells that were held out may have one; generated ones are of none."""
+    more = trained.augment(trained.adata[:5].copy(), "phase", 8, seed=0, progress_bar=False)
+    new = more.obs["scgm_generated"]
+    assert (more.obs.loc[~new, "stimulation"] == "held out").all()
+    assert new.sum() >= 3 and more.obs.loc[new, "stimulation"].isna().all()
 
 
 def test_others_are_not(trained, tmp_path):

@@ -130,9 +130,7 @@ class AbundanceMixin:
         self, adata: Any | None, rows: np.ndarray | None, batch_size: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and variances of the posteriors, before scvi-tools transforms latents."""
-        if rows is not None and rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        if rows is not None and not len(rows):  # scvi-tools 1.5 joins what it has none of
+        if rows is not None and not len(rows):
             raise ValueError("There are no cells to take the posterior of: indices is empty.")
         moments = self.get_latent_representation(
             adata, indices=rows, batch_size=batch_size, return_dist=True

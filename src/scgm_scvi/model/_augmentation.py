@@ -12,7 +12,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest, shown, whole_number
 
-from ._conditions import require_known
+from ._conditions import ConditionSpec, require_known
 from ._fields import condition_tokens
 from ._generation import fresh_seed
 from ._random_state import leaves_random_state
@@ -137,6 +137,7 @@ class AugmentationMixin:
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
             columns = [c for c in spec.names if c in obs]
             conditions = _drawn_conditions(obs[columns], key, codes, categories, n_new, rng)
+            conditions = _trained_alone(conditions, spec, key)
             cells = self.generate(conditions=conditions, seed=seed, **generate_kwargs)
             cells = self._unpacked(cells)
             x.append(cells.X)
@@ -219,6 +220,15 @@ def _drawn_conditions(
     out[key] = np.repeat(categories, n_new)
     out.index = [f"generated_{i}" for i in range(len(out))]
     return out
+
+
+def _trained_alone(table: pd.DataFrame, spec: ConditionSpec, key: str) -> pd.DataFrame:
+    """The table with attributes left open that no training cell had, as a held-out cell may."""
+    known = {**spec.categorical, **spec.nuisances}
+    for name in [n for n in table if n != key and n in spec.met]:
+        tokens = condition_tokens(table[name], known[name], name, spec.unspecified.get(name))
+        table[name] = table[name].where(np.isin(tokens, spec.met[name]))
+    return table
 
 
 def _stacked(real: pd.DataFrame, generated: pd.DataFrame) -> pd.DataFrame:

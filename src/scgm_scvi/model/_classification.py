@@ -154,7 +154,7 @@ class ClassificationMixin(ClassEvidenceMixin):
         with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
             names = cells.obs_names if indices is None else cells.obs_names[indices]
             loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
-            loader = map(self._completed, loader)
+            loader = map(self._with_nuisances, loader)
             with tqdm(
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
             ) as bar:

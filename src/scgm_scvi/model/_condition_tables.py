@@ -49,9 +49,9 @@ def read_table(
     for name in conditions:
         require_known(name, known, "conditions")
     columns = {k: _single(v, k) for k, v in conditions.items()}
-    lengths = {shown(k): len(v) for k, v in columns.items() if not _is_scalar(v)}
+    lengths = {k: len(v) for k, v in columns.items() if not _is_scalar(v)}
     if is_frame:
-        lengths = {"the DataFrame": len(conditions)}
+        lengths["the DataFrame"] = len(conditions)
     n = next(iter(lengths.values()), None) if n_cells is None else n_cells
     if n is None:
         raise ValueError("n_cells is missing: say how many cells to generate.")

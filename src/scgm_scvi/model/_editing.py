@@ -86,8 +86,9 @@ class EditingMixin:
             that they hold is changed; results are written beside it, as said below.
         conditions
             What the cells shall become, as in :meth:`generate`: a dict of attribute to one value,
-            or to a list with one a cell; or a DataFrame with a row a cell. A value of ``None``
-            leaves the attribute open. Naming the batch changes the batch.
+            or to a list with one a cell; or a DataFrame with a row a cell. A DataFrame, or Series,
+            whose index names the cells goes by these names, one that counts its rows by position.
+            A value of ``None`` leaves the attribute open. Naming the batch changes the batch.
         genes
             Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
             or ``"fold:x"``, ``x`` times the cell's own expression. Genes that belong to a condition

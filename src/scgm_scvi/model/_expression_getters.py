@@ -11,7 +11,7 @@ from ._importance import ImportanceMixin
 
 __all__ = ["ExpressionGettersMixin"]
 
-_DISPERSED = ("nb", "zinb")
+_UNDISPERSED = ("poisson", "normal", "bernoulli")
 
 
 class ExpressionGettersMixin(ImportanceMixin):
@@ -61,7 +61,7 @@ class ExpressionGettersMixin(ImportanceMixin):
 
     def _require_dispersion(self, method: str) -> None:
         likelihood = getattr(self.module, "gene_likelihood", "bernoulli")
-        if likelihood not in _DISPERSED:
+        if likelihood in _UNDISPERSED:
             raise ValueError(
                 f"{method} reads dispersions, which the model's likelihood ({likelihood!r}) does "
                 f"not have. {self._means} gives its means."

@@ -71,7 +71,8 @@ class GenerationMixin:
             How many; may be left out where ``conditions`` has a row, or a value, a cell.
         conditions
             What the cells should be: a dict of attribute to one value for all cells or to a list
-            with one a cell; or a DataFrame with a row a cell. Attributes left out, and missing
+            with one a cell; or a DataFrame with a row a cell, whose index names the new cells.
+            Attributes left out, and missing
             values, are unspecified. A batch or covariate may be named too; where it is not, it is
             drawn as it occurs among training cells with these conditions.
         guidance_scale

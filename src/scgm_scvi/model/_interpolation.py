@@ -90,7 +90,8 @@ class InterpolationMixin:
         ----------
         source, target
             An AnnData of cells, registered like the model's own if they are not yet, and not
-            changed; or conditions as in :meth:`generate`.
+            changed; or conditions as in :meth:`generate`. A table whose index has names goes by
+            those of the cells, or of the table at the other end.
         n
             Number of cells on a trajectory, both ends included; at least 2.
         n_cells

@@ -65,8 +65,8 @@ class LikelihoodMixin:
             Rows to score; default: all.
         conditions
             Conditions to score the cells under, as in :meth:`generate`: a dict, or a DataFrame
-            with a row for each cell scored. What it leaves out is unspecified; ``{}`` is the
-            unconditional density. Batch and covariates are the cells' own where it does not name
+            with a row for each cell scored, by name where its index names them. What it leaves out
+            is unspecified; ``{}`` is the unconditional density. Batch and covariates are the cells' own where it does not name
             them. Default: the cells' own conditions.
         trace
             The divergence: ``"hutchinson"``, estimated without bias by random probes, or

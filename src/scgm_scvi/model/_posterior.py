@@ -159,7 +159,7 @@ class PosteriorMixin:
         """Minibatches of cells, which need not tell conditions, nor batch and covariates."""
         with self._registered(adata, any_nuisance=self._may_lack_nuisances()) as cells:
             yield from map(
-                self._completed, self._make_data_loader(adata=cells, batch_size=batch_size)
+                self._with_nuisances, self._make_data_loader(adata=cells, batch_size=batch_size)
             )
 
 

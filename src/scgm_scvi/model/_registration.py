@@ -162,7 +162,7 @@ class RegistrationMixin:
             are unspecified, as they are where it has no column for them; nuisances are any.
         any_nuisance
             Whether batch and covariates may be missing, or unknown to the model. They are -1 then,
-            to be completed by :meth:`_completed`.
+            to be completed by :meth:`_with_nuisances`.
         """
         if adata is None or adata is self.adata:
             self._require_unchanged()
@@ -219,7 +219,7 @@ class RegistrationMixin:
         """Whether cells can be encoded whatever their batch and covariates are."""
         return not self.module.encode_covariates
 
-    def _completed(self, tensors: dict[str, Any]) -> dict[str, Any]:
+    def _with_nuisances(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """A minibatch whose unknown nuisances are those that explain each cell's counts best."""
         n_conditions = len(ConditionSpec.from_registry(self.registry_).categorical)
         return completed_nuisances(self.module, tensors, self.diffusion_design_, n_conditions)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import rich.pretty  # noqa: F401  scvi-tools prints by it, and does not import it
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
@@ -94,20 +95,12 @@ class RegistryMixin:
         ValueError
             If the cells are not set up with the model, or it was loaded without data.
         """
-        import rich.pretty  # noqa: F401  scvi-tools uses it, and does not import it
-
         if adata is None and self.adata is None:
             raise ValueError(
                 "The model was loaded without data, so there is no set-up of data to show. "
                 "model.registry is the whole of what it remembers."
             )
         super().view_anndata_setup(adata, hide_state_registries)
-
-    def view_setup_method_args(self) -> None:
-        """Print the arguments that the data were set up with."""
-        import rich.pretty  # noqa: F401  scvi-tools uses it, and does not import it
-
-        super().view_setup_method_args()
 
     def update_setup_method_args(self, setup_method_args: Mapping[str, Any]) -> None:
         """Change arguments that the data were set up with, as the registry has them.

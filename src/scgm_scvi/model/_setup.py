@@ -152,7 +152,8 @@ class SetupMixin(RegistrationMixin):
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
-        check_columns(adata.obs, keys, numeric, name)
+        is_new = kwargs.get("source_registry") is None
+        check_columns(adata.obs, keys, numeric, name, check_names=is_new)
         validate_keys(adata, keys, numeric, name)
         if source is None:
             validate_specified(adata.obs, keys, name)

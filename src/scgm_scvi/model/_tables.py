@@ -60,7 +60,7 @@ def held_table(table: pd.DataFrame, name: str = "adata.var") -> pd.DataFrame:
         )
     index = named_index(_plain_index(table.index), names)
     held = pd.DataFrame({i: c.array for i, c in enumerate(columns)}, index=index)
-    held.columns = table.columns if names == list(table.columns) else pd.Index(names, dtype=object)
+    held.columns = table.columns if names == list(table.columns) else pd.Index(names, dtype=_TEXT)
     return held
 
 

@@ -1,7 +1,7 @@
 """Pandas' tables within a saved model, in a form that every version of pandas reads.
 
 How pandas pickles its own objects changes from version to version. A table is written as builtins
-and tensors instead, as exports have it, and comes back as it was.
+and tensors instead, as exports have it, and comes back as it was. Saved models name this module, so it stays where it is.
 """
 
 from __future__ import annotations

@@ -64,10 +64,11 @@ class TranslationMixin:
             Modality to predict, ``"atac"`` or ``"rna"``, or its name in the model's data.
         conditions
             What is known of the cells, as in :meth:`generate`: a dict, or a DataFrame with a row a
-            cell. ``{}``: nothing. A categorical condition that is left open is drawn for each
-            sample from its probabilities given the counts, as :meth:`classify` has them. Default:
-            the cells' own columns, where they have them; a cell type among these helps the
-            prediction, and must be left out where one is to find out how good it is.
+            cell, by name where its index names them. ``{}``: nothing. A categorical condition that
+            is left open is drawn for each sample from its probabilities given the counts, as
+            :meth:`classify` has them. Default: the cells' own columns, where they have them; a cell
+            type among these helps the prediction, and must be left out where one is to find out how
+            good it is.
         n_samples
             Predictions of each cell, which differ as far as its counts leave it open.
         n_steps
@@ -85,8 +86,8 @@ class TranslationMixin:
 
         Returns
         -------
-        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells, its categories
-        those in use, and
+        AnnData of the cells by the features of ``to``, with the ``obs`` of the cells, of its
+        categories those in use, and
 
         - ``X``: counts, CSR, or their normalised mean, float32. Of several samples of counts, one
           after the other: all cells of the first, then of the second; ``obs["scgm_sample"]`` is
