@@ -68,6 +68,14 @@ class TestObs:
         with pytest.raises(ValueError, match="real numbers are needed"):
             check_columns(obs, {"continuous_condition_keys": ["c"]}, numeric)
 
+    def test_booleans_are_categories(self):
+        for dtype in ("bool", "boolean"):
+            obs = pd.DataFrame({"treated": pd.array([True, False], dtype)})
+            with pytest.raises(ValueError, match="name it in condition_keys"):
+                key = "continuous_condition_keys"
+                check_columns(obs, {key: ["treated"]}, [key])
+            check_columns(obs, {"condition_keys": ["treated"]})
+
     def test_what_is_not_there_is_for_others_to_say(self):
         check_columns(pd.DataFrame({"x": ["a"]}), {"labels_key": ["y"], "batch_key": [None]})
 

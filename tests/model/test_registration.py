@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -245,6 +247,16 @@ class TestOwnCells:
         sc.pp.scale(adata, zero_center=False)
         with pytest.raises(ValueError, match=r"adata\.X holds other values"):
             model.get_latent_representation()
+
+    def test_a_copy_of_a_model_is_without_cells_that_were_changed(self, model, tmp_path):
+        model.adata.X = model.adata.X[:, ::-1]
+        with pytest.warns(UserWarning, match="without them: their counts were changed"):
+            assert copy.deepcopy(model).adata is None
+        with pytest.raises(ValueError, match=r"adata\.X holds other values"):
+            model.save(tmp_path / "m", save_anndata=True)
+        assert not (tmp_path / "m").exists()
+        model.save(tmp_path / "m")
+        assert SCGM.load(tmp_path / "m", adata=False).is_diffusion_trained
 
     def test_columns_are_read_as_they_are_now(self, model):
         before = model.log_likelihood(progress_bar=False)

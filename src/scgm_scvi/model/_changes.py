@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from ._fields import MatrixField
 from ._matrices import as_matrix, fingerprint, same_fingerprint
 
-__all__ = ["changed_matrix", "is_current", "register_again"]
+__all__ = ["changed_matrix", "is_current", "register_again", "same_counts"]
 
 # What fields derive from columns of obs and write beside them.
 _DERIVED = (
@@ -79,6 +80,16 @@ def _changed(adata: AnnData, layer: str | None, name: str, place: str, state: An
     if len(odd) and values.min() >= 0 and values.max() < _LOG_MAX:
         said += ", which look like logarithms"
     return f"{place} holds other values{said}"
+
+
+def same_counts(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two registries are of the same counts, as far as both tell."""
+    for key in FEATURE_KEYS:
+        fields = [r["field_registries"].get(key, {}).get("state_registry", {}) for r in (a, b)]
+        prints = [state.get(MatrixField.FINGERPRINT_KEY) for state in fields]
+        if None not in prints and not same_fingerprint(*prints):
+            return False
+    return True
 
 
 def is_current(manager: AnnDataManager, obs: pd.DataFrame) -> bool:

@@ -10,6 +10,7 @@ from scgm_scvi._errors import listed
 
 __all__ = ["RESERVED", "check_columns", "is_writable_name"]
 
+_BOOLEAN = ("bool", "boolean")
 RESERVED = "_index"  # by which files call the names of rows
 
 
@@ -48,7 +49,8 @@ def check_columns(
     ------
     ValueError
         If a name is no string, is empty, is ``"_index"``, has a ``"/"`` or is there twice; if categories are not
-        all strings, all numbers or all booleans; or if numbers are complex.
+        all strings, all numbers or all booleans; if numbers are complex, or are booleans to be
+        asked for.
 
     Examples
     --------
@@ -78,6 +80,11 @@ def check_columns(
                 )
             if argument in numeric:
                 _check_numbers(obs[column], place, source)
+                if argument == "continuous_condition_keys" and obs[column].dtype.name in _BOOLEAN:
+                    raise ValueError(
+                        f"{place} holds booleans, which are two categories: name it in "
+                        f"condition_keys, or make them numbers: {source} = {source}.astype(float)."
+                    )
             else:
                 _check_categories(obs[column], place, source)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     BaseAnnDataField,
@@ -50,13 +48,6 @@ class MatrixField(LayerField):
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """As scvi does, and take a fingerprint."""
         x = self.get_field_data(adata)
-        if sparse.issparse(x) and x.format != "csr":
-            warnings.warn(
-                f"The counts are in {x.format.upper()}, whose rows are slow to read; training is "
-                "faster in CSR: adata.X = adata.X.tocsr().",
-                UserWarning,
-                stacklevel=6,
-            )
         self.correct_data_format = isinstance(x, np.ndarray)  # into C order
         return {**super().register_field(adata), self.FINGERPRINT_KEY: fingerprint(x)}
 

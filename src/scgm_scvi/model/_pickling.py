@@ -11,6 +11,8 @@ from scvi.data import AnnDataManager
 
 from scgm_scvi._mudata import PicklableMuData, columns_stay
 
+from ._changes import same_counts
+
 __all__ = ["PicklingMixin"]
 
 _UUID = "_scvi_uuid"
@@ -51,6 +53,9 @@ class PicklingMixin:
             with columns_stay(), warnings.catch_warnings():  # said when they were set up
                 warnings.simplefilter("ignore", UserWarning)
                 method(cells, source_registry=registry, **registry["setup_args"])
+            manager = self._get_most_recent_anndata_manager(cells, required=True)
+            if not same_counts(registry, manager.registry):
+                raise ValueError("their counts were changed.")
         except (KeyError, TypeError, ValueError) as e:
             warnings.warn(
                 f"{kind.__name__}: its cells are no longer those that it was set up with, so the "
@@ -60,7 +65,7 @@ class PicklingMixin:
             )
             return
         self._adata = cells
-        self._adata_manager = self._get_most_recent_anndata_manager(cells, required=True)
-        self._register_manager_for_instance(self._adata_manager)
+        self._adata_manager = manager
+        self._register_manager_for_instance(manager)
         self.registry_ = self._adata_manager.registry
         self.summary_stats = AnnDataManager._get_summary_stats_from_registry(self.registry_)

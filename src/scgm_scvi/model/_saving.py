@@ -59,7 +59,8 @@ class SavingMixin:
         FileExistsError
             If ``dir_path`` is a file.
         ValueError
-            If it exists, without ``overwrite``.
+            If it exists, without ``overwrite``; or if cells are to be saved whose counts were
+            changed since they were set up.
         TypeError
             If the model has an attribute that can't be saved, or not so that :meth:`load` opens
             it; the message names it.
@@ -80,6 +81,8 @@ class SavingMixin:
                 f"{str(path)!r} already exists. Please provide another directory for saving, or "
                 "pass overwrite=True."
             )
+        if save_anndata and self.adata is not None:
+            self._require_unchanged()  # load would refuse them
         path.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(prefix=".saving-", dir=path) as part:

@@ -210,6 +210,13 @@ def validate_matrix(
         raise ValueError(f"{place} has dtype {values.dtype}; numbers are needed.")
     for part in _parts(values):
         _validate_values(part, place, is_count_data)
+    if check_features and sparse.issparse(x) and x.format == "csc":
+        warnings.warn(
+            f"{place} is in CSC, whose rows are slow to read; training is faster in CSR: "
+            f"{place} = {place}.tocsr().",
+            UserWarning,
+            stacklevel=3,
+        )
     if not is_count_data:
         return
     message = _empty_message(x, 1, adata.obs_names, place, "cells") if check_cells else None
