@@ -58,6 +58,8 @@ class AbundanceMixin:
             If there are no cells.
         """
         rows = None if indices is None else np.asarray(indices)
+        if rows is not None and rows.dtype == bool:
+            rows = np.flatnonzero(rows)
         mean, variance = self._latent_moments(adata, rows, batch_size)
         return self._mixture(mean, variance, dof)
 
