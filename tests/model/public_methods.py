@@ -55,7 +55,7 @@ NOT_A_READER = {
     "setup_anndata": _REGISTERS,
     "setup_mudata": _REGISTERS,
     "setup_datamodule": _REGISTERS,
-    "setup_annbatch": _REGISTERS,  # scvi-tools 1.5
+    "setup_annbatch": "always refuses",
     "register_manager": _REGISTERS,
     "deregister_manager": _REGISTERS,
     "transfer_fields": _REGISTERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -106,6 +106,20 @@ class SetupMixin(RegistrationMixin):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not of these models: scvi-tools' set-up of collections on disk knows no conditions.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            f"{cls.__name__} trains from disk through scgm_scvi.atlas.AtlasDataModule: "
+            f"{cls.__name__}(registry=dm.registry).train(datamodule=dm)."
+        )
 
     @classmethod
     def _attribute_fields(
