@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -29,14 +29,14 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
         self, adata: Cells = None, *args: Any, **kwargs: Any
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """As :meth:`scvi.model.MULTIVI.get_latent_representation`."""
-        with self._in_order(adata) as cells:
+        with self._in_order(adata, self._unseen_by_encoder()) as cells:
             return super().get_latent_representation(cells, *args, **kwargs)
 
     def get_library_size_factors(
         self, adata: Cells = None, *args: Any, **kwargs: Any
     ) -> dict[str, np.ndarray]:
         """As :meth:`scvi.model.MULTIVI.get_library_size_factors`."""
-        with self._in_order(adata) as cells:
+        with self._in_order(adata, self._unseen_by_encoder()) as cells:
             return super().get_library_size_factors(cells, *args, **kwargs)
 
     def get_normalized_expression(
@@ -66,6 +66,6 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
         )
 
     @contextmanager
-    def _in_order(self, adata: Cells) -> Iterator[MuData]:
-        with self._replaced(adata) as cells:
+    def _in_order(self, adata: Cells, ignored: Sequence[str] = ()) -> Iterator[MuData]:
+        with self._replaced(adata, ignored) as cells:
             yield cells
