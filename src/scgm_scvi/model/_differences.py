@@ -96,7 +96,7 @@ class DifferencesMixin(ModalityReadingMixin):
         **kwargs: Any,
     ) -> pd.DataFrame:
         data = self.adata if adata is None else adata
-        with self._replaced(data) as cells:  # which may be written to
+        with self._replaced(data, self._absent(data)) as cells:  # which may be written to
             if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
                 keys = [b.key for b in self._blocks]
                 cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]

@@ -268,7 +268,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
         batch_size: int | None,
         ignored: Sequence[str] = (),
     ) -> Iterator[dict[str, torch.Tensor]]:
-        with self._registered(adata, ignored) as cells:
+        with self._registered(adata, [*self._absent(adata), *ignored]) as cells:
             yield from self._make_data_loader(
                 adata=cells,
                 indices=indices,

@@ -67,5 +67,5 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
 
     @contextmanager
     def _in_order(self, adata: Cells, ignored: Sequence[str] = ()) -> Iterator[MuData]:
-        with self._replaced(adata, ignored) as cells:
+        with self._replaced(adata, [*self._absent(adata), *ignored]) as cells:
             yield cells

@@ -157,7 +157,8 @@ class PosteriorMixin:
 
     def _minibatches(self, adata: Any, batch_size: int) -> Iterator[dict[str, torch.Tensor]]:
         """Minibatches of cells, which need not tell conditions, nor batch and covariates."""
-        with self._registered(adata, any_nuisance=self._may_lack_nuisances()) as cells:
+        any_nuisance = self._may_lack_nuisances()
+        with self._registered(adata, self._absent(adata), any_nuisance=any_nuisance) as cells:
             yield from map(
                 self._with_nuisances, self._make_data_loader(adata=cells, batch_size=batch_size)
             )

@@ -159,7 +159,7 @@ class RegistrationMixin:
         ----------
         ignored
             Attributes that are not looked at, whatever ``adata`` has in their place: conditions
-            are unspecified, as they are where it has no column for them; nuisances are any.
+            are unspecified, as labels are where it has no column of them; nuisances are any.
         any_nuisance
             Whether batch and covariates may be missing, or unknown to the model. They are -1 then,
             to be completed by :meth:`_with_nuisances`.
@@ -198,14 +198,15 @@ class RegistrationMixin:
                 "The model's data are minified, so it can't encode counts. Load it with the data "
                 "that it was trained on, or without any: SCGM.load(path, adata=False)."
             )
-        spec = ConditionSpec.from_registry(self.registry_)
+        spec, setup = ConditionSpec.from_registry(self.registry_), self.registry_["setup_args"]
         matrices = self._matrices_of(adata)
         obs = self._obs(adata)
         obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
-        absent = [name for name in spec.steered if name not in obs]
+        absent = [setup["labels_key"]] if setup.get("labels_key") else []
+        absent = [name for name in absent if name not in obs]  # labels are what many cells lack
         open_ = [name for name in spec.steered if name in ignored]
         obs = obs.assign(**dict.fromkeys([*absent, *open_], np.nan))
-        size_factor = self.registry_["setup_args"].get("size_factor_key")
+        size_factor = setup.get("size_factor_key")
         obs, hidden = hide_nuisances(obs, spec, ignored, any_nuisance, size_factor)
         with warnings.catch_warnings():  # a few cells are enough: nothing is trained
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
@@ -214,6 +215,14 @@ class RegistrationMixin:
         self._register_manager_for_instance(manager)
         hidden.mark(manager)
         return stand_in
+
+    def _absent(self, adata: Any) -> list[str]:
+        """Conditions that cells have no column for."""
+        if adata is None:
+            return []
+        obs = self._obs(adata)
+        steered = ConditionSpec.from_registry(self.registry_).steered
+        return [name for name in steered if name not in obs]
 
     def _may_lack_nuisances(self) -> bool:
         """Whether cells can be encoded whatever their batch and covariates are."""
