@@ -23,6 +23,7 @@ from ._class_evidence import UNCALIBRATED, ClassEvidenceMixin, Weighing
 from ._conditions import require_known
 from ._diffusion import weights_fingerprint
 from ._random_state import leaves_random_state
+from ._rows import chosen_rows
 
 __all__ = ["ClassificationMixin"]
 
@@ -153,8 +154,9 @@ class ClassificationMixin(ClassEvidenceMixin):
         parts = [np.empty((0, len(spec.categorical[key])))]
         any_nuisance = self._may_lack_nuisances()
         with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
-            names = cells.obs_names if indices is None else cells.obs_names[indices]
-            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            rows = chosen_rows(indices, cells.obs_names)
+            names = cells.obs_names[rows]
+            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
             loader = map(self._with_nuisances, loader)
             with tqdm(
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar

@@ -18,6 +18,7 @@ from ._conditions import ConditionSpec
 from ._fields import MatrixField
 from ._matrices import as_matrix
 from ._nuisances import completed_nuisances, hide_nuisances
+from ._rows import chosen_rows
 from ._validation import match_features, validate_adata
 
 __all__ = ["RegistrationMixin"]
@@ -144,6 +145,12 @@ class RegistrationMixin:
         if self.minified_data_type is not None and _get_adata_minify_type(adata) is not None:
             return super()._validate_anndata(adata, copy_if_view)
         return self._welcome(self._stand_in_for(adata))
+
+    def _make_data_loader(self, adata: Any, indices: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As scvi's, of rows that there are."""
+        return super()._make_data_loader(
+            adata, chosen_rows(indices, adata.obs_names), *args, **kwargs
+        )
 
     def _own_cells(self) -> Any:
         """The model's own cells as scvi's getters read them."""
