@@ -171,7 +171,7 @@ class TestCalibration:
         """They beat their neighbours on the cells they were fitted to."""
         classify(own)
         [(a, b)] = own.classifier_weights_.values()
-        rows, labels = own._held_out("cell_type")
+        rows, labels = own._held_out("cell_type", own.adata)
         assert set(rows) == set(own.validation_indices)
 
         def loss(weights):

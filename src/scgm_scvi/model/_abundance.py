@@ -57,10 +57,7 @@ class AbundanceMixin:
         ValueError
             If there are no cells.
         """
-        rows = None if indices is None else np.asarray(indices)
-        if rows is not None and rows.dtype == bool:
-            rows = np.flatnonzero(rows)
-        mean, variance = self._latent_moments(adata, rows, batch_size)
+        mean, variance = self._latent_moments(adata, indices, batch_size)
         return self._mixture(mean, variance, dof)
 
     @torch.inference_mode()

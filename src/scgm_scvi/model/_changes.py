@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data._constants import _SCVI_UUID_KEY
+from scvi.data._constants import _MANAGER_UUID_KEY, _SCVI_UUID_KEY
 
 from scgm_scvi._errors import listed
 from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
@@ -20,7 +20,7 @@ from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from ._fields import MatrixField
 from ._matrices import as_matrix, fingerprint, same_fingerprint
 
-__all__ = ["changed_matrix", "is_current", "register_again", "same_counts"]
+__all__ = ["changed_matrix", "is_current", "is_written", "register_again", "same_counts"]
 
 # What fields derive from columns of obs and write beside them.
 _DERIVED = (
@@ -86,9 +86,32 @@ def same_counts(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two registries are of the same counts, as far as both tell."""
     for key in FEATURE_KEYS:
         fields = [r["field_registries"].get(key, {}).get("state_registry", {}) for r in (a, b)]
-        prints = [state.get(MatrixField.FINGERPRINT_KEY) for state in fields]
-        if None not in prints and not same_fingerprint(*prints):
+        numbers = [state.get(MatrixField.N_OBS_KEY) for state in fields]
+        if None not in numbers and numbers[0] != numbers[1]:
             return False
+        prints = [state.get(MatrixField.FINGERPRINT_KEY) for state in fields]
+        if not any(p is None or _is_of_nothing(p) for p in prints) and not same_fingerprint(
+            *prints
+        ):
+            return False
+    return True
+
+
+def _is_of_nothing(known: Mapping[str, float]) -> bool:
+    """Whether there was no value but 0, as in minified cells."""
+    return not any(known.values())
+
+
+def is_written(manager: AnnDataManager) -> bool:
+    """Whether what a manager registered of attributes is still beside the columns."""
+    if manager.adata.uns.get(_MANAGER_UUID_KEY) != manager.id:  # set up by another since
+        return False
+    try:
+        for key in _DERIVED:
+            if key in manager.data_registry:
+                manager.get_from_registry(key)
+    except (KeyError, ValueError):
+        return False
     return True
 
 
@@ -96,6 +119,11 @@ def is_current(manager: AnnDataManager, obs: pd.DataFrame) -> bool:
     """Whether what a manager registered of attributes is what the columns of ``obs`` say now."""
     if manager.adata.uns.get(_SCVI_UUID_KEY) != manager.adata_uuid:
         return False
+    size_factor = manager.data_registry.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+    if size_factor is not None:  # read where it is, so that nothing derived tells of a change
+        column = obs.get(size_factor["attr_key"])
+        if column is None or not (pd.to_numeric(column, errors="coerce") > 0).all():
+            return False
     try:
         return all(
             np.array_equal(
@@ -105,7 +133,7 @@ def is_current(manager: AnnDataManager, obs: pd.DataFrame) -> bool:
             )
             for key, value in _derived(manager, obs).items()
         )
-    except (KeyError, ValueError):  # a column is gone, or says what the model does not know
+    except (KeyError, TypeError, ValueError):  # a column is gone, or says what is not known
         return False
 
 

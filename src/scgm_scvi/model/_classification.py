@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -17,11 +18,12 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.module import SCGM_KEYS
 
 from ._batch_sizes import encoding_batch_size
-from ._changes import changed_matrix
+from ._changes import changed_matrix, is_written
 from ._class_evidence import UNCALIBRATED, ClassEvidenceMixin, Weighing
 from ._conditions import require_known
 from ._diffusion import weights_fingerprint
 from ._random_state import leaves_random_state
+from ._rows import chosen_rows
 
 __all__ = ["ClassificationMixin"]
 
@@ -152,8 +154,9 @@ class ClassificationMixin(ClassEvidenceMixin):
         parts = [np.empty((0, len(spec.categorical[key])))]
         any_nuisance = self._may_lack_nuisances()
         with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
-            names = cells.obs_names if indices is None else cells.obs_names[indices]
-            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            rows = chosen_rows(indices, cells.obs_names)
+            names = cells.obs_names[rows]
+            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
             loader = map(self._with_nuisances, loader)
             with tqdm(
                 total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
@@ -193,34 +196,51 @@ class ClassificationMixin(ClassEvidenceMixin):
             self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
         which = (key, *settings.values())  # more samples and levels are to be trusted more
         if which not in self.classifier_weights_:
-            rows, labels = self._held_out(key)
-            if len(rows) < _LEAST_CELLS:
-                warnings.warn(
-                    f"The probabilities are not calibrated: {len(rows)} held-out cells with a "
-                    f"known {key!r} are at hand, and {_LEAST_CELLS} are needed. Classify once with "
-                    "the data that the model was trained on, by the same n_samples and n_levels, and "
-                    "save the model.",
-                    UserWarning,
-                    stacklevel=4,
-                )
-                return UNCALIBRATED
-            size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
-            loader = self._make_data_loader(adata=self.adata, indices=rows, batch_size=size)
-            weighing = Weighing(prior=self._log_frequencies(key))
-            found = self._evidence(loader, key, 0, weighing, **settings)
-            latent, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            with self._calibrating_cells() as cells:
+                rows, labels = self._held_out(key, cells)
+                if len(rows) < _LEAST_CELLS:
+                    warnings.warn(
+                        f"The probabilities are not calibrated: {len(rows)} held-out cells with a "
+                        f"known {key!r} are at hand, and {_LEAST_CELLS} are needed. Classify once "
+                        "with the data that the model was trained on, by the same n_samples and "
+                        "n_levels, and save the model.",
+                        UserWarning,
+                        stacklevel=4,
+                    )
+                    return UNCALIBRATED
+                size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
+                loader = self._make_data_loader(adata=cells, indices=rows, batch_size=size)
+                weighing = Weighing(prior=self._log_frequencies(key))
+                found = self._evidence(loader, key, 0, weighing, **settings)
+                latent, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
             self.classifier_weights_[which] = _fit(latent, features, weighing.prior, labels)
         return self.classifier_weights_[which]
 
-    def _held_out(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out rows of the model's data whose category is known, and the category's number."""
+    @contextmanager
+    def _calibrating_cells(self) -> Iterator[Any]:
+        """The model's cells with the attributes it was trained on; ``None`` where they are gone."""
+        manager = None if self.adata is None else self.adata_manager
+        with ExitStack() as stack:
+            if manager is None or changed_matrix(manager) is not None:
+                yield None
+            elif is_written(manager):
+                yield self.adata
+            else:  # set up for another model since
+                try:
+                    cells = stack.enter_context(self._replaced(None))
+                except (KeyError, ValueError):  # columns are gone, or say what is not known
+                    cells = None
+                yield cells
+
+    def _held_out(self, key: str, cells: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out rows of the model's cells whose category is known, and the category's number."""
         rows = np.asarray([] if self.validation_indices is None else self.validation_indices)
         rows = rows.astype(np.int64)
-        if self.adata is None or not len(rows) or changed_matrix(self.adata_manager) is not None:
+        if cells is None or not len(rows):
             return rows[:0], rows[:0]
         j = list(self.condition_spec.categorical).index(key)
-        tokens = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY)
-        labels = np.asarray(tokens)[rows, j]
+        manager = self.get_anndata_manager(cells, required=True)
+        labels = np.asarray(manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY))[rows, j]
         rows, labels = rows[labels > 0], labels[labels > 0] - 1
         most = _MOST_PAIRS // len(self.condition_spec.categorical[key])
         most = min(_MOST_CELLS, max(_LEAST_CELLS, most))

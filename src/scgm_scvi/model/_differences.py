@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi.data import AnnDataManager
 from scvi.model.base._de_core import _de_core
 
+from ._groups import require_groups
 from ._modalities import gathered_obs
 from ._modality_reading import Cells, ModalityReadingMixin
 
@@ -100,6 +101,8 @@ class DifferencesMixin(ModalityReadingMixin):
             if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
                 keys = [b.key for b in self._blocks]
                 cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]
+            if groupby is not None:
+                require_groups(cells.obs, groupby, group1, group2)
             return _de_core(
                 adata_manager=self.get_anndata_manager(cells, required=True),
                 model_fn=partial(getter, batch_size=batch_size or 128),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, nearest
 
-__all__ = ["FeatureReport", "align_features"]
+__all__ = ["FeatureReport", "align_features", "require_features"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,24 @@ def align_features(
         uns={k: v for k, v in adata.uns.items() if not str(k).startswith("_scvi")},
         layers=None if layer is None else {layer: x},
     ), report
+
+
+def require_features(names: Any, known: pd.Index, argument: str) -> None:
+    """Raise unless ``names`` is a list of features that there are.
+
+    Parameters
+    ----------
+    argument
+        What messages call ``names``.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"{argument} is the string {names!r}; pass a list: [{names!r}].")
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise KeyError(
+            f"{argument}: the model knows no feature {listed(strange, 5)}."
+            f"{nearest(strange[0], known)} It knows {listed(known, 3)}."
+        )
 
 
 def _arranged(x: np.ndarray | sparse.spmatrix, found: np.ndarray, n: int) -> sparse.csr_matrix:

@@ -17,6 +17,7 @@ from scgm_scvi.diffusion import log_likelihood
 from ._batch_sizes import encoding_batch_size
 from ._conditions import Conditions, Request
 from ._random_state import leaves_random_state
+from ._rows import chosen_rows
 
 __all__ = ["LikelihoodMixin"]
 
@@ -114,10 +115,10 @@ class LikelihoodMixin:
         ignored = () if conditions is None else spec.steered
         out = [np.empty(0)]
         with self._registered(adata, ignored) as cells:
-            names = cells.obs_names if indices is None else cells.obs_names[indices]
-            n = len(names)
+            rows = chosen_rows(indices, cells.obs_names)
+            names, n = cells.obs_names[rows], len(rows)
             request = None if conditions is None else Request.parse(spec, None, conditions, names)
-            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
             done = 0
             with tqdm(total=n, unit="cell", desc="Scoring", disable=not progress_bar) as bar:
                 for tensors in loader:

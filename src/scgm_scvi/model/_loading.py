@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from anndata import AnnData
+from mudata import MuData
 
 from ._pickles import model_file, require_harmless
 
@@ -44,7 +45,7 @@ class LoadingMixin:
             Folder that :meth:`save` wrote.
         adata
             Cells to load it with. Default: those saved with it. ``False``: none; the model can
-            generate.
+            generate. With others than it was trained on, it forgets which cells were held out.
         accelerator, device
             As in :meth:`scvi.model.SCVI.load`.
         prefix
@@ -66,9 +67,11 @@ class LoadingMixin:
         ------
         FileNotFoundError
             If there is no saved model.
+        TypeError
+            If ``adata`` holds no cells.
         ValueError
             If the file is damaged, would import more than saved models hold, or holds a model of
-            another class.
+            another class; if cells can't be the model's, or those saved beside it are of another.
         RuntimeError
             If it was written by a version of scgm_scvi whose models differ.
 
@@ -93,6 +96,11 @@ class LoadingMixin:
                 "opened. If you trust it, pass trusted=True; or ask for the model as an export "
                 "(SCGM.from_export)."
             )
+        if not (adata is None or adata is False or isinstance(adata, AnnData | MuData)):
+            raise TypeError(
+                f"adata is a {type(adata).__name__}; pass cells, as an AnnData, or adata=False for "
+                "the model alone. Those saved with the model, if any, are read without adata."
+            )
         if not trusted:
             require_harmless(dir_path, prefix)
         elif backup_url is None:
@@ -108,7 +116,6 @@ class LoadingMixin:
                 allowed_classes_names_list=allowed_classes_names_list,
             )
             model._hold_features()
-            return model
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
             kind = cls._kin().get(_saved_class(model_file(dir_path, prefix)))
             if kind is not None:
@@ -116,6 +123,15 @@ class LoadingMixin:
                 return kind.load(dir_path, adata, **options, trusted=trusted)
             _explain(e, cls.__name__, model_file(dir_path, prefix), allowed_classes_names_list)
             raise
+        if model.adata is not None:
+            saved = model.adata_manager._source_registry
+            if model._forget_split_of_others(saved) and adata is None:
+                raise ValueError(
+                    f"The cells in {str(dir_path)!r} are not those of the model there, which was "
+                    "saved later, without its own. Pass them, or adata=False for the model alone; "
+                    "to save both: model.save(path, overwrite=True, save_anndata=True)."
+                )
+        return model
 
     @classmethod
     def _kin(cls) -> dict[str, type[LoadingMixin]]:

@@ -15,7 +15,9 @@ from torch.distributions import Bernoulli
 from scgm_scvi._errors import listed, nearest
 
 from ._batch_sizes import encoding_batch_size
+from ._features import require_features
 from ._modality_reading import Cells, ModalityReadingMixin
+from ._rows import chosen_rows
 
 __all__ = ["ModalityGettersMixin"]
 
@@ -278,8 +280,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
     def _rows(
         self, adata: Cells, indices: Sequence[int] | None, n_samples: int | None
     ) -> np.ndarray:
-        n = (self.adata if adata is None else adata).n_obs
-        rows = np.arange(n) if indices is None else np.arange(n)[np.asarray(indices)]
+        rows = chosen_rows(indices, (self.adata if adata is None else adata).obs_names)
         return rows if n_samples is None else np.random.choice(rows, n_samples)  # scvi's seed
 
     def _split(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -300,7 +301,9 @@ class ModalityGettersMixin(ModalityReadingMixin):
     def _columns_of(self, block: int, names: Sequence[str] | None) -> slice | np.ndarray:
         if names is None:
             return slice(None)
-        return np.flatnonzero(self._blocks[block].names.isin(list(names)))
+        known = self._blocks[block].names
+        require_features(names, known, ("gene_list", "region_list")[block])
+        return np.flatnonzero(known.isin(list(names)))
 
     def _state_of(self, tensors: dict[str, torch.Tensor], mean: bool) -> torch.Tensor:
         state, variance = (s.clone() for s in self.module.encode_state(tensors))

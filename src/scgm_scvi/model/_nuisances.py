@@ -63,7 +63,8 @@ def check_nuisances(
                     f"{place} holds {listed(values, 5)}, which the model was not trained on."
                     f"{nearest(values[0], known[column])} Known: {listed(known[column])}. To go on "
                     "with these cells, fine-tune the model on them: load_query_data(adata, model). "
-                    "Latents, classify, ood_score, enhance and impute take them as they are."
+                    "Latents, classify, ood_score, enhance and impute take them as they are, unless "
+                    "the model was made with encode_covariates=True."
                 )
     for argument, column in _columns(keys, "continuous_covariate_keys"):
         missing = obs[column].isna().to_numpy(dtype=bool)

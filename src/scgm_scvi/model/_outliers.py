@@ -18,6 +18,7 @@ from ._batch_sizes import encoding_batch_size
 from ._diffusion import weights_fingerprint
 from ._matrices import as_matrix
 from ._random_state import leaves_random_state
+from ._rows import chosen_rows
 from ._validation import match_features, validate_adata, validate_matrix
 
 __all__ = ["OutlierMixin"]
@@ -121,7 +122,7 @@ class OutlierMixin:
             batch_size = encoding_batch_size(len(self.var_))
         batch_size = whole_number(batch_size, "batch_size")
         x = self._features_of(adata)
-        rows = np.arange(x.shape[0]) if indices is None else np.arange(x.shape[0])[indices]
+        rows = chosen_rows(indices, (self.adata if adata is None else adata).obs_names)
         reference = self._outlier_reference(seed, progress_bar)
         neighbors = NearestNeighbors(n_neighbors=min(_N_NEIGHBORS, len(reference["cells"])))
         neighbors.fit(reference["cells"])

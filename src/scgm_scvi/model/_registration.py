@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,12 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data._utils import _get_adata_minify_type
 
-from ._changes import changed_matrix, is_current, register_again
+from ._changes import changed_matrix, is_current, register_again, same_counts
 from ._conditions import ConditionSpec
 from ._fields import MatrixField
 from ._matrices import as_matrix
 from ._nuisances import completed_nuisances, hide_nuisances
+from ._rows import chosen_rows
 from ._validation import match_features, validate_adata
 
 __all__ = ["RegistrationMixin"]
@@ -47,6 +48,7 @@ class RegistrationMixin:
     def adata(self, adata: Any) -> None:
         if adata is None:
             raise ValueError("adata is None. A model without data: load(path, adata=False).")
+        before = self.registry_
         if not self._is_registered(adata):
             self._check_query(adata)
             setup = getattr(type(self), self.registry_.get("setup_method_name", "setup_anndata"))
@@ -62,6 +64,19 @@ class RegistrationMixin:
         self._register_manager_for_instance(self._adata_manager)
         self.registry_ = self._adata_manager.registry
         self.summary_stats = self._adata_manager.summary_stats
+        self._forget_split_of_others(before)
+
+    def _forget_split_of_others(self, registry: Mapping[str, Any]) -> bool:
+        """Forget which cells trained, which goes by position, if ``registry`` is of other cells.
+
+        Returns
+        -------
+        Whether it is.
+        """
+        is_other = self.adata is not None and not same_counts(registry, self.registry_)
+        if is_other:
+            self.train_indices_ = self.validation_indices_ = self.test_indices_ = None
+        return is_other
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the features that the model was trained on, in its order.
@@ -109,8 +124,12 @@ class RegistrationMixin:
             If counts were changed, a column is gone, or it says what the model does not know.
         """
         self._require_unchanged()
-        if not self._is_current():
-            register_again(self.adata_manager, self._obs(self.adata))
+        if self._is_current():
+            return
+        if self.minified_data_type is None:
+            with self._replaced(None):  # what is refused of other cells is refused of these
+                pass
+        register_again(self.adata_manager, self._obs(self.adata))
 
     # other cells
 
@@ -126,6 +145,12 @@ class RegistrationMixin:
         if self.minified_data_type is not None and _get_adata_minify_type(adata) is not None:
             return super()._validate_anndata(adata, copy_if_view)
         return self._welcome(self._stand_in_for(adata))
+
+    def _make_data_loader(self, adata: Any, indices: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As scvi's, of rows that there are."""
+        return super()._make_data_loader(
+            adata, chosen_rows(indices, adata.obs_names), *args, **kwargs
+        )
 
     def _own_cells(self) -> Any:
         """The model's own cells as scvi's getters read them."""
