@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import scvi.model
+from anndata import AnnData
+from scvi.data._utils import _assign_adata_uuid
 
 from scgm_scvi import SCGM
 
@@ -45,6 +47,11 @@ class StandIn(SCGM):
         denoiser = {"diffusion_kwargs": {"n_hidden": 8, "n_layers": 1}}
         super().__init__(*args, **{**small, **denoiser, **own})
 
+    @classmethod
+    def setup_anndata(cls, adata: AnnData, **kwargs: Any) -> None:
+        """As SCGM, which wants to be told of values that are not counts."""
+        super().setup_anndata(adata, **{"is_count_data": "log1p" not in adata.uns, **kwargs})
+
     def train(self, *args: Any, **kwargs: Any) -> None:
         """As SCGM, for one epoch where a test does not say, and three steps of stage two."""
         few = {"diffusion_kwargs": {"max_steps": 3, "enable_progress_bar": False}}
@@ -61,8 +68,11 @@ class StandIn(SCGM):
             super().view_anndata_setup(adata, hide_state_registries)
 
     def _stand_in_for(self, adata: Any, *args: Any, **kwargs: Any) -> Any:
+        """As SCGM; but cells that it is asked about get an identity, as if they were set up."""
         stand_in = super()._stand_in_for(adata, *args, **kwargs)
         self._asked_about = (*self._asked_about, adata)
+        if adata is not self.adata and not adata.is_view:
+            _assign_adata_uuid(adata, overwrite=True)
         return stand_in
 
 
