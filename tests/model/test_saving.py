@@ -6,6 +6,7 @@ import pickletools
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 from helpers import SMALL, make_adata, make_mdata
@@ -129,6 +130,20 @@ def test_cells_in_a_mudata(tmp_path):
     model.save(tmp_path / "model", save_anndata=True)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["mdata.h5mu", "model.pt"]
     assert MultiSCGM.load(tmp_path / "model").adata.n_obs == mdata.n_obs
+
+
+def test_without_the_parameters_of_other_models(small, tmp_path):
+    """scvi-tools saves with every model what all of Pyro's have learnt in this process."""
+    store = pyro.get_param_store()
+    with store.scope():
+        pyro.param("rate", torch.ones(3), constraint=pyro.distributions.constraints.positive)
+        pyro.param("loc", torch.zeros(3))
+        small.save(tmp_path / "model")
+        assert set(store.keys()) == {"rate", "loc"}
+        assert torch.equal(store["rate"], torch.ones(3))
+        saved = torch.load(tmp_path / "model" / "model.pt", weights_only=False)
+        assert not saved["model_state_dict"]["pyro_param_store"]["params"]
+        SCGM.load(tmp_path / "model", adata=False)
 
 
 def test_all_models_save_so():

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 
 from scgm_scvi._errors import listed
@@ -107,7 +108,11 @@ class SavingMixin:
     ) -> None:
         """Write to a folder of its own what :meth:`load` opens, or raise."""
         try:
-            super().save(part, prefix=prefix, overwrite=True, save_kwargs=save_kwargs, **kwargs)
+            # scvi-tools adds what Pyro's store holds: parameters of other models, and of none here
+            with pyro.get_param_store().scope():
+                super().save(
+                    part, prefix=prefix, overwrite=True, save_kwargs=save_kwargs, **kwargs
+                )
             foreign, hidden = strange_names(model_file(part, prefix))
             if foreign or hidden:
                 raise ValueError(f"it would hold {listed([*foreign, *hidden])}")
