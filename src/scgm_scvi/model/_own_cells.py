@@ -1,0 +1,116 @@
+"""The cells that a model was made for, looked at again whenever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scvi import REGISTRY_KEYS
+
+from ._changes import changed_matrix, is_current, register_again, same_counts
+from ._fields import MatrixField
+
+__all__ = ["OwnCellsMixin"]
+
+
+class OwnCellsMixin:
+    """Read the model's own cells as they are now.
+
+    Other counts than were registered are refused, and attributes are what their columns say. A part
+    of ``RegistrationMixin``.
+    """
+
+    _guest: Any = None  # what scvi's getters read last, if not the model's own
+
+    @property
+    def adata(self) -> Any:
+        """The cells that the model was made for, or ``None``."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: Any) -> None:
+        if adata is None:
+            raise ValueError("adata is None. A model without data: load(path, adata=False).")
+        before = self.registry_
+        if not self._is_registered(adata):
+            self._check_query(adata)
+            setup = getattr(type(self), self.registry_.get("setup_method_name", "setup_anndata"))
+            setup(adata, source_registry=self.registry_, **self.registry_["setup_args"])
+            self._register_manager_for_instance(
+                self._get_most_recent_anndata_manager(adata, required=True)
+            )
+        self._adata = adata
+        self._adata_manager = self.get_anndata_manager(adata, required=True)
+        self._guest = None
+        managers = self._per_instance_manager_store[self.id]
+        managers.clear()  # cells that were the model's own come in as others do
+        self._register_manager_for_instance(self._adata_manager)
+        self.registry_ = self._adata_manager.registry
+        self.summary_stats = self._adata_manager.summary_stats
+        self._forget_split_of_others(before)
+
+    def _forget_split_of_others(self, registry: Mapping[str, Any]) -> bool:
+        """Forget which cells trained, which goes by position, if ``registry`` is of other cells.
+
+        Returns
+        -------
+        Whether it is.
+        """
+        is_other = self.adata is not None and not same_counts(registry, self.registry_)
+        if is_other:
+            self.train_indices_ = self.validation_indices_ = self.test_indices_ = None
+        return is_other
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
+        """Names of the features that the model was trained on, in its order.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            As in scvi-tools; of models of several modalities.
+        """
+        state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+        return np.asarray(state[MatrixField.COLUMN_NAMES_KEY]).astype(str)
+
+    def _update_adata_and_manager_post_minification(
+        self, minified_adata: Any, minified_data_type: str
+    ) -> None:
+        """Let scvi put minified cells, which have no counts to check, in place of the model's own."""
+        self._register_manager_for_instance(self.adata_manager.transfer_fields(minified_adata))
+        super()._update_adata_and_manager_post_minification(minified_adata, minified_data_type)
+
+    def _require_unchanged(self) -> None:
+        """Raise ``ValueError`` if the counts of the model's cells are not those registered."""
+        if self.adata is None:
+            raise ValueError("The model was loaded without data, so adata has to be given.")
+        if self.minified_data_type is not None:
+            return
+        what = changed_matrix(self.adata_manager)
+        if what is not None:
+            raise ValueError(
+                f"The model's own cells were changed since they were set up: {what}. The model reads "
+                "the values it was set up with. Put them back, or pass cells that have them. Where "
+                "counts are to be normalised in place, keep them first: adata.layers['counts'] = "
+                f"adata.X.copy(), and {type(self).__name__}.setup_anndata(adata, layer='counts')."
+            )
+
+    def _is_current(self) -> bool:
+        """Whether what is registered of the model's cells is what their columns say now."""
+        return is_current(self.adata_manager, self._obs(self.adata))
+
+    def _require_current(self) -> None:
+        """Bring what training reads of the model's cells to what their columns say now.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If counts were changed, a column is gone, or it says what the model does not know.
+        """
+        self._require_unchanged()
+        if self._is_current():
+            return
+        if self.minified_data_type is None:
+            with self._replaced(None):  # what is refused of other cells is refused of these
+                pass
+        register_again(self.adata_manager, self._obs(self.adata))
