@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import scvi
 import scvi.model
 from anndata import AnnData
 from scvi.data._utils import _assign_adata_uuid
@@ -79,6 +81,16 @@ class StandIn(SCGM):
 StandIn.__init__.__signature__ = inspect.signature(SCGM.__init__)  # scvi-tools saves by it
 StandIn.__module__ = "scvi.model"
 scvi.model.SCVI = StandIn
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Put the number of workers back, which one test sets for all that follow."""
+    names = ("dl_num_workers", "dl_persistent_workers")
+    before = [getattr(scvi.settings, name) for name in names]
+    yield
+    for name, value in zip(names, before, strict=True):
+        setattr(scvi.settings, name, value)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

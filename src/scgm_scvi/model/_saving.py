@@ -110,9 +110,7 @@ class SavingMixin:
         try:
             # scvi-tools adds what Pyro's store holds: parameters of other models, and of none here
             with pyro.get_param_store().scope():
-                super().save(
-                    part, prefix=prefix, overwrite=True, save_kwargs=save_kwargs, **kwargs
-                )
+                super().save(part, prefix=prefix, overwrite=True, save_kwargs=save_kwargs, **kwargs)
             foreign, hidden = strange_names(model_file(part, prefix))
             if foreign or hidden:
                 raise ValueError(f"it would hold {listed([*foreign, *hidden])}")
