@@ -99,6 +99,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return
     crash = getattr(report.longrepr, "reprcrash", None)
     why = str(report.longrepr) if crash is None else crash.message
+    if report.skipped and isinstance(report.longrepr, tuple):
+        why = report.longrepr[-1]  # after file and line
     line = {"test": report.nodeid, "outcome": report.outcome, "why": why[:600]}
     with open(os.environ["SCGM_PEER_OUTCOMES"], "a") as file:
         file.write(json.dumps({**line, "seconds": round(report.duration, 1)}) + "\n")
