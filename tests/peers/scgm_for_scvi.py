@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import scvi
 import scvi.model
 from anndata import AnnData
 from scvi.data._utils import _assign_adata_uuid
@@ -81,12 +83,24 @@ StandIn.__module__ = "scvi.model"
 scvi.model.SCVI = StandIn
 
 
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Put the number of workers back, which one test sets for all that follow."""
+    names = ("dl_num_workers", "dl_persistent_workers")
+    before = [getattr(scvi.settings, name) for name in names]
+    yield
+    for name, value in zip(names, before, strict=True):
+        setattr(scvi.settings, name, value)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Write what became of each test, and why, where the script looks for it."""
     if report.when != "call" and report.outcome == "passed":
         return
     crash = getattr(report.longrepr, "reprcrash", None)
     why = str(report.longrepr) if crash is None else crash.message
+    if report.skipped and isinstance(report.longrepr, tuple):
+        why = report.longrepr[-1]  # after file and line
     line = {"test": report.nodeid, "outcome": report.outcome, "why": why[:600]}
     with open(os.environ["SCGM_PEER_OUTCOMES"], "a") as file:
         file.write(json.dumps({**line, "seconds": round(report.duration, 1)}) + "\n")
