@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import QUIET, make_types, train_types
+from helpers import QUIET, make_mdata, make_multi, make_types, train_types
 
-from scgm_scvi import SCGM
+from scgm_scvi import SCGM, MultiSCGM
 
 FEW = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 
@@ -119,6 +119,42 @@ class TestFolders:
             SCGM.load(folder, adata)
 
 
+class TestAnotherContainer:
+    def test_an_anndata_for_a_model_of_mudata(self, tmp_path):
+        mdata = make_mdata()
+        model = make_multi(mdata, epochs=1, steps=2)
+        model.save(tmp_path / "m")
+        with pytest.raises(TypeError, match="AnnData, and .*set up with a MuData.*adata=False"):
+            MultiSCGM.load(tmp_path / "m", mdata["rna"].copy())
+        mdata["rna"].obs["cell_type"] = "CD34+"
+        told = r"do not agree. Say which is meant: mdata\.obs\['cell_type'\] = mdata\['rna'\]"
+        with pytest.raises(ValueError, match=told):
+            model.get_latent_representation()
+        mdata["rna"].X = mdata["rna"].X * 2
+        with pytest.raises(ValueError, match=r"setup_mudata\(mdata, rna_layer='counts'\)"):
+            model.get_latent_representation()
+
+
+class TestQueries:
+    @pytest.mark.parametrize("column", ["cell_type", "donor"])
+    def test_categories_of_another_kind(self, folder, column):
+        query = make_types(60, seed=1)
+        query.obs[column] = 3
+        match = rf"'{column}'\] holds 3, and the model's cat.*whole number.*those known are strings"
+        with pytest.raises(ValueError, match=match):
+            SCGM.load_query_data(query, SCGM.load(folder, adata=False))
+
+    def test_encoders_that_read_the_batch(self):
+        adata = make_types()
+        SCGM.setup_anndata(adata, batch_key="donor", labels_key="cell_type")
+        model = SCGM(adata, n_latent=4, n_hidden=8, encode_covariates=True)
+        model.train(max_epochs=1, diffusion=False, **QUIET)
+        adata = make_types(60, seed=1)
+        adata.obs["donor"] = "d9"
+        with pytest.raises(ValueError, match="unless the model was made with encode_covariates"):
+            model.get_latent_representation(adata)
+
+
 class TestColumnsChangedSince:
     """The model's own columns are trained on, and read, only if set-up would take them."""
 
@@ -137,7 +173,7 @@ class TestColumnsChangedSince:
             ("cell_type", "Z", "'Z' is not a known category"),
         ],
     )
-    def test_are_refused_before_training(self, steered, column, value, match):
+    def test_are_refused_before_training(self, steered, column, value, match, tmp_path):
         adata, old = steered.adata, steered.adata.obs.copy()
         before = {k: v.clone() for k, v in steered.module.state_dict().items()}
         try:
@@ -147,6 +183,7 @@ class TestColumnsChangedSince:
                 lambda: steered.train_diffusion(max_steps=1, **QUIET),
                 lambda: steered.log_likelihood(progress_bar=False),
                 lambda: steered.get_normalized_expression(),
+                lambda: steered.save(tmp_path / "m", save_anndata=True),
             ):
                 with pytest.raises(ValueError, match=match):
                     verb()

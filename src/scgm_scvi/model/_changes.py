@@ -20,7 +20,7 @@ from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from ._fields import MatrixField
 from ._matrices import as_matrix, fingerprint, same_fingerprint
 
-__all__ = ["changed_matrix", "is_current", "is_written", "register_again", "same_counts"]
+__all__ = ["changed_matrix", "derived", "is_current", "is_written", "register_again", "same_counts"]
 
 # What fields derive from columns of obs and write beside them.
 _DERIVED = (
@@ -131,7 +131,7 @@ def is_current(manager: AnnDataManager, obs: pd.DataFrame) -> bool:
                 np.asarray(value, dtype=float).ravel(),
                 equal_nan=True,
             )
-            for key, value in _derived(manager, obs).items()
+            for key, value in derived(manager, obs).items()
         )
     except (KeyError, TypeError, ValueError):  # a column is gone, or says what is not known
         return False
@@ -145,17 +145,23 @@ def register_again(manager: AnnDataManager, obs: pd.DataFrame) -> None:
     KeyError, ValueError
         If a column is gone, or says what the model does not know.
     """
-    derived = _derived(manager, obs)
+    found = derived(manager, obs)
     manager.adata.uns[_SCVI_UUID_KEY] = manager.adata_uuid  # by which scvi knows the object
-    for key, value in derived.items():
+    for key, value in found.items():
         place = manager.data_registry[key]
         mod = getattr(place, "mod_key", None)
         holder = manager.adata if mod is None else manager.adata.mod[mod]
         getattr(holder, place["attr_name"])[place["attr_key"]] = np.asarray(value)
 
 
-def _derived(manager: AnnDataManager, obs: pd.DataFrame) -> dict[str, Any]:
-    """What the fields of a manager make of columns, by registry key."""
+def derived(manager: AnnDataManager, obs: pd.DataFrame) -> dict[str, Any]:
+    """What the fields of a manager make of columns, by registry key.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If a column is gone, or says what the model does not know.
+    """
     cells, out = AnnData(obs=obs), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from scgm_scvi._errors import listed
+from scgm_scvi._errors import listed, nearest
 
-__all__ = ["RESERVED", "check_columns", "is_writable_name"]
+__all__ = ["RESERVED", "check_columns", "check_kinds", "is_writable_name"]
 
 _BOOLEAN = ("bool", "boolean")
 RESERVED = "_index"  # by which files call the names of rows
@@ -87,6 +88,33 @@ def check_columns(
                     )
             else:
                 _check_categories(obs[column], place, source)
+
+
+def check_kinds(obs: pd.DataFrame, known: Mapping[str, Collection[Any]], name: str) -> None:
+    """Check that new categories are of the kind of those that they will stand beside.
+
+    Parameters
+    ----------
+    known
+        Column to the categories that a model has.
+
+    Raises
+    ------
+    ValueError
+        If they are numbers beside strings, or the like.
+    """
+    for column, categories in known.items():
+        if column not in obs or not len(categories):
+            continue
+        values = obs[column].dropna().unique().tolist()
+        both = pd.Index([*categories, *values], dtype=object)
+        if pd.api.types.infer_dtype(both, skipna=False) in ("mixed", "mixed-integer"):
+            value = next((v for v in values if type(v) is not type(categories[0])), values[0])
+            raise ValueError(
+                f"{name}.obs[{column!r}] holds {listed(values, 3)}, and the model's categories are "
+                f"{listed(categories, 3)}.{nearest(value, categories)} Make them of one kind, as by "
+                f"{name}.obs[{column!r}] = {name}.obs[{column!r}].astype(str)."
+            )
 
 
 def _check_numbers(column: pd.Series, place: str, source: str) -> None:

@@ -121,7 +121,8 @@ class LoadingMixin:
             if kind is not None:
                 options = {"accelerator": accelerator, "device": device, "prefix": prefix}
                 return kind.load(dir_path, adata, **options, trusted=trusted)
-            _explain(e, cls.__name__, model_file(dir_path, prefix), allowed_classes_names_list)
+            file = model_file(dir_path, prefix)
+            _explain(e, cls.__name__, file, allowed_classes_names_list, adata)
             raise
         if model.adata is not None:
             saved = model.adata_manager._source_registry
@@ -181,7 +182,9 @@ def _saved_class(file: Path) -> str | None:
         return None
 
 
-def _explain(error: Exception, name: str, file: Path, allowed: list[str] | None) -> None:
+def _explain(
+    error: Exception, name: str, file: Path, allowed: list[str] | None, adata: Any
+) -> None:
     """Raise what is behind an error of scvi-tools, if what was saved tells."""
     try:
         saved = torch.load(file, map_location="cpu", weights_only=False)
@@ -199,6 +202,13 @@ def _explain(error: Exception, name: str, file: Path, allowed: list[str] | None)
         raise ValueError(
             f"{str(file)!r} holds a model of class {saved_name!r}, not {name!r}. "
             f"Load it with {saved_name}.load."
+        ) from error
+    of_mudata = attributes["registry_"].get("setup_method_name") == "setup_mudata"
+    if isinstance(adata, AnnData | MuData) and isinstance(adata, MuData) != of_mudata:
+        raise TypeError(
+            f"adata is a {type(adata).__name__}, and {str(file)!r} holds a model that was set up "
+            f"with {'a MuData' if of_mudata else 'an AnnData'}. Pass such, or adata=False for the "
+            "model alone, which reads other cells all the same."
         ) from error
     if isinstance(error, RuntimeError | TypeError | AttributeError):
         raise RuntimeError(

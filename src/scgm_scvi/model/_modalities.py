@@ -182,10 +182,11 @@ def gathered_obs(
             holders = [k for k in order if name in mdata[k].obs]
             found = _united(mdata, name, holders)
             if found is None and holders:
+                at_setup = f"modalities={{{argument!r}: {holders[0]!r}}} at set-up, or "
                 raise ValueError(
                     f"{argument}: {name!r} is a column of the obs of {listed(holders)}, and they "
-                    f"do not agree. Say which is meant: modalities={{{argument!r}: "
-                    f"{holders[0]!r}}}, or put it in mdata.obs."
+                    f"do not agree. Say which is meant: {at_setup if argument.endswith(('_key', '_keys')) else ''}"
+                    f"mdata.obs[{name!r}] = mdata[{holders[0]!r}].obs[{name!r}]."
                 )
         if found is not None:
             out[name] = found

@@ -94,6 +94,15 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
 
     # what is read
 
+    def _way_to_keep_counts(self) -> str:
+        if not self._is_of_mudata:
+            return super()._way_to_keep_counts()
+        key, name = self._blocks[0].key, type(self).__name__
+        return (
+            f"mdata[{key!r}].layers['counts'] = mdata[{key!r}].X.copy(), and "
+            f"{name}.setup_mudata(mdata, rna_layer='counts')."
+        )
+
     def _is_cells(self, data: Any) -> bool:
         return isinstance(data, AnnData | MuData)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scvi import REGISTRY_KEYS
 
-from ._changes import changed_matrix, is_current, register_again, same_counts
+from ._changes import changed_matrix, derived, is_current, register_again, same_counts
 from ._fields import MatrixField
 
 __all__ = ["OwnCellsMixin"]
@@ -91,9 +91,14 @@ class OwnCellsMixin:
             raise ValueError(
                 f"The model's own cells were changed since they were set up: {what}. The model reads "
                 "the values it was set up with. Put them back, or pass cells that have them. Where "
-                "counts are to be normalised in place, keep them first: adata.layers['counts'] = "
-                f"adata.X.copy(), and {type(self).__name__}.setup_anndata(adata, layer='counts')."
+                f"counts are to be normalised in place, keep them first: {self._way_to_keep_counts()}"
             )
+
+    def _way_to_keep_counts(self) -> str:
+        return (
+            f"adata.layers['counts'] = adata.X.copy(), and {type(self).__name__}.setup_anndata("
+            "adata, layer='counts')."
+        )
 
     def _is_current(self) -> bool:
         """Whether what is registered of the model's cells is what their columns say now."""
@@ -108,9 +113,13 @@ class OwnCellsMixin:
             If counts were changed, a column is gone, or it says what the model does not know.
         """
         self._require_unchanged()
-        if self._is_current():
-            return
-        if self.minified_data_type is None:
+        if not self._is_current():
+            self._require_columns()
+            register_again(self.adata_manager, self._obs(self.adata))
+
+    def _require_columns(self) -> None:
+        """Raise as set-up does of what the columns of the model's cells say now."""
+        if self.minified_data_type is None and not self._is_current():
             with self._replaced(None):  # what is refused of other cells is refused of these
                 pass
-        register_again(self.adata_manager, self._obs(self.adata))
+            derived(self.adata_manager, self._obs(self.adata))

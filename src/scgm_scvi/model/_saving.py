@@ -61,7 +61,9 @@ class SavingMixin:
             If ``dir_path`` is a file.
         ValueError
             If it exists, without ``overwrite``; or if cells are to be saved whose counts were
-            changed since they were set up.
+            changed since they were set up, or whose columns say what the model does not know.
+        KeyError
+            If cells are to be saved that lack a column.
         TypeError
             If the model has an attribute that can't be saved, or not so that :meth:`load` opens
             it; the message names it.
@@ -84,6 +86,7 @@ class SavingMixin:
             )
         if save_anndata and self.adata is not None:
             self._require_unchanged()  # load would refuse them
+            self._require_columns()
         path.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(prefix=".saving-", dir=path) as part:

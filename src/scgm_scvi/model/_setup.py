@@ -19,7 +19,7 @@ from scvi.data.fields import (
 from scgm_scvi._errors import require_keywords
 from scgm_scvi.module import SCGM_KEYS
 
-from ._columns import check_columns
+from ._columns import check_columns, check_kinds
 from ._conditions import ConditionSpec
 from ._fields import ConditionsField, LabelsField, MatrixField, NumbersField
 from ._nuisances import check_nuisances
@@ -163,6 +163,8 @@ class SetupMixin(RegistrationMixin):
         known = {}
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
+            spec = ConditionSpec.from_registry(source)
+            check_kinds(adata.obs, {**spec.nuisances, **spec.categorical}, name)
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
