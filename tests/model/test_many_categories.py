@@ -57,7 +57,7 @@ def test_the_answer_is_that_of_a_close_look_at_all(
     monkeypatch.setattr(_class_evidence, "_N_CANDIDATES", N)
     counted.clear()
     close = many.classify(indices=cells, **FAST)
-    assert n_short < share * sum(counted)  # half of it is the short look at all
+    assert n_short <= share * sum(counted)  # half of it is the short look at all
     assert (short.idxmax(axis=1) == close.idxmax(axis=1)).all()
     np.testing.assert_allclose(short, close, atol=tolerance)
     np.testing.assert_allclose(short.sum(axis=1), 1)

@@ -408,10 +408,13 @@ class TestNuisances:
         unspecified = query.copy()
         unspecified.obs["cell_type"] = np.nan
         del query.obs["cell_type"]
-        for verb in ("log_likelihood", "denoising_loss", "ood_score", "get_latent_representation"):
+        for verb in ("denoising_loss", "ood_score", "get_latent_representation"):
             np.testing.assert_allclose(
                 getattr(trained, verb)(query), getattr(trained, verb)(unspecified), rtol=1e-5
             )
+        with pytest.raises(KeyError, match=r"'cell_type' is not a column.*conditions=\{\}"):
+            trained.log_likelihood(query)  # under which conditions?
+        trained.log_likelihood(query, conditions={}, progress_bar=False)
         edited = trained.edit(query, {"cell_type": "B"}, strength=0.5, seed=0, copy=True)
         assert "cell_type" not in edited.obs
         trained.get_normalized_expression(query)

@@ -20,7 +20,15 @@ from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from ._fields import MatrixField
 from ._matrices import as_matrix, fingerprint, same_fingerprint
 
-__all__ = ["changed_matrix", "derived", "is_current", "is_written", "register_again", "same_counts"]
+__all__ = [
+    "changed_matrix",
+    "derived",
+    "is_current",
+    "never_had",
+    "is_written",
+    "register_again",
+    "same_counts",
+]
 
 # What fields derive from columns of obs and write beside them.
 _DERIVED = (
@@ -154,6 +162,18 @@ def register_again(manager: AnnDataManager, obs: pd.DataFrame) -> None:
         getattr(holder, place["attr_name"])[place["attr_key"]] = np.asarray(value)
 
 
+def never_had(manager: AnnDataManager, obs: pd.DataFrame) -> list[str]:
+    """Conditions without a column, which cells had none of when they were registered either."""
+    if SCGM_KEYS.CONDITIONS_KEY not in manager.data_registry:
+        return []
+    try:
+        tokens = np.asarray(manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY))
+    except (KeyError, ValueError):  # what was registered is gone
+        return []
+    names = manager.get_state_registry(SCGM_KEYS.CONDITIONS_KEY)["field_keys"]
+    return [name for j, name in enumerate(names) if name not in obs and not tokens[:, j].any()]
+
+
 def derived(manager: AnnDataManager, obs: pd.DataFrame) -> dict[str, Any]:
     """What the fields of a manager make of columns, by registry key.
 
@@ -162,6 +182,7 @@ def derived(manager: AnnDataManager, obs: pd.DataFrame) -> dict[str, Any]:
     KeyError, ValueError
         If a column is gone, or says what the model does not know.
     """
+    obs = obs.assign(**dict.fromkeys(never_had(manager, obs), np.nan))
     cells, out = AnnData(obs=obs), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scvi import REGISTRY_KEYS
 
-from ._changes import changed_matrix, derived, is_current, register_again, same_counts
+from ._changes import changed_matrix, derived, is_current, never_had, register_again, same_counts
 from ._fields import MatrixField
 
 __all__ = ["OwnCellsMixin"]
@@ -120,6 +120,7 @@ class OwnCellsMixin:
     def _require_columns(self) -> None:
         """Raise as set-up does of what the columns of the model's cells say now."""
         if self.minified_data_type is None and not self._is_current():
-            with self._replaced(None):  # what is refused of other cells is refused of these
+            absent = never_had(self.adata_manager, self._obs(self.adata))
+            with self._replaced(None, absent):  # what is refused of others is refused of these
                 pass
             derived(self.adata_manager, self._obs(self.adata))
