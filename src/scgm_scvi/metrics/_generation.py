@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from ._differential_expression import DE_METRICS
 from ._lsi import LatentSemanticSpace
 from ._space import (
     ALL,
@@ -234,6 +235,12 @@ def _table(
             }
         scores = {"value": yardstick.within(candidate, condition, n), **floors[condition, n]}
         tables.append(_rows(condition, [*_TWO_SAMPLE, *accuracy, *memorization], scores, n))
+    if yardstick.contrasts is not None:
+        n_of, scores = yardstick.contrasts.scores(candidate.cells)
+        for i, condition in enumerate([ALL, *conditions]):
+            found = {column: of.get(condition, {}) for column, of in scores.items()}
+            rows = _rows(condition, list(DE_METRICS), found, n_of.get(condition, 0))
+            tables[i] = pd.concat([tables[i], rows])
     return pd.concat(tables, ignore_index=True)
 
 
