@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -109,7 +110,7 @@ class _Differences:
     p: np.ndarray
     change: np.ndarray
 
-    @property
+    @cached_property
     def p_adjusted(self) -> np.ndarray:
         tested = np.isfinite(self.p).all(axis=1)
         out = np.full_like(self.p, np.nan)
@@ -117,7 +118,7 @@ class _Differences:
             out[tested] = stats.false_discovery_control(self.p[tested], axis=1)
         return out
 
-    @property
+    @cached_property
     def is_significant(self) -> np.ndarray:
         return self.p_adjusted < _LEVEL
 
@@ -157,8 +158,15 @@ def _agreement(real: _Differences, other: _Differences, rows: np.ndarray) -> dic
         "de_slope": float(np.cov(x, y)[0, 1] / np.var(x, ddof=1)) if has_slope else nan,
         "de_jaccard": float((theirs & ours).sum() / either) if either else nan,
         "de_nmae": float(np.abs(y - x).mean() / np.abs(x).mean()) if len(x) else nan,
-        "de_n_ratio": float(ours.sum() / len(x)) if len(x) else nan,
     }
+
+
+def _ratio_of_numbers(pairs: list[tuple[_Differences, _Differences]], rows: np.ndarray) -> float:
+    """Genes found in the others over those in the halves: both together, as a mean is above 1."""
+    real, other = (
+        sum(found.is_significant[rows].sum() for found in s) for s in zip(*pairs, strict=True)
+    )
+    return float(other / real) if real else float("nan")
 
 
 @dataclass(eq=False)
@@ -214,8 +222,10 @@ class Contrasts:
         rows = {ALL: np.arange(len(sizes)), **{c: [i] for i, c in enumerate(self.conditions)}}
         out = {}
         for name, at in rows.items():
-            runs = [_agreement(*pair, at) for pair in zip(halves, others, strict=True)]
-            out[name] = {m: mean_of_numbers([run[m] for run in runs]) for m in DE_METRICS}
+            pairs = list(zip(halves, others, strict=True))
+            runs = [_agreement(*pair, at) for pair in pairs]
+            out[name] = {m: mean_of_numbers([run[m] for run in runs]) for m in runs[0]}
+            out[name]["de_n_ratio"] = _ratio_of_numbers(pairs, at)
         return out
 
     def _of_halves(self, sizes: tuple[int, ...]) -> list[_Differences]:
