@@ -16,6 +16,7 @@ def test_demo(tmp_path):
     last = run.stdout.strip().splitlines()[-3:]
     assert last[0].startswith("700 cells of 10 types in ")
     assert "AUC" in last[1]
+    assert "log-fold changes" in last[1]
     assert last[2].startswith("Next: ")
     assert "Epoch 10/10" in run.stdout + run.stderr  # progress is shown
     cells = sc.read_h5ad(out / "generated.h5ad")
@@ -23,6 +24,6 @@ def test_demo(tmp_path):
     real = sc.datasets.pbmc68k_reduced().obs["bulk_labels"].value_counts()
     assert (cells.obs["cell_type"].value_counts() == real).all()
     metrics = pd.read_csv(out / "metrics.csv", index_col="metric")
-    assert {"rf_auc_gene", "w2", "cond_acc", "nn_ratio"} <= set(metrics.index)
+    assert {"rf_auc_gene", "w2", "cond_acc", "nn_ratio", "de_slope"} <= set(metrics.index)
     assert metrics["floor"].notna().all()
     assert (out / "umap.png").read_bytes().startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from scgm_scvi.metrics import evaluate_generation
 BENCH = Path(__file__).parents[2].parent / "shared" / "bench"
 GENES = [f"gene{i}" for i in range(40)]
 KEY = "cell_type"
+DE = ["de_slope", "de_jaccard", "de_nmae", "de_n_ratio"]
 
 
 def make_cells(seed, n=120, types=("a", "b", "c"), shift=1.0):
@@ -213,7 +214,8 @@ def test_a_condition_is_measured_by_its_own_cells():
     columns = ["floor", "train_floor", "n"]
     pd.testing.assert_frame_equal(good[columns], bad[columns])
     good, bad = (t.set_index(["condition", "metric"])["value"] for t in (good, bad))
-    pd.testing.assert_series_equal(good["c"], bad["c"])
+    # which genes differ is asked against the rest of the cells, the spoilt ones among them
+    pd.testing.assert_series_equal(good["c"].drop(DE), bad["c"].drop(DE))
     assert bad["a"]["w2"] > 1.3 * good["a"]["w2"]
     assert bad["a"]["precision"] < good["a"]["precision"] - 0.3
     assert bad["b"]["cond_acc"] == 0
@@ -240,9 +242,8 @@ def test_value_and_floor_of_a_condition_are_of_as_many_cells():
     assert (many.loc["a", "n"] == 20).all()
     assert (few.loc["a", "n"] == 12).all()
     assert few.loc[("a", "w2"), "floor"] > 1.03 * many.loc[("a", "w2"), "floor"]
-    pd.testing.assert_frame_equal(
-        few.loc["b", ["floor", "train_floor"]], many.loc["b", ["floor", "train_floor"]]
-    )
+    few, many = (t.loc["b", ["floor", "train_floor"]].drop(DE) for t in (few, many))
+    pd.testing.assert_frame_equal(few, many)
 
 
 @pytest.mark.usefixtures("no_forest")
@@ -439,7 +440,8 @@ def test_agrees_with_the_independent_evaluator(tmp_path):
         seed=7,
     ).set_index("metric")
     columns = ["value", "floor", "train_floor"]
-    assert set(ours.index) <= set(theirs.index)
+    assert set(ours.index) - set(theirs.index) == set(DE)  # held to scanpy's elsewhere
+    ours = ours.drop(DE)
     expected = theirs.loc[ours.index, columns].astype(float)
     pd.testing.assert_frame_equal(
         ours[columns], expected, rtol=1e-7, atol=1e-9, check_names=False, check_column_type=False

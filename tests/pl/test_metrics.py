@@ -90,7 +90,7 @@ def test_every_metric_that_is_measured_has_its_direction(monkeypatch):
     )
     figure = metrics(table)
     without = {ax.get_ylabel() for ax in figure.axes if not set("←→") & set(ax.get_ylabel())}
-    assert {label.strip() for label in without} == {"nn_ratio"}
+    assert {label.strip() for label in without} == {"nn_ratio", "de_slope", "de_n_ratio"}
     assert set(named(figure)) == set(table["metric"])
 
 

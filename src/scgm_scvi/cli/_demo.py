@@ -60,14 +60,16 @@ def demo(out: Path = Path("demo"), *, seed: int = 0, quick: bool = False) -> Non
     figure.savefig(out / "umap.png", dpi=120)
     table.to_csv(out / "metrics.csv", index=False)
 
-    forest = table.set_index("metric").loc["rf_auc_pca"]
+    forest, slope = (table.set_index("metric").loc[m] for m in ("rf_auc_pca", "de_slope"))
     print(
         f"\n{cells.n_obs} cells of {cells.obs['cell_type'].nunique()} types in {out}/generated.h5ad, "
         f"drawn beside real ones in {out}/umap.png ({time.monotonic() - started:.0f} s in all)."
     )
     print(
         f"A random forest tells them from held-out cells with AUC {forest['value']:.2f} (real cells "
-        f"from real: {forest['floor']:.2f}; 0.5 is chance); all metrics in {out}/metrics.csv."
+        f"from real: {forest['floor']:.2f}; 0.5 is chance); log-fold changes between types have a "
+        f"slope of {slope['value']:.2f} on real ones (real on real: {slope['floor']:.2f}); all "
+        f"metrics in {out}/metrics.csv."
     )
     print(
         f"Next: sc.read_h5ad('{out}/generated.h5ad') in scanpy, or "

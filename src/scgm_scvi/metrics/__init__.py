@@ -1,5 +1,6 @@
 """Numbers about generated cells, each beside what real cells score."""
 
+from ._differential_expression import differential_expression
 from ._distances import classifier_auc, energy_distance, mixing, mmd2, prdc, wasserstein2
 from ._generation import evaluate_generation
 from ._linkage import evaluate_linkage, linked_correlation
@@ -9,6 +10,7 @@ from ._perturbation import evaluate_perturbation
 
 __all__ = [
     "classifier_auc",
+    "differential_expression",
     "energy_distance",
     "evaluate_generation",
     "evaluate_linkage",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from ._differential_expression import DE_METRICS
 from ._lsi import LatentSemanticSpace
 from ._space import (
     ALL,
@@ -49,7 +50,7 @@ def evaluate_generation(
     n_max: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare generated cells with held-out real ones.
+    r"""Compare generated cells with held-out real ones.
 
     The real cells are cut into two halves, stratified by condition. Every two-sample metric is
     the mean over the halves of half against as many generated cells; its *floor* is one half
@@ -76,7 +77,8 @@ def evaluate_generation(
         generator scores worse than the floor in it.
     condition_key
         Column of ``obs`` with the condition that cells were generated for; adds ``label_w2``,
-        ``cond_acc`` and ``tstr_f1`` (train on generated, test on real).
+        ``cond_acc``, ``tstr_f1`` (train on generated, test on real), and in ``"log"`` the metrics
+        of differential expression, ``de_slope`` and those after it.
     per_condition
         Add the rows of each condition that is held out or generated: the metrics above within it,
         but for ``label_w2`` and ``tstr_f1``; ``cond_acc`` is the share of its cells that the
@@ -114,6 +116,27 @@ def evaluate_generation(
     - ``ratio``: value over floor; NaN where the floor is 0, and for ``mmd2`` and ``dup_frac``,
       which are 0 at best
     - ``n``: the number of cells on each side
+
+    Notes
+    -----
+    Differential expression is that of each condition against the rest, by
+    :func:`~scgm_scvi.metrics.differential_expression` at a false discovery rate of .05. A half of
+    the real cells decides: :math:`D` are the pairs of condition and gene that differ in it, with
+    log-fold changes :math:`x`; :math:`D'` and :math:`y` are of the other sample, which has as many
+    cells of each condition, so that it finds as many genes by itself. The overall rows are of all
+    pairs together. A condition of fewer than 10 cells a side is only among the rest of the others.
+
+    - ``de_slope``: least-squares slope of :math:`y` on :math:`x` over :math:`D`. Below its floor,
+      effects are too weak; above it, exaggerated. The floor is below 1 itself: the changes of a
+      half are noisy, and :math:`D` was chosen where this noise made them larger.
+    - ``de_jaccard``: :math:`|D \cap D'| / |D \cup D'|`
+    - ``de_nmae``: mean of :math:`|y - x|` over :math:`D` over that of :math:`|x|`; 1 where there
+      is no effect
+    - ``de_n_ratio``: :math:`|D'| / |D|`, its floor 1 by definition. Above, conditions are told
+      apart too easily, as where the cells of a type are all too typical.
+
+    Peaks are left out: what is open in a cell goes by its depth as much as by its type, and the
+    rank-sum test does not know of depth.
 
     Raises
     ------
@@ -234,6 +257,12 @@ def _table(
             }
         scores = {"value": yardstick.within(candidate, condition, n), **floors[condition, n]}
         tables.append(_rows(condition, [*_TWO_SAMPLE, *accuracy, *memorization], scores, n))
+    if yardstick.contrasts is not None:
+        n_of, scores = yardstick.contrasts.scores(candidate.cells)
+        for i, condition in enumerate([ALL, *conditions]):
+            found = {column: of.get(condition, {}) for column, of in scores.items()}
+            rows = _rows(condition, list(DE_METRICS), found, n_of.get(condition, 0))
+            tables[i] = pd.concat([tables[i], rows])
     return pd.concat(tables, ignore_index=True)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "halves",
     "labels_of",
     "log_normalize",
+    "mean_of_numbers",
     "pearson",
     "prepare",
     "require_counts",
@@ -137,6 +138,12 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
     if min(np.ptp(x), np.ptp(y)) == 0:
         return float("nan")
     return float(stats.pearsonr(x, y).statistic)
+
+
+def mean_of_numbers(values: list[float]) -> float:
+    """Mean of the numbers there are."""
+    values = [v for v in values if not np.isnan(v)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def log_normalize(counts: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.neighbors import NearestNeighbors
 
+from ._differential_expression import Contrasts
 from ._distances import (
     classifier_auc,
     median_bandwidth2,
@@ -19,7 +20,7 @@ from ._distances import (
     prdc,
     wasserstein2,
 )
-from ._space import LEAST_CELLS, SAME_PLACE, Cells, pearson, subsample
+from ._space import LEAST_CELLS, SAME_PLACE, Cells, mean_of_numbers, pearson, subsample
 
 __all__ = ["Measured", "Yardstick"]
 
@@ -70,6 +71,13 @@ class Yardstick:
     @cached_property
     def _nearest(self) -> NearestNeighbors | None:
         return None if self.train is None else NearestNeighbors(n_neighbors=2).fit(self.train.pca)
+
+    @cached_property
+    def contrasts(self) -> Contrasts | None:
+        """Genes that differ between conditions; peaks, open or closed, are not asked."""
+        if not self.has_conditions or self.real.is_open is not None:
+            return None
+        return Contrasts(self.real, self.train, self.half, self.seed, self.n_max)
 
     @property
     def has_conditions(self) -> bool:
@@ -160,7 +168,7 @@ class Yardstick:
             if not within and self.has_conditions:
                 run["label_w2"] = _distance_by_label(x, y, rng)
             runs.append(run)
-        return {k: _mean([run[k] for run in runs]) for k in runs[0]}
+        return {k: mean_of_numbers([run[k] for run in runs]) for k in runs[0]}
 
     def _two_sample(
         self, x: Cells, y: Cells, bandwidth2: float, *, within: bool
@@ -209,12 +217,6 @@ class Yardstick:
         }
 
 
-def _mean(values: list[float]) -> float:
-    """Mean of the numbers there are."""
-    values = [v for v in values if not np.isnan(v)]
-    return float(np.mean(values)) if values else float("nan")
-
-
 def _distance_by_label(x: Cells, y: Cells, rng: np.random.Generator) -> float:
     """Mean of the distances within the conditions that have enough cells."""
     distances = []
@@ -223,7 +225,7 @@ def _distance_by_label(x: Cells, y: Cells, rng: np.random.Generator) -> float:
         k = min(len(a), len(b), _MOST_PER_CONDITION)
         if k >= LEAST_CELLS:
             distances.append(wasserstein2(a[:k], rng.permutation(b)[:k]))
-    return _mean(distances)
+    return mean_of_numbers(distances)
 
 
 def _correlation_agreement(x: np.ndarray, y: np.ndarray) -> float:

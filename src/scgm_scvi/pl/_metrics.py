@@ -18,10 +18,12 @@ from ._colors import GENERATED, METHODS
 __all__ = ["metrics"]
 
 _FLOOR, _TRAIN = "#222222", "#7a7a7a"
-_LOWER = ("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "label_w2", "depth_ks", "dup_frac")
+_LOWER = (
+    *("rf_auc_gene", "rf_auc_pca", "w2", "mmd2", "label_w2", "depth_ks", "dup_frac", "de_nmae"),
+)
 _HIGHER = (
     *("lisi", "gcorr_pearson", "mean_pearson", "cond_acc", "tstr_f1"),
-    *("precision", "recall", "density", "coverage"),
+    *("precision", "recall", "density", "coverage", "de_jaccard"),
 )
 _ARROW = {**dict.fromkeys(_LOWER, "←"), **dict.fromkeys(_HIGHER, "→")}
 _LEAST_SPAN = 0.1  # of an axis, as a share of its values: noise shall not look like a difference
