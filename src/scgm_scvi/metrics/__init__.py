@@ -2,10 +2,12 @@
 
 from ._distances import classifier_auc, energy_distance, mixing, mmd2, prdc, wasserstein2
 from ._generation import evaluate_generation
+from ._holdout import holdout
 from ._linkage import evaluate_linkage, linked_correlation
 from ._links import promoter_links
 from ._memorization import memorization_report
 from ._perturbation import evaluate_perturbation
+from ._sets import seen_parts
 
 __all__ = [
     "classifier_auc",
@@ -13,11 +15,13 @@ __all__ = [
     "evaluate_generation",
     "evaluate_linkage",
     "evaluate_perturbation",
+    "holdout",
     "linked_correlation",
     "memorization_report",
     "mixing",
     "mmd2",
     "prdc",
     "promoter_links",
+    "seen_parts",
     "wasserstein2",
 ]
