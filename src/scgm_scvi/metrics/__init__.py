@@ -1,5 +1,6 @@
 """Numbers about generated cells, each beside what real cells score."""
 
+from ._baselines import baseline_responses
 from ._distances import classifier_auc, energy_distance, mixing, mmd2, prdc, wasserstein2
 from ._generation import evaluate_generation
 from ._holdout import holdout
@@ -10,6 +11,7 @@ from ._perturbation import evaluate_perturbation
 from ._sets import seen_parts
 
 __all__ = [
+    "baseline_responses",
     "classifier_auc",
     "energy_distance",
     "evaluate_generation",
