@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from ._context import TOO_FEW, Context, Scores
 from ._screen import Screen, generator
-from ._space import LEAST_CELLS, log_normalize
+from ._space import LEAST_CELLS
 
 __all__ = [
     "CHALLENGE_METRICS",
@@ -30,6 +30,7 @@ CHALLENGE_METRICS = (
     *("pds_cosine", _NORM, f"{_DE}direction_fidelity_yield_raw", f"{_DE}direction_reach_raw"),
     *(f"{_DE}sig_jaccard", _NMAE),
 )
+_LEAST_SHARE = 1e-7  # of a gene without a count
 _PARTS = ("expr_mse_unbiased_capped", "expr_distance_unbiased")  # of the ratio of sums
 
 
@@ -146,27 +147,31 @@ def _joined(first: AnnData, second: AnnData) -> AnnData:
 def shifted_counts(counts: np.ndarray, delta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     r"""Counts of control cells with their mean log expression moved by ``delta``.
 
-    Each gene's counts are multiplied by the one number :math:`f_g` with which the mean of log1p of
-    counts per 10,000 is what it was plus :math:`\delta_g`, and rounded up or down at random,
-    :math:`\lfloor f c + u \rfloor`, so that means are kept. Genes without counts, which nothing
-    multiplies, get a rate that is the same in all cells.
+    Counts :math:`c` of a gene that goes down are multiplied by one number. Where it goes up, all
+    cells get more, half of it after their own count and half after the gene's mean share
+    :math:`\mu` and the depth :math:`d`: :math:`c + \gamma (c + \mu d) / 2`. The number is the one
+    with which the mean of log1p of counts per 10,000, of the depth that was, is what it was plus
+    :math:`\delta`. Counts are rounded up or down at random, :math:`\lfloor x + u \rfloor`, so
+    that their means are kept.
     """
-    depth = counts.sum(axis=1, keepdims=True)
-    unit = 1e4 / np.where(depth == 0, 1, depth)
-    target = np.maximum(log_normalize(counts).mean(axis=0) + delta, 0)
-    low, high = np.full(len(delta), -12.0), np.full(len(delta), 12.0)
-    for _ in range(26):  # to one in ten million
+    depth = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    target = np.maximum(np.log1p(counts / depth * 1e4).mean(axis=0) + delta, 0)
+    share = np.maximum(counts.sum(axis=0) / depth.sum(), _LEAST_SHARE)
+    gain = (counts + share * depth) / 2
+
+    def moved(power: np.ndarray) -> np.ndarray:
+        return counts * np.exp(np.minimum(power, 0)) + gain * np.expm1(np.maximum(power, 0))
+
+    low, high = np.full(len(delta), -15.0), np.full(len(delta), 15.0)
+    for _ in range(28):  # to one in ten million
         middle = (low + high) / 2
-        many = counts * np.exp(middle)
-        whole = np.floor(many)
-        part = many - whole
-        mean = (1 - part) * np.log1p(whole * unit) + part * np.log1p((whole + 1) * unit)
-        above = mean.mean(axis=0) > target
+        x = moved(middle)
+        whole = np.floor(x)
+        logs = [np.log1p(w / depth * 1e4) for w in (whole, whole + 1)]
+        above = (logs[0] + (x - whole) * (logs[1] - logs[0])).mean(axis=0) > target
         high, low = np.where(above, middle, high), np.where(above, low, middle)
-    scaled = counts * np.exp((low + high) / 2) * (target > 0)
-    unseen = counts.sum(axis=0) == 0
-    scaled[:, unseen] = np.expm1(target[unseen]) / unit
-    return np.floor(scaled + rng.random(scaled.shape))
+    power = np.where(delta == 0, 0, (low + high) / 2)
+    return np.floor(moved(power) + rng.random(counts.shape))
 
 
 def add_challenge(
