@@ -174,6 +174,13 @@ def test_few_cells_and_missing_predictions_are_said():
     assert (column(table, "ridge", "n") == 2).all()
 
 
+def test_where_nothing_can_be_said_all_says_why():
+    table = evaluate(None, REAL[:15], train=None, embeddings=None)
+    assert list(table["perturbation"].unique()) == ["all", "p6"]
+    assert (table["note"] == "too few cells").all()
+    assert table["value"].isna().all() and table["scaled"].isna().all()
+
+
 def test_contexts_are_scored_one_by_one():
     lines = {"context_key": "line", "embeddings": None}
     train = make_cells(1, ["ctrl", *KINDS[:6]], lines=("x", "y"))

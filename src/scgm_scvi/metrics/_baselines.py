@@ -297,16 +297,18 @@ def baseline_responses(
     return pd.DataFrame(list(rows.values()), index=index, columns=sorted(features))[features]
 
 
-def training_responses(screen: Screen) -> dict[str, dict[Parts, np.ndarray]]:
+def training_responses(
+    screen: Screen, profile: Callable[[Screen, np.ndarray], np.ndarray] = Screen.mean
+) -> dict[str, dict[Parts, np.ndarray]]:
     """Responses of each context, to its own control cells."""
     means = {}
     for context in screen.contexts:
         rows = screen.rows(context, screen.keys.control)
         if len(rows):
-            means[context] = screen.mean(rows)
+            means[context] = profile(screen, rows)
         elif screen.names(context):
             where = "" if screen.keys.context is None else f" of context {context!r}"
             raise ValueError(
                 f"train holds perturbed cells{where} and no control cells to compare them with."
             )
-    return responses(screen, means)
+    return responses(screen, means, profile)

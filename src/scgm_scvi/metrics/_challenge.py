@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -30,7 +32,6 @@ CHALLENGE_METRICS = (
     *("pds_cosine", _NORM, f"{_DE}direction_fidelity_yield_raw", f"{_DE}direction_reach_raw"),
     *(f"{_DE}sig_jaccard", _NMAE),
 )
-_LEAST_SHARE = 1e-7  # of a gene without a count
 _PARTS = ("expr_mse_unbiased_capped", "expr_distance_unbiased")  # of the ratio of sums
 
 
@@ -117,9 +118,11 @@ class Challenge:
             half[rows[: len(rows) // 2]], half[rows[2 * (len(rows) // 2) :]] = 1, 2
         first, second = (self.real[half == i] for i in (0, 1))
         table = self._table(second, first, replace(self.config, control_source="pred"))
-        reference, _ = require_cell_eval2().compute_lfc_nmae_reference(
-            self.real, config=self.config, seed=seed
-        )
+        library = require_cell_eval2()
+        with _quiet():
+            reference, _ = library.compute_lfc_nmae_reference(
+                self.real, config=self.config, seed=seed
+            )
         found = dict(zip(reference["perturbation"], reference["nmae_ref_raw"], strict=True))
         table[_NMAE] = [found.get(name, np.nan) for name in table.index]
         return table
@@ -129,7 +132,9 @@ class Challenge:
         return self.real[(self.real.obs[self.key].astype(str) == self.control_value).to_numpy()]
 
     def _table(self, predicted: AnnData, real: AnnData, config: Any) -> pd.DataFrame:
-        found = require_cell_eval2().compute_metrics(predicted.copy(), real.copy(), config=config)
+        library = require_cell_eval2()
+        with _quiet():
+            found = library.compute_metrics(predicted.copy(), real.copy(), config=config)
         columns = [found[name].to_list() for name in ("perturbation", "metric", "value")]
         long = pd.DataFrame(dict(zip(("perturbation", "metric", "value"), columns, strict=True)))
         table = long.pivot(index="perturbation", columns="metric", values="value").astype(float)
@@ -140,49 +145,54 @@ class Challenge:
         return table.reindex(columns=list(CHALLENGE_METRICS))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings that the table has as missing numbers, for each of many calls."""
+    logger = logging.getLogger("cell_eval2")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _joined(first: AnnData, second: AnnData) -> AnnData:
     return ad.concat([first, second], index_unique="-")
 
 
 def shifted_counts(counts: np.ndarray, delta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    r"""Counts of control cells with their mean log expression moved by ``delta``.
+    r"""Counts of control cells with the log of their mean expression moved by ``delta``.
 
-    Counts :math:`c` of a gene that goes down are multiplied by one number. Where it goes up, all
-    cells get more, half of it after their own count and half after the gene's mean share
-    :math:`\mu` and the depth :math:`d`: :math:`c + \gamma (c + \mu d) / 2`. The number is the one
-    with which the mean of log1p of counts per 10,000, of the depth that was, is what it was plus
-    :math:`\delta`. Counts are rounded up or down at random, :math:`\lfloor x + u \rfloor`, so
-    that their means are kept.
+    With the fold change :math:`f = (e^\delta (1 + m) - 1) / m` of a gene's mean :math:`m` in counts
+    per 10,000, counts :math:`c` become :math:`f c` where it falls. Where it rises, half of the gain
+    goes to cells that have the gene and half to all alike, :math:`c + (f - 1) (c + m u) / 2` for a
+    cell of :math:`u` times 10,000 counts: the mean is the same, and a gene that is induced appears
+    in cells that did not have it. Rounded up or down at random, :math:`\lfloor x + u' \rfloor`,
+    means are kept.
     """
-    depth = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    target = np.maximum(np.log1p(counts / depth * 1e4).mean(axis=0) + delta, 0)
-    share = np.maximum(counts.sum(axis=0) / depth.sum(), _LEAST_SHARE)
-    gain = (counts + share * depth) / 2
-
-    def moved(power: np.ndarray) -> np.ndarray:
-        return counts * np.exp(np.minimum(power, 0)) + gain * np.expm1(np.maximum(power, 0))
-
-    low, high = np.full(len(delta), -15.0), np.full(len(delta), 15.0)
-    for _ in range(28):  # to one in ten million
-        middle = (low + high) / 2
-        x = moved(middle)
-        whole = np.floor(x)
-        logs = [np.log1p(w / depth * 1e4) for w in (whole, whole + 1)]
-        above = (logs[0] + (x - whole) * (logs[1] - logs[0])).mean(axis=0) > target
-        high, low = np.where(above, middle, high), np.where(above, low, middle)
-    power = np.where(delta == 0, 0, (low + high) / 2)
-    return np.floor(moved(power) + rng.random(counts.shape))
+    unit = np.maximum(counts.sum(axis=1, keepdims=True), 1) / 1e4
+    before = (counts / unit).mean(axis=0)
+    after = np.maximum(np.exp(delta) * (1 + before) - 1, 0)
+    kept = counts * np.minimum(after / np.where(before > 0, before, 1), 1)
+    weight = np.where(before > 0, counts / np.where(before > 0, before, 1), unit)
+    moved = kept + np.maximum(after - before, 0) * (weight + unit) / 2
+    return np.floor(moved + rng.random(counts.shape))
 
 
 def add_challenge(
     scores: dict[str, Scores],
     context: Context,
     predicted: Mapping[str, Screen],
+    baselines: Mapping[str, Mapping[tuple[str, ...], np.ndarray]],
     features: Sequence[str],
     target_genes: Mapping[str, str | None] | None,
     metrics: Sequence[str],
 ) -> None:
-    """Put the challenge's metrics of one context beside the others, for all with enough cells."""
+    """Put the challenge's metrics of one context beside the others, for all with enough cells.
+
+    ``baselines`` are responses of the log of mean expression.
+    """
     keys, where = context.real.keys, context.name
     names = [n for n, of in scores.items() if of.note != TOO_FEW]
     if not names:
@@ -195,7 +205,7 @@ def add_challenge(
     for method, screen in predicted.items():
         found = [screen.rows(where, n) for n in names]
         tables[method] = judge.score_some(screen.adata(np.concatenate(found), features))
-    for method, responses in context.baselines.items():
+    for method, responses in baselines.items():
         cells = {}
         for name in names:
             if (delta := responses.get(keys.parts(name))) is not None:

@@ -61,8 +61,8 @@ def evaluate_perturbations(
 
     With ``train``, what :func:`~scgm_scvi.metrics.baseline_responses` makes of the training cells
     is scored as predictions are, each baseline a method. Its cells are control cells moved by the
-    predicted change: in log space for the metrics of this package, by factors on counts for those
-    of the challenge.
+    predicted change: of mean log expression for the metrics of this package; for those of the
+    challenge, of the log of mean expression, by factors on counts.
 
     In log1p of counts per 10,000, on the genes that all objects share:
 
@@ -128,7 +128,8 @@ def evaluate_perturbations(
     ``replicate``, ``baseline``, ``scaled``, ``n`` (cells a side) and ``note``. The perturbation
     ``"all"`` has means over perturbations, scaled after averaging, with their number for ``n``.
     ``note`` says why numbers are missing: ``"too few cells"`` (fewer than 10 a side), ``"not
-    predicted"``, ``"no baseline"``; or why a score is not scaled: ``"no effect"``, where real and
+    predicted"``, ``"no baseline"``, ``"undefined"`` (a correlation of no change, a metric of
+    differing genes where too few differ); or why a score is not scaled: ``"no effect"``, where real and
     control cells do not differ, and ``"the baseline is as good as a replicate"``.
 
     Raises
@@ -191,12 +192,12 @@ def evaluate_perturbations(
     unperturbed = Screen.read(control, features, keys, "control", control=True)
     _require_cells(cells, unperturbed, keys)
     vectors = read_vectors(embeddings, keys)
-    of_contexts = {}
-    trained = None
+    of_contexts, of_bulk, trained = {}, {}, None
     if train is not None:
         trained = Screen.read(train, features, keys, "train")
         require_control(trained.name, control_value, f"train.obs[{perturbation_key!r}]")
         of_contexts = training_responses(trained)
+        of_bulk = training_responses(trained, Screen.bulk) if official else {}
 
     pca = fit_pca(_pca_cells(trained, cells, unperturbed, seed), n_pcs)
     tables = []
@@ -214,7 +215,9 @@ def evaluate_perturbations(
         )
         scores = {n: context.score(n, screens, own, alpha) for n in cells.names(name)}
         if official:
-            add_challenge(scores, context, screens, features, target_genes, official)
+            bulk = baselines.predict(of_bulk, name, wanted, vectors, len(features))
+            bulk = {method: bulk[method] for method in found}
+            add_challenge(scores, context, screens, bulk, features, target_genes, official)
         tables.append(rows_of(scores, name, [*screens], [*found], metrics, zero))
     return pd.concat(tables, ignore_index=True)
 

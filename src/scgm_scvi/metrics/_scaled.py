@@ -13,7 +13,7 @@ from ._space import ALL
 __all__ = ["NO_ROOM", "rows_of", "scaled"]
 
 NO_ROOM = "the baseline is as good as a replicate"
-_NO_BASELINE, _NOT_PREDICTED = "no baseline", "not predicted"
+_NO_BASELINE, _NOT_PREDICTED, _UNDEFINED = "no baseline", "not predicted", "undefined"
 _LOWER = {
     *("e_distance", "mmd2", "w2", "rf_auc", "variance_ratio"),
     *("expr_mse_unbiased_capped_norm", "de_wilcoxon_lfc_nmae"),
@@ -34,7 +34,7 @@ def scaled(metric: str, value: float, replicate: float, baseline: float) -> floa
     if not room > 0:
         return float("nan")
     gain = away(value) - away(baseline)
-    return float((-gain if metric in _LOWER else gain) / room)
+    return float((-gain if metric in _LOWER else gain) / room + 0.0)  # 0, not -0
 
 
 def rows_of(
@@ -70,11 +70,14 @@ def rows_of(
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the perturbations that have a value; what has none has no say."""
-    valued = table[np.isfinite(table["value"])]
+    columns = ["value", "replicate", "baseline"]
+    has_value = np.isfinite(table["value"])
+    valued = table.assign(**{c: table[c].where(has_value) for c in columns}, n=has_value)
     by = valued.groupby(["method", "metric"], sort=False)
-    means = by[["value", "replicate", "baseline"]].mean().reset_index()
-    means["n"] = by.size().to_numpy()
-    return means.assign(perturbation=ALL, note="")[list(table.columns)]
+    means = by.agg(**{c: (c, "mean") for c in columns}, n=("n", "sum")).reset_index()
+    notes = table.groupby(["method", "metric"], sort=False)["note"].agg(lambda x: x.mode()[0])
+    means["note"] = np.where(means["n"] == 0, notes.to_numpy(), "")
+    return means.assign(perturbation=ALL)[list(table.columns)]
 
 
 def _scaled_row(row: Mapping) -> float:
@@ -84,8 +87,10 @@ def _scaled_row(row: Mapping) -> float:
 
 
 def _note(row: Mapping) -> str:
-    if row["note"] or not np.isfinite(row["value"]):
+    if row["note"]:
         return row["note"]
+    if not np.isfinite(row["value"]):
+        return _UNDEFINED
     if not np.isfinite(row["baseline"]):
         return _NO_BASELINE
     return NO_ROOM if np.isfinite(row["replicate"]) and not np.isfinite(row["scaled"]) else ""

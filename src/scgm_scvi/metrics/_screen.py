@@ -7,7 +7,7 @@ either came in.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,8 +119,12 @@ class Screen:
 
     def mean(self, rows: np.ndarray) -> np.ndarray:
         """Mean log expression, without making all cells dense at once."""
-        blocks = np.array_split(rows, max(1, len(rows) // 1000))
-        return sum(self.log(b).sum(axis=0) for b in blocks) / len(rows)
+        return sum(self.log(b).sum(axis=0) for b in _blocks(rows)) / len(rows)
+
+    def bulk(self, rows: np.ndarray) -> np.ndarray:
+        """Log of mean expression, where the cells are one."""
+        total = sum(np.expm1(self.log(b)).sum(axis=0) for b in _blocks(rows))
+        return np.log1p(total / len(rows))
 
     def adata(self, rows: np.ndarray, features: Iterable[str]) -> AnnData:
         """The rows as an AnnData, with the perturbation in ``obs``."""
@@ -140,16 +144,22 @@ def _require_logs(values: np.ndarray, place: str) -> None:
         )
 
 
-def responses(
-    screen: Screen, control: Mapping[str, np.ndarray]
-) -> dict[str, dict[tuple, np.ndarray]]:
-    """Of each context, the change of mean log expression that each set of parts brought.
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, len(rows) // 1000))
 
-    ``control`` has the mean of control cells of each context. Names of one set count alike.
+
+def responses(
+    screen: Screen,
+    control: Mapping[str, np.ndarray],
+    profile: Callable[[Screen, np.ndarray], np.ndarray],
+) -> dict[str, dict[tuple[str, ...], np.ndarray]]:
+    """Of each context, the change of the profile that each set of parts brought.
+
+    ``control`` has the profile of control cells of each context. Names of one set count alike.
     """
     out: dict[str, dict[tuple, list[np.ndarray]]] = {}
     for (context, name), rows in screen.groups.items():
         if parts := screen.keys.parts(name):
             of = out.setdefault(context, {}).setdefault(parts, [])
-            of.append(screen.mean(rows) - control[context])
+            of.append(profile(screen, rows) - control[context])
     return {c: {p: np.mean(d, axis=0) for p, d in of.items()} for c, of in out.items()}
