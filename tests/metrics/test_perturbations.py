@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
+from scipy import sparse, stats
 
 from scgm_scvi.metrics import BASELINES, SCREEN_METRICS, evaluate_perturbations
-from scgm_scvi.metrics._context import effect_p_value
+from scgm_scvi.metrics._context import effect_p_value, smallest_adjusted
 from scgm_scvi.metrics._scaled import scaled
 
 GENES = [f"gene{i:02}" for i in range(40)]
@@ -244,6 +244,23 @@ def test_the_test_of_an_effect_has_its_level_and_power():
     assert np.mean(p) == pytest.approx(0.5, abs=0.08)
     x, y = rng.normal(size=(2, 40, 4))
     assert effect_p_value(x, y + 1, rng) == pytest.approx(0.005)
+
+
+def test_one_gene_is_an_effect():
+    """A target that goes down alone is none of the main components."""
+    rng = np.random.default_rng(0)
+    x, y = rng.poisson(3.0, size=(2, 60, 200)).astype(float)
+    assert smallest_adjusted(x, y) > 0.05
+    y[:, 7] = rng.poisson(0.3, size=60)
+    p = stats.mannwhitneyu(x[:, 7], y[:, 7], method="asymptotic").pvalue
+    assert smallest_adjusted(x, y) == pytest.approx(200 * p)
+    assert smallest_adjusted(x[:, :1] * 0, y[:, :1] * 0) == 1
+
+    real = REAL[REAL.obs["target"] == "none"].copy()
+    counts = real.X.toarray()
+    counts[:, 3] = 0
+    real.X = sparse.csr_matrix(counts)
+    assert (evaluate(None, real)["note"] != "no effect").all()
 
 
 def test_bad_input():

@@ -118,7 +118,9 @@ def evaluate_perturbations(
     n_top, n_pcs, n_max
         Number of genes called different, of principal components, and of cells a side at most.
     alpha
-        Level of the E-test, which asks whether a perturbation has an effect.
+        Level of the question whether a perturbation has an effect: half of it is for the E-test in
+        principal components, half for Mann-Whitney tests of the genes (adjusted for their number by
+        Benjamini and Hochberg), which see a target that went down alone.
     seed
         Of halves and subsamples. Names of cells and genes decide with it, their order does not.
 
