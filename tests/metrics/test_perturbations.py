@@ -227,6 +227,15 @@ def test_logarithms_are_the_same_prediction(table):
     pd.testing.assert_frame_equal(evaluate(logs, predicted_expression="log1p"), table)
 
 
+def test_inputs_are_left_as_they_were():
+    objects = [a.copy() for a in (PREDICTED, REAL, CONTROL, TRAIN)]
+    evaluate(*objects[:3], train=objects[3])
+    for found, before in zip(objects, (PREDICTED, REAL, CONTROL, TRAIN), strict=True):
+        assert (found.X != before.X).nnz == 0
+        pd.testing.assert_frame_equal(found.obs, before.obs)
+        assert not len(found.uns) and not len(found.obsm)
+
+
 def test_scaled_by_hand():
     assert scaled("r2_mean", 0.5, 0.9, 0.1) == pytest.approx(0.5)
     assert scaled("e_distance", 2.0, 1.0, 5.0) == pytest.approx(0.75)
