@@ -99,7 +99,7 @@ def test_genes_that_are_hardly_seen_are_not_called_different():
     cells.values[:, 1::3] = 1e-6
     response = Response(real, control, 1.0, 5)
     assert response.score(cells)["de_overlap"] >= 0.6
-    assert not (np.array(response._top) % 3 == 1).any()
+    assert not (np.array(response.top) % 3 == 1).any()
     # where no more are left than are to be called, there is no answer
     few = Response(real, control, 1.0, 17).score(cells)
     names = ["r2_mean_top", "de_overlap", "de_direction", "de_logfc_pearson"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from anndata import AnnData
 from sklearn.metrics import r2_score
 
-from ._distances import energy_distance, mmd2, wasserstein2
+from ._distances import classifier_auc, energy_distance, mmd2, wasserstein2
 from ._space import Cells, pearson
 
-__all__ = ["RESPONSE_METRICS", "Response", "differential_scores"]
+__all__ = ["RESPONSE_METRICS", "SCORES", "Response", "differential_scores"]
 
 RESPONSE_METRICS = (
     *("r2_mean", "r2_mean_top", "pearson_delta", "de_overlap", "de_direction", "de_logfc_pearson"),
@@ -23,38 +23,43 @@ _LEAST_DETECTED = 0.05  # share of cells
 
 
 def differential_scores(cells: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Welch t statistics of log expression, by scanpy; 0 where a feature is constant in both.
+    """Welch t statistics of log expression; 0 where a feature is constant in both.
 
     A test of ranks would call any shift of a gene that is mostly zero a large one.
     """
-    import scanpy as sc
-
-    group = np.repeat(["cells", "control"], [len(cells), len(control)])
-    adata = AnnData(np.vstack([cells, control]))
-    adata.obs["group"] = group
-    adata.obs["group"] = adata.obs["group"].astype("category")
-    # constant features, and the fold changes of negative means, which are not used
+    difference = cells.mean(axis=0) - control.mean(axis=0)
+    error = np.sqrt(sum(x.var(axis=0, ddof=1) / len(x) for x in (cells, control)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        sc.tl.rank_genes_groups(
-            adata, "group", groups=["cells"], reference="control", method="t-test"
-        )
-    ranked = adata.uns["rank_genes_groups"]
-    scores = dict(zip(ranked["names"]["cells"], ranked["scores"]["cells"], strict=True))
-    return np.array([scores[name] for name in adata.var_names], dtype=np.float64)
+        return np.nan_to_num(difference / error, posinf=np.inf, neginf=-np.inf)
 
 
 @dataclass(eq=False)
 class Response:
-    """Real perturbed cells and the control cells they are compared with."""
+    """Real perturbed cells and the control cells they are compared with.
+
+    ``center`` is the mean profile of many perturbations, where there are many.
+    """
 
     real: Cells
     control: Cells
     bandwidth2: float
     n_top: int
+    center: np.ndarray | None = None
 
     @cached_property
-    def _delta(self) -> np.ndarray:
-        return self.real.values.mean(axis=0) - self.control.values.mean(axis=0)
+    def mean(self) -> np.ndarray:
+        """Of real cells."""
+        return self.real.values.mean(axis=0)
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Mean of control cells."""
+        return self.control.values.mean(axis=0)
+
+    @cached_property
+    def delta(self) -> np.ndarray:
+        """What the perturbation did to the mean."""
+        return self.mean - self.reference
 
     @cached_property
     def _tested(self) -> np.ndarray:
@@ -67,34 +72,61 @@ class Response:
         return np.flatnonzero(np.maximum(*detected) >= _LEAST_DETECTED)
 
     @cached_property
-    def _top(self) -> np.ndarray:
-        return self._most_different(self.real)
+    def top(self) -> np.ndarray | None:
+        """Features that differ most; none where no more are detected than would be called so."""
+        return self.most_different(self.real) if len(self._tested) > self.n_top else None
 
-    def _most_different(self, cells: Cells) -> np.ndarray:
+    def most_different(self, cells: Cells) -> np.ndarray:
+        """The ``n_top`` features in which cells differ most from control cells."""
         tested = self._tested
         scores = differential_scores(cells.values[:, tested], self.control.values[:, tested])
         return tested[np.argsort(-np.abs(scores), kind="stable")[: self.n_top]]
 
-    def score(self, cells: Cells) -> dict[str, float]:
-        """All metrics of cells in the place of the real ones."""
-        real = self.real
-        mean, expected = cells.values.mean(axis=0), real.values.mean(axis=0)
-        delta = mean - self.control.values.mean(axis=0)
-        spread = real.values.var(axis=0, ddof=1).sum()
-        out = {
-            "r2_mean": float(r2_score(expected, mean)),
-            "pearson_delta": pearson(self._delta, delta),
-            "e_distance": energy_distance(real.pca, cells.pca),
-            "mmd2": mmd2(real.pca, cells.pca, self.bandwidth2),
-            "w2": wasserstein2(real.pca, cells.pca),
-            "variance_ratio": float(cells.values.var(axis=0, ddof=1).sum() / spread),
-        }
-        if len(self._tested) > self.n_top:
-            top = self._top
-            overlap = np.intersect1d(self._most_different(cells), top)
-            right = np.sign(delta[top]) == np.sign(self._delta[top])
-            out["r2_mean_top"] = float(r2_score(expected[top], mean[top]))
-            out["de_overlap"] = len(overlap) / self.n_top
-            out["de_direction"] = float(right.mean())
-            out["de_logfc_pearson"] = pearson(self._delta[top], delta[top])
-        return {m: out.get(m, float("nan")) for m in RESPONSE_METRICS}
+    def score(self, cells: Cells, metrics: Iterable[str] = RESPONSE_METRICS) -> dict[str, float]:
+        """Metrics of cells in the place of the real ones."""
+        mean = cells.values.mean(axis=0)
+        return {m: float(SCORES[m](self, cells, mean)) for m in metrics}
+
+
+def _of_top(score: Callable[[Response, Cells, np.ndarray, np.ndarray], float]) -> Callable:
+    """The score of the top features, or NaN where there are none."""
+    return lambda real, cells, mean: (
+        np.nan if real.top is None else score(real, cells, mean, real.top)
+    )
+
+
+def _variance_ratio(real: Response, cells: Cells, mean: np.ndarray) -> float:
+    spread = [c.values.var(axis=0, ddof=1).sum() for c in (cells, real.real)]
+    return spread[0] / spread[1] if spread[1] else np.nan
+
+
+def _centered(real: Response, cells: Cells, mean: np.ndarray) -> float:
+    if real.center is None:
+        return np.nan
+    return pearson(real.mean - real.center, mean - real.center)
+
+
+SCORES: dict[str, Callable[[Response, Cells, np.ndarray], float]] = {
+    "r2_mean": lambda real, cells, mean: r2_score(real.mean, mean),
+    "r2_mean_top": _of_top(lambda real, cells, mean, top: r2_score(real.mean[top], mean[top])),
+    "pearson_delta": lambda real, cells, mean: pearson(real.delta, mean - real.reference),
+    "pearson_centered": _centered,
+    "de_overlap": _of_top(
+        lambda real, cells, mean, top: (
+            len(np.intersect1d(real.most_different(cells), top)) / real.n_top
+        )
+    ),
+    "de_direction": _of_top(
+        lambda real, cells, mean, top: (
+            np.sign((mean - real.reference)[top]) == np.sign(real.delta[top])
+        ).mean()
+    ),
+    "de_logfc_pearson": _of_top(
+        lambda real, cells, mean, top: pearson(real.delta[top], (mean - real.reference)[top])
+    ),
+    "e_distance": lambda real, cells, mean: energy_distance(real.real.pca, cells.pca),
+    "mmd2": lambda real, cells, mean: mmd2(real.real.pca, cells.pca, real.bandwidth2),
+    "w2": lambda real, cells, mean: wasserstein2(real.real.pca, cells.pca),
+    "variance_ratio": _variance_ratio,
+    "rf_auc": lambda real, cells, mean: classifier_auc(real.real.pca, cells.pca),
+}

@@ -5,6 +5,7 @@ from ._embedding import real_and_generated
 from ._genes import gene_statistics
 from ._history import history
 from ._metrics import metrics
+from ._perturbations import perturbations
 
 __all__ = [
     "edit_curve",
@@ -12,5 +13,6 @@ __all__ = [
     "gene_statistics",
     "history",
     "metrics",
+    "perturbations",
     "real_and_generated",
 ]
