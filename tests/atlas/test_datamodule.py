@@ -99,6 +99,8 @@ class TestReading:
         adata = AnnData(adata.X.astype(np.float32), obs=adata.obs, var=adata.var)
         SCGM.setup_anndata(adata, batch_key="dataset", unlabeled_category="unknown", **ALL_KEYS)
         want = SCGM(adata, n_latent=2, n_hidden=4).registry_
+        known = want["field_registries"]["X"]["state_registry"]
+        assert known.pop("fingerprint")["sum"] == adata.X.sum()  # cells on disk have none
         got = SCGM.setup_datamodule(dm)
         assert got.keys() == want.keys() - {"_scvi_uuid"}
         assert_same(got, {key: want[key] for key in got})
