@@ -170,6 +170,7 @@ class Attributes:
                 and {
                     **_categories(self._conditions),
                     "unspecified": {} if missing is None else {keys["labels_key"]: missing},
+                    "ordered": [],  # a store keeps the names of categories alone
                 },
             ),
             _CONDITION_VALUES: _joint(_CONDITION_VALUES, _columns(self._values)),
