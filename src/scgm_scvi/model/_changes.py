@@ -186,6 +186,8 @@ def derived(manager: AnnDataManager, obs: pd.DataFrame) -> dict[str, Any]:
     cells, out = AnnData(obs=obs), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
+        # pandas 3 warns before scvi-tools raises
+        warnings.filterwarnings("ignore", "Constructing a Categorical with a dtype")
         for field in manager.fields:
             key = field.registry_key
             if key in _DERIVED and not field.is_empty:
