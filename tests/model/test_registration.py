@@ -412,7 +412,7 @@ class TestNuisances:
             np.testing.assert_allclose(
                 getattr(trained, verb)(query), getattr(trained, verb)(unspecified), rtol=1e-5
             )
-        with pytest.raises(KeyError, match=r"'cell_type' is not a column.*conditions=\{\}"):
+        with pytest.raises(KeyError, match="'cell_type' is not a column"):
             trained.log_likelihood(query)  # under which conditions?
         trained.log_likelihood(query, conditions={}, progress_bar=False)
         edited = trained.edit(query, {"cell_type": "B"}, strength=0.5, seed=0, copy=True)

@@ -11,7 +11,7 @@ from anndata import AnnData
 from torchdiffeq import odeint
 from tqdm.auto import tqdm
 
-from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import log_likelihood
 
 from ._batch_sizes import encoding_batch_size
@@ -113,10 +113,8 @@ class LikelihoodMixin:
         denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
         generator = torch.Generator(device=device).manual_seed(seed)
         ignored = () if conditions is None else spec.steered
-        if conditions is None and adata is not None:
-            self._require_labels(adata)
         out = [np.empty(0)]
-        with self._registered(adata, ignored) as cells:
+        with self._registered(adata, ignored, may_lack_labels=False) as cells:
             rows = chosen_rows(indices, cells.obs_names)
             names, n = cells.obs_names[rows], len(rows)
             request = None if conditions is None else Request.parse(spec, None, conditions, names)
@@ -142,13 +140,3 @@ class LikelihoodMixin:
                     out.append((result.log_prob - denoiser.scale.double().log().sum()).cpu())
                     bar.update(len(mean))
         return np.concatenate(out)
-
-    def _require_labels(self, adata: AnnData) -> None:
-        """Raise unless cells that are scored under their own conditions tell their labels."""
-        key, obs = self.registry_["setup_args"].get("labels_key"), self._obs(adata)
-        if key is not None and key not in obs:
-            raise KeyError(
-                f"labels_key: {key!r} is not a column of adata.obs, and cells are scored under "
-                f"their own conditions.{nearest(key, obs.columns)} Columns: {listed(obs.columns)}. "
-                "To score them whatever they are: conditions={}."
-            )

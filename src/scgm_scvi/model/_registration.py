@@ -72,7 +72,12 @@ class RegistrationMixin(OwnCellsMixin):
 
     @contextmanager
     def _registered(
-        self, adata: Any, ignored: Sequence[str] = (), *, any_nuisance: bool = False
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        *,
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
     ) -> Iterator[Any]:
         """``adata`` registered as the model's own cells are, and forgotten afterwards.
 
@@ -87,6 +92,8 @@ class RegistrationMixin(OwnCellsMixin):
         any_nuisance
             Whether batch and covariates may be missing, or unknown to the model. They are -1 then,
             to be completed by :meth:`_with_nuisances`.
+        may_lack_labels
+            Whether cells without a column of labels are unspecified, or an error.
         """
         if adata is None or adata is self.adata:
             self._require_unchanged()
@@ -96,25 +103,33 @@ class RegistrationMixin(OwnCellsMixin):
         elif self._is_registered(adata):
             yield adata
             return
-        with self._replaced(adata, ignored, any_nuisance) as stand_in:
+        with self._replaced(adata, ignored, any_nuisance, may_lack_labels) as stand_in:
             yield stand_in
 
     @contextmanager
     def _replaced(
-        self, adata: Any, ignored: Sequence[str] = (), any_nuisance: bool = False
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
     ) -> Iterator[Any]:
         """As :meth:`_registered`, by a stand-in in any case, which may be written to."""
         if adata is None or adata is self.adata:
             self._require_unchanged()
             adata = self.adata
-        stand_in = self._stand_in_for(adata, ignored, any_nuisance)
+        stand_in = self._stand_in_for(adata, ignored, any_nuisance, may_lack_labels)
         try:
             yield stand_in
         finally:
             self.deregister_manager(stand_in)
 
     def _stand_in_for(
-        self, adata: Any, ignored: Sequence[str] = (), any_nuisance: bool = False
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
     ) -> Any:
         """A stand-in for cells, registered with the model."""
         if self.minified_data_type is not None:
@@ -126,7 +141,7 @@ class RegistrationMixin(OwnCellsMixin):
         matrices = self._matrices_of(adata)
         obs = self._obs(adata)
         obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
-        absent = [setup["labels_key"]] if setup.get("labels_key") else []
+        absent = [setup["labels_key"]] if setup.get("labels_key") and may_lack_labels else []
         absent = [name for name in absent if name not in obs]  # labels are what many cells lack
         open_ = [name for name in spec.steered if name in ignored]
         obs = obs.assign(**dict.fromkeys([*absent, *open_], np.nan))
