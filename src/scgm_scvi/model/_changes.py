@@ -28,6 +28,7 @@ __all__ = [
     "is_written",
     "register_again",
     "same_counts",
+    "write_registered",
 ]
 
 # What fields derive from columns of obs and write beside them.
@@ -156,10 +157,15 @@ def register_again(manager: AnnDataManager, obs: pd.DataFrame) -> None:
     found = derived(manager, obs)
     manager.adata.uns[_SCVI_UUID_KEY] = manager.adata_uuid  # by which scvi knows the object
     for key, value in found.items():
-        place = manager.data_registry[key]
-        mod = getattr(place, "mod_key", None)
-        holder = manager.adata if mod is None else manager.adata.mod[mod]
-        getattr(holder, place["attr_name"])[place["attr_key"]] = np.asarray(value)
+        write_registered(manager, key, np.asarray(value))
+
+
+def write_registered(manager: AnnDataManager, key: str, value: np.ndarray) -> None:
+    """Put a value where a manager has what it registered under a key."""
+    place = manager.data_registry[key]
+    mod = getattr(place, "mod_key", None)
+    holder = manager.adata if mod is None else manager.adata.mod[mod]
+    getattr(holder, place["attr_name"])[place["attr_key"]] = value
 
 
 def never_had(manager: AnnDataManager, obs: pd.DataFrame) -> list[str]:

@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.module import log_likelihood
 
+from ._changes import write_registered
 from ._conditions import ConditionSpec
 
 __all__ = ["HiddenNuisances", "check_nuisances", "completed_nuisances", "hide_nuisances"]
@@ -102,14 +103,11 @@ class HiddenNuisances(NamedTuple):
         for key, unknown in self.unknown.items():
             if not unknown.any():
                 continue
-            place = manager.data_registry[key]
-            mod = getattr(place, "mod_key", None)
-            holder = manager.adata if mod is None else manager.adata.mod[mod]
             values = np.asarray(manager.get_from_registry(key))
             nothing = np.nan if key == REGISTRY_KEYS.CONT_COVS_KEY else -1
             values = np.where(unknown, nothing, values)
             values = values[:, 0] if key == REGISTRY_KEYS.BATCH_KEY else values
-            getattr(holder, place["attr_name"])[place["attr_key"]] = values
+            write_registered(manager, key, values)
 
 
 def hide_nuisances(
