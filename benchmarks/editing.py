@@ -39,7 +39,7 @@ from sklearn.linear_model import LogisticRegression
 from scgm_scvi import SCGM
 from scgm_scvi.metrics import classifier_auc, evaluate_perturbation
 from scgm_scvi.metrics._space import fit_pca, log_normalize, values_of
-from scgm_scvi.model._edited_states import Cells, Edit, parse_sampling
+from scgm_scvi.model.prior._edited_states import Cells, Edit, parse_sampling
 
 QUIET = {"enable_progress_bar": False}
 COLUMNS = [

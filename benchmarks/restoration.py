@@ -15,7 +15,7 @@ training cells' mean, as zeros would make the deviance infinite.
                 principal components; number of neighbours, weight of the cell itself and of the
                 mean that are best
     vae_1, vae_25  model.get_normalized_expression, of one posterior sample and of 25
-    encoder     model.enhance(n_steps=0): the encoder's posterior, and the cell's own counts
+    encoder     model.enhance(n_fit_steps=0): the encoder's posterior, and the cell's own counts
     decoder     model.enhance(own_counts=False): the fitted posterior, without own counts
     enhance     model.enhance
 
@@ -30,7 +30,7 @@ just zero.
                 principal components of the genes that are seen; components, number of neighbours and
                 mean that are best, for each score on its own
     vae_25      model.get_normalized_expression where hidden genes are zero
-    encoder     model.impute(n_steps=0)
+    encoder     model.impute(n_fit_steps=0)
     normalized  model.impute, the layer "normalized", which has no noise of counting in it
     impute      model.impute
 
@@ -149,7 +149,7 @@ def denoise(
         ways = {"enhance": {}}
         if not suffix:
             rows.append(("vae_1", deviance(decoded(model, these, 1), other), ""))
-            ways |= {"encoder": {"n_steps": 0}, "decoder": {"own_counts": False}}
+            ways |= {"encoder": {"n_fit_steps": 0}, "decoder": {"own_counts": False}}
         for name, kwargs in ways.items():
             start = time.process_time()
             out = model.enhance(these, copy=True, seed=seed, progress_bar=False, **kwargs)
@@ -229,7 +229,7 @@ def impute(
         p = proportions(decoded(model, with_counts(these, zeroed), 25))[:, hidden]
         add("vae_25" + suffix, agreement(np.log1p(1e4 * p), true))
         panel = with_counts(these, x)[:, seen]
-        ways = {"impute": {}} if suffix else {"encoder": {"n_steps": 0}, "impute": {}}
+        ways = {"impute": {}} if suffix else {"encoder": {"n_fit_steps": 0}, "impute": {}}
         for name, kwargs in ways.items():
             start = time.process_time()
             result = model.impute(panel, seed=seed, progress_bar=False, **kwargs)

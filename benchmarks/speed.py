@@ -24,8 +24,8 @@ import torch
 
 import scgm_scvi
 from scgm_scvi import SCGM
-from scgm_scvi.model._conditions import Request
-from scgm_scvi.model._sampling import Sampling
+from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._sampling import Sampling
 
 QUIET = {"enable_progress_bar": False}
 

@@ -14,7 +14,7 @@ from scgm_scvi import SCGM, MultiSCGM
 from scgm_scvi._mudata import columns_stay
 
 QUIET = {"enable_progress_bar": False}
-SMALL = {"n_latent": 12, "n_hidden": 48, "diffusion_kwargs": {"n_hidden": 48, "n_layers": 2}}
+SMALL = {"n_latent": 12, "n_hidden": 48, "denoiser_kwargs": {"n_hidden": 48, "n_layers": 2}}
 
 
 def make_adata() -> AnnData:
@@ -123,6 +123,6 @@ def train_types(adata: AnnData, cls: type = SCGM, *, epochs: int = 30, steps: in
     """Any model of one AnnData, set up with the columns of :func:`make_types` and trained."""
     scvi.settings.seed = 0
     cls.setup_anndata(adata, labels_key="cell_type", batch_key="donor", **kwargs)
-    model = cls(adata, n_latent=6, n_hidden=24, diffusion_kwargs=SMALL["diffusion_kwargs"])
+    model = cls(adata, n_latent=6, n_hidden=24, denoiser_kwargs=SMALL["denoiser_kwargs"])
     model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
     return model

@@ -75,7 +75,7 @@ def make_model() -> SCGM:
         n_latent=4,
         n_hidden=16,
         n_components=8,
-        diffusion_kwargs={"n_hidden": 24, "n_layers": 2},
+        denoiser_kwargs={"n_hidden": 24, "n_layers": 2},
     )
     model.train(
         max_epochs=100,
@@ -116,7 +116,7 @@ def make_multi_model() -> MultiSCGM:
         n_latent=4,
         n_hidden=16,
         n_components=8,
-        diffusion_kwargs={"n_hidden": 24, "n_layers": 2},
+        denoiser_kwargs={"n_hidden": 24, "n_layers": 2},
     )
     model.train(
         max_epochs=100,

@@ -136,9 +136,9 @@ def _weighted(model: Any, data: Any) -> Any:
 
 _VERBS: dict[str, Call] = {
     "generate": _alone("generate", 3, n_steps=3, **_SEED),
-    "augment": _cells("augment", key=LABEL, n=3, n_steps=3, **_SEED),
+    "augment": _cells("augment", key=LABEL, n_per_category=3, n_steps=3, **_SEED),
     "interpolate": lambda model, data: model.interpolate(
-        _label(model, 0), _label(model, 1), n=3, n_cells=2, n_steps=3, **_SEED
+        _label(model, 0), _label(model, 1), n_points=3, n_cells=2, n_steps=3, **_SEED
     ),
     "edit": lambda model, data: model.edit(
         _or_own(model, data), _label(model, 0), strength=0.3, n_steps=3, copy=True, **_SEED
@@ -146,9 +146,9 @@ _VERBS: dict[str, Call] = {
     "edit_curve": lambda model, data: model.edit_curve(
         data, _label(model, 0), strengths=(0.2, 0.8), n_cells=20, **_SEED
     ),
-    "enhance": _given("enhance", n_samples=2, n_steps=2, copy=True, **_SEED),
+    "enhance": _given("enhance", n_samples=2, n_fit_steps=2, copy=True, **_SEED),
     "impute": lambda model, data: model.impute(
-        _half_of(model, data), interval=0.5, n_samples=4, n_steps=2, **_SEED
+        _half_of(model, data), interval=0.5, n_samples=4, n_fit_steps=2, **_SEED
     ),
     "denoising_loss": _cells("denoising_loss", n_levels=2, **_FEW, **_SEED),
     "log_likelihood": _cells("log_likelihood", n_probes=1, tolerance=0.1, **_FEW, **_SEED),

@@ -10,7 +10,7 @@ from helpers import QUIET, SMALL, make_adata
 
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import classifier_free
-from scgm_scvi.model._analogy import Analogy, _candidates
+from scgm_scvi.model.prior._analogy import Analogy, _candidates
 from scgm_scvi.module import SCGM_KEYS
 
 NAIVE, CYTOTOXIC = "CD8+/CD45RA+ Naive Cytotoxic", "CD8+ Cytotoxic T"
@@ -127,7 +127,7 @@ def test_candidates_are_seen_both_ways():
 
 def test_the_fewer_the_farther(unseen, monkeypatch):
     """Of two that are alike, the one with more cells stands in."""
-    from scgm_scvi.model import _analogy
+    from scgm_scvi.model.prior import _analogy
 
     design = np.repeat([[1, 1], [1, 2], [2, 1], [2, 2]], [100, 16, 25, 400], axis=0)
     known, free = np.array([[1, 1], [2, 1]]), np.array([True, False])

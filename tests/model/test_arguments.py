@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import make_mdata, make_multi, make_types, train_types
 
-from scgm_scvi.model._rows import chosen_rows
+from scgm_scvi.model.data._rows import chosen_rows
 
 NAMES = pd.Index([f"cell{i}" for i in range(60)])
 

@@ -74,7 +74,7 @@ def test_every_verb_works(trained):
     trained.edit(adata, {"cell_type": "A"}, strength=1.0, seed=0, progress_bar=False)
     edited = AnnData(adata.layers["scgm_edited"], obs=adata.obs)
     assert own_share(edited, 0).mean() > own_share(adata, 0).mean() + 0.1
-    trained.enhance(adata, n_samples=2, n_steps=3, seed=0, progress_bar=False)
+    trained.enhance(adata, n_samples=2, n_fit_steps=3, seed=0, progress_bar=False)
     assert np.allclose(adata.layers["scgm_enhanced"].sum(axis=1), 1e4, rtol=1e-3)
     assert np.isfinite(trained.log_likelihood(adata[:10].copy(), progress_bar=False)).all()
     probabilities = trained.classify(adata, "cell_type", progress_bar=False)

@@ -111,7 +111,7 @@ def test_one_number_and_a_dict(model):
 
 
 def test_enough_cells_stay_as_they_are(model):
-    same = augment(model, n=5)
+    same = augment(model, n_per_category=5)
     assert same.shape == model.adata.shape
     assert not same.obs["scgm_generated"].any()
     assert same.uns["scgm"]["augment"]["n_generated"] == [0] * 10
@@ -182,7 +182,7 @@ def test_another_condition(model):
 def test_names_are_unique(model):
     part = make_adata()[:40].copy()
     part.obs_names = ["generated_0", *part.obs_names[1:]]
-    out = augment(model, part, n=20)
+    out = augment(model, part, n_per_category=20)
     assert out.obs_names.is_unique
     assert list(out.obs_names[:40]) == list(part.obs_names)
 
@@ -195,17 +195,17 @@ def test_a_layer_and_dense_integers(model):
     layered = SCGM(adata, **SMALL)
     layered.train(max_epochs=1, diffusion_kwargs={"max_steps": 2, **QUIET}, **QUIET)
     for argument in (None, adata[:300]):
-        out = augment(layered, argument, n=30)
+        out = augment(layered, argument, n_per_category=30)
         n = 700 if argument is None else 300
         np.testing.assert_array_equal(out.X[:n].toarray(), adata.layers["raw"][:n])
 
 
 def test_seed(model):
-    a, b, c = (augment(model, n=30, seed=s) for s in (1, 1, 2))
+    a, b, c = (augment(model, n_per_category=30, seed=s) for s in (1, 1, 2))
     assert (a.X != b.X).nnz == 0
     pd.testing.assert_frame_equal(a.obs, b.obs)
     assert not a.obs["dose"].equals(c.obs["dose"])
-    fresh = [augment(model, n=10, seed=None).uns["scgm"]["seed"] for _ in range(2)]
+    fresh = [augment(model, n_per_category=10, seed=None).uns["scgm"]["seed"] for _ in range(2)]
     assert fresh[0] != fresh[1]
 
 
@@ -214,7 +214,7 @@ def test_model_without_data(model, tmp_path):
     loaded = SCGM.load(tmp_path / "model", adata=False)
     with pytest.raises(ValueError, match="loaded without data, so adata has to be given"):
         augment(loaded)
-    out, same = augment(loaded, make_adata(), n=30), augment(model, n=30)
+    out, same = augment(loaded, make_adata(), n_per_category=30), augment(model, n_per_category=30)
     assert (out.X != same.X).nnz == 0
     assert loaded.adata is None  # the cells were not taken over
 
@@ -222,7 +222,7 @@ def test_model_without_data(model, tmp_path):
 def test_nothing_of_the_data_is_kept(model):
     stores = model._setup_adata_manager_store, model._per_instance_manager_store[model.id]
     before = [set(s) for s in stores]
-    augment(model, make_adata(), n=10)
+    augment(model, make_adata(), n_per_category=10)
     assert [set(s) for s in stores] == before
 
 
@@ -231,14 +231,14 @@ def test_nothing_of_the_data_is_kept(model):
     [
         ({"key": "celltype"}, KeyError, "key: .*'celltype'.*Did you mean 'cell_type'.*'stimul"),
         ({"key": "donor"}, KeyError, "Known: 'cell_type', 'stimulation'"),
-        ({"n": 0}, ValueError, "n is 0; it must be at least 1"),
-        ({"n": -3}, ValueError, "n is -3"),
-        ({"n": 2.5}, ValueError, r"n is 2\.5; it must be a whole number"),
-        ({"n": {"CD34+": -1}}, ValueError, r"n\['CD34\+'\] is -1"),
+        ({"n_per_category": 0}, ValueError, "n_per_category is 0; it must be at least 1"),
+        ({"n_per_category": -3}, ValueError, "n_per_category is -3"),
+        ({"n_per_category": 2.5}, ValueError, r"n_per_category is 2\.5; it must be a whole number"),
+        ({"n_per_category": {"CD34+": -1}}, ValueError, r"n_per_category\['CD34\+'\] is -1"),
         (
-            {"n": {"CD34": 5}},
+            {"n_per_category": {"CD34": 5}},
             ValueError,
-            r"n: 'CD34' is not a known category of 'cell_type'. Did you mean 'CD34\+'\? Known: 'CD4",
+            r"n_per_category: 'CD34' is not a known category of 'cell_type'. Did you mean 'CD34\+'\? Known: 'CD4",
         ),
         ({"out": "cells.h5ad"}, TypeError, "augment takes no 'out'.*'guidance_scale'"),
         ({"expression": "normalized"}, TypeError, "takes no 'expression'"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scvi.utils import attrdict
 
-from scgm_scvi.model._codec import Encoder, decode
+from scgm_scvi.model.sharing._codec import Encoder, decode
 
 
 def there_and_back(value):

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scgm_scvi.model._columns import check_columns
-from scgm_scvi.model._tables import held_table, named_index
+from scgm_scvi.model.data._columns import check_columns
+from scgm_scvi.model.data._tables import held_table
+from scgm_scvi.model.requests._names import named_index
 
 DAYS = pd.date_range("2020-01-01", periods=2)
 STRANGE = {

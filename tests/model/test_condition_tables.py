@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scgm_scvi.model._conditions import ConditionSpec, Request
+from scgm_scvi.model.requests._conditions import ConditionSpec, Request
 
 CELLS = pd.Index(["a", "b", "c"])
 SPEC = ConditionSpec(
@@ -186,12 +186,12 @@ def test_verbs_take_tables_by_name(model, adata):
     assert len(model.log_likelihood(cells, [], conditions={"cell_type": "CD34+"}, **quiet)) == 0
 
     ways = [
-        model.interpolate(cells, t, n=2, n_steps=2, **quiet).obs["stimulation"]
+        model.interpolate(cells, t, n_points=2, n_steps=2, **quiet).obs["stimulation"]
         for t in (table, other)
     ]
     assert ways[0].equals(ways[1])
     ways = [
-        model.interpolate(table, t, n=2, n_steps=2, **quiet).obs["stimulation"].astype(str)
+        model.interpolate(table, t, n_points=2, n_steps=2, **quiet).obs["stimulation"].astype(str)
         for t in (table, other)
     ]
     assert ways[0].equals(ways[1])

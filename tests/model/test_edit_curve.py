@@ -9,7 +9,7 @@ from helpers import make_adata
 from scipy.stats import spearmanr
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._edit_curve import _choice
+from scgm_scvi.model.verbs._edit_curve import _choice
 
 TO_B = {"cell_type": "CD19+ B"}
 
@@ -19,7 +19,7 @@ def monocytes(n=60):
     return adata[adata.obs["cell_type"] == "CD14+ Monocyte"][:n].copy()
 
 
-@pytest.mark.parametrize("method", ["sdedit", "inversion", "translate"])
+@pytest.mark.parametrize("method", ["sdedit", "inversion", "shift"])
 def test_effect_grows_with_strength(model, method):
     curve = model.edit_curve(monocytes(), TO_B, method=method, progress_bar=False)
     assert list(curve) == [
@@ -27,7 +27,7 @@ def test_effect_grows_with_strength(model, method):
     ]
     assert len(curve) == 10 and curve.chosen.sum() == 1
     assert spearmanr(curve.strength, curve.effect)[0] > 0.95
-    assert spearmanr(curve.strength, curve.similarity)[0] < (0.1 if method == "translate" else -0.9)
+    assert spearmanr(curve.strength, curve.similarity)[0] < (0.1 if method == "shift" else -0.9)
 
 
 def test_ends_of_the_scale(model):

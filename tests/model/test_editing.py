@@ -11,7 +11,7 @@ from helpers import make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._conditions import Request
+from scgm_scvi.model.requests._conditions import Request
 from scgm_scvi.module import SCGM_KEYS
 
 TO_IFNB = {"stimulation": "IFNb"}  # drawn at random: hardly any effect
@@ -37,7 +37,7 @@ def edit(model, adata, conditions=TO_IFNB, **kwargs):
 
 class TestWhatComesBack:
     @pytest.mark.parametrize("expression", ["counts", "normalized"])
-    @pytest.mark.parametrize("method", ["sdedit", "inversion", "translate"])
+    @pytest.mark.parametrize("method", ["sdedit", "inversion", "shift"])
     def test_layers_latents_obs_and_uns(self, model, method, expression):
         out = edit(model, cells_of(), method=method, expression=expression)
         layer = out.layers["scgm_edited"]
@@ -115,7 +115,7 @@ class TestWhatComesBack:
 
 
 class TestWhatStays:
-    @pytest.mark.parametrize("method", ["sdedit", "inversion", "translate"])
+    @pytest.mark.parametrize("method", ["sdedit", "inversion", "shift"])
     def test_strength_0_is_the_reconstruction(self, model, method):
         adata = cells_of()
         out = edit(model, adata, method=method, strength=0, expression="normalized")
@@ -155,7 +155,7 @@ class TestWhatStays:
             )
 
     def test_inversion_there_and_back(self, model):
-        from scgm_scvi.model._edited_states import Cells, Edit, parse_sampling
+        from scgm_scvi.model.prior._edited_states import Cells, Edit, parse_sampling
 
         adata = cells_of(20)
         tensors, state = model._states(adata)
@@ -173,7 +173,7 @@ class TestWhatStays:
 
 class TestMethods:
     def test_effect_grows_with_strength(self, model):
-        for method in ("sdedit", "inversion", "translate"):
+        for method in ("sdedit", "inversion", "shift"):
             effects = [
                 edit(model, t_cells(), TO_B, method=method, strength=s)
                 .obs["scgm_edited_effect"]
@@ -184,7 +184,7 @@ class TestMethods:
 
     def test_translation_is_a_line(self, model):
         latents = [
-            edit(model, cells_of(), method="translate", strength=s).obsm["X_scgm_edited"]
+            edit(model, cells_of(), method="shift", strength=s).obsm["X_scgm_edited"]
             for s in (0.0, 0.5, 1.0)
         ]
         np.testing.assert_allclose(latents[1], (latents[0] + latents[2]) / 2, atol=1e-5)
@@ -192,7 +192,7 @@ class TestMethods:
     def test_conditions_of_each_cell(self, model):
         adata = cells_of()
         wanted = ["IFNb", "control"] * 4
-        out = edit(model, adata, {"stimulation": wanted}, method="translate", strength=1.0)
+        out = edit(model, adata, {"stimulation": wanted}, method="shift", strength=1.0)
         moved = np.abs(
             out.obsm["X_scgm_edited"] - edit(model, adata, strength=0).obsm["X_scgm_edited"]
         )
@@ -204,7 +204,7 @@ class TestMethods:
             return 10 * (cells.latent[:, 0] - 3).square()
 
         free, guided = (
-            edit(model, cells_of(), None if g else TO_IFNB, guide=g, strength=0.8).obsm[
+            edit(model, cells_of(), None if g else TO_IFNB, energy=g, strength=0.8).obsm[
                 "X_scgm_edited"
             ]
             for g in (None, energy)
@@ -264,8 +264,8 @@ class TestRefusals:
             ({"conditions": None}, ValueError, "Nothing is to be changed"),
             ({"conditions": {}}, ValueError, "Nothing is to be changed"),
             ({"genes": {"CD3Q": 1.0}}, KeyError, "Did you mean"),
-            ({"method": "translate", "genes": {"CD3E": 1.0}}, ValueError, "takes no steps"),
-            ({"guide": 3}, TypeError, "guide is 3"),
+            ({"method": "shift", "genes": {"CD3E": 1.0}}, ValueError, "takes no steps"),
+            ({"energy": 3}, TypeError, "energy is 3"),
             ({"key_added": ""}, TypeError, "key_added"),
             ({"guidance_scale": -1}, ValueError, "guidance"),
         ],

@@ -13,14 +13,14 @@ from scipy.special import xlogy
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._enhancement import rates_given_counts
-from scgm_scvi.model._posterior import Posterior, at_depth, zero_probability
+from scgm_scvi.model.prior._posterior import Posterior, at_depth, zero_probability
+from scgm_scvi.model.verbs._enhancement import rates_given_counts
 
 KEY = "scgm_enhanced"
 
 
 def enhance(model, adata, **kwargs):
-    kwargs = {"seed": 0, "n_samples": 4, "n_steps": 5, "progress_bar": False, **kwargs}
+    kwargs = {"seed": 0, "n_samples": 4, "n_fit_steps": 5, "progress_bar": False, **kwargs}
     return model.enhance(adata, **kwargs)
 
 
@@ -94,7 +94,7 @@ class TestPosterior:
 
         monkeypatch.setattr(model, "_decode", decode)
         monkeypatch.setattr(
-            "scgm_scvi.model._posterior.log_likelihood",
+            "scgm_scvi.model.prior._posterior.log_likelihood",
             lambda u, x: -((u - target) ** 2).sum(dim=1) / (2 * error**2),
         )
         # the exact denoiser of N(0, 1)
@@ -123,8 +123,8 @@ class TestPosterior:
             mean, variance = (s.clone() for s in encode(tensors))
             return torch.cat([mean[:, :-1].roll(7, dims=0), mean[:, -1:]], dim=1), variance
 
-        def fit(n_steps):
-            q = model._posterior(tensors, n_steps, torch.Generator().manual_seed(0))
+        def fit(n_fit_steps):
+            q = model._posterior(tensors, n_fit_steps, torch.Generator().manual_seed(0))
             with torch.no_grad():
                 px, _ = model._decode(q.mean, tensors, q.log_size)
             return px.log_prob(tensors["X"]).sum(dim=1).mean().item()
@@ -140,7 +140,7 @@ class TestPosterior:
         a, b = (draws.draw(torch.Generator().manual_seed(s)) for s in (0, 0))
         assert (a == b).all()
         # without noise between them: the encoder's posterior, many samples
-        both, one = (enhanced(model, cells_of(n), n_steps=0, n_samples=400) for n in (2, 1))
+        both, one = (enhanced(model, cells_of(n), n_fit_steps=0, n_samples=400) for n in (2, 1))
         np.testing.assert_allclose(np.log1p(both[:1]), np.log1p(one), atol=0.4)
 
     def test_the_model_stays_as_it_is(self, model):
@@ -167,7 +167,7 @@ class TestWhatIsWritten:
         np.testing.assert_allclose(layer.sum(axis=1), 1e4, rtol=1e-4)
         assert adata.obsm["X_" + KEY].shape == (6, 12)
         uns = adata.uns[KEY]
-        assert (uns["own_counts"], uns["n_samples"], uns["n_steps"]) == (True, 4, 5)
+        assert (uns["own_counts"], uns["n_samples"], uns["n_fit_steps"]) == (True, 4, 5)
         assert (uns["seed"], uns["class"]) == (0, "SCGM")
         adata.write_h5ad(tmp_path / "cells.h5ad")
         back = ad.read_h5ad(tmp_path / "cells.h5ad")
@@ -217,14 +217,15 @@ class TestWhatIsWritten:
         """Of many samples the error is smaller, and no sample is scaled by another."""
         adata = cells_of(3)
         few, many, more = (
-            np.log1p(enhanced(model, adata, n_samples=n, n_steps=0, seed=n)) for n in (1, 100, 300)
+            np.log1p(enhanced(model, adata, n_samples=n, n_fit_steps=0, seed=n))
+            for n in (1, 100, 300)
         )
         assert np.abs(many - more).mean() < np.abs(few - more).mean() / 3
 
     def test_decoder_alone(self, model):
         """One sample of the encoder's posterior, decoded by hand."""
         adata = cells_of(4)
-        got = enhanced(model, adata, own_counts=False, n_samples=1, n_steps=0, seed=3)
+        got = enhanced(model, adata, own_counts=False, n_samples=1, n_fit_steps=0, seed=3)
         tensors = next(iter(model._minibatches(adata, 4)))
         generator = torch.Generator().manual_seed(3)
         q = model._posterior(tensors, 0, generator)
@@ -236,7 +237,7 @@ class TestWhatIsWritten:
         np.testing.assert_allclose(got, want.numpy(), rtol=1e-4)
         whole = rates_given_counts(px, torch.as_tensor(adata.X.toarray()))
         whole = whole / whole.sum(dim=1, keepdim=True) * 1e4
-        own = enhanced(model, adata, n_samples=1, n_steps=0, seed=3)
+        own = enhanced(model, adata, n_samples=1, n_fit_steps=0, seed=3)
         np.testing.assert_allclose(own, whole.numpy(), rtol=1e-4)
 
 
@@ -257,8 +258,8 @@ def test_predicts_the_other_half_of_a_cell(model):
     mean = np.asarray(make_adata().X.mean(axis=0)).ravel()[None]
     raw = half[known] / half[known].sum(axis=1, keepdims=True)
     scores = {
-        "enhanced": deviance(enhanced(model, adata, n_steps=20, n_samples=10)),
-        "decoder": deviance(enhanced(model, adata, n_steps=20, n_samples=10, own_counts=False)),
+        "enhanced": deviance(enhanced(model, adata, n_fit_steps=20, n_samples=10)),
+        "decoder": deviance(enhanced(model, adata, n_fit_steps=20, n_samples=10, own_counts=False)),
         "raw": min(deviance((1 - w) * raw + w * mean / mean.sum()) for w in (0.1, 0.4, 0.7, 1)),
     }
     assert scores["enhanced"] < scores["decoder"]
@@ -284,7 +285,7 @@ def test_other_likelihoods(likelihood):
             model.impute(adata[:5, ::2])
     else:
         np.testing.assert_allclose(layer.sum(axis=1), 1e4, rtol=1e-4)
-        out = model.impute(adata[:5, ::2], n_steps=2, progress_bar=False)
+        out = model.impute(adata[:5, ::2], n_fit_steps=2, progress_bar=False)
         assert np.isfinite(out.X.data).all()
         assert (out.layers["upper"] >= out.layers["lower"]).all()
 
@@ -293,7 +294,7 @@ def test_other_likelihoods(likelihood):
     ("kwargs", "error", "match"),
     [
         ({"n_samples": 0}, ValueError, "n_samples is 0"),
-        ({"n_steps": -1}, ValueError, "n_steps is -1"),
+        ({"n_fit_steps": -1}, ValueError, "n_fit_steps is -1"),
         ({"batch_size": 1.5}, ValueError, r"batch_size is 1\.5"),
         ({"key_added": None}, TypeError, "key_added is None"),
     ],

@@ -16,7 +16,7 @@ import torch
 from helpers import QUIET, SMALL, make_adata, make_model
 
 from scgm_scvi import SCGM
-from scgm_scvi.model import _export
+from scgm_scvi.model.sharing import _export
 
 REQUEST = {"conditions": {"cell_type": "CD34+"}, "guidance_scale": 1.5, "seed": 5}
 

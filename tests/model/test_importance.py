@@ -14,7 +14,7 @@ from scvi.model import SCVI
 from scvi.model.base import RNASeqMixin
 
 from scgm_scvi import ATACSCGM, SCGM
-from scgm_scvi.model._importance import _at
+from scgm_scvi.model.verbs._importance import _at
 from scgm_scvi.module import OpenFeatures
 
 N, GENES = 120, 15

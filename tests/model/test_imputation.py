@@ -14,12 +14,12 @@ from scipy import sparse, stats
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._imputation import _n_inside, narrowest_interval
-from scgm_scvi.model._posterior import mean_log1p
+from scgm_scvi.model.prior._posterior import mean_log1p
+from scgm_scvi.model.verbs._imputation import _n_inside, narrowest_interval
 
 
 def impute(model, adata, genes=None, **kwargs):
-    kwargs = {"seed": 0, "n_steps": 5, "progress_bar": False, **kwargs}
+    kwargs = {"seed": 0, "n_fit_steps": 5, "progress_bar": False, **kwargs}
     return model.impute(adata, genes, **kwargs)
 
 
@@ -106,7 +106,7 @@ class TestWhatComesBack:
         assert out.obsm["X_scgm"].shape == (6, 12)
         uns = out.uns["scgm"]
         assert (uns["interval"], uns["n_measured"], uns["seed"]) == (0.9, 500, 0)
-        assert (uns["n_samples"], uns["n_steps"]) == (25, 5)
+        assert (uns["n_samples"], uns["n_fit_steps"]) == (25, 5)
         # the panel is as it was
         assert (panel.X != before.X).nnz == 0
         pd.testing.assert_frame_equal(panel.obs, before.obs)
@@ -156,7 +156,7 @@ class TestWhatComesBack:
         torch.manual_seed(5)
         want = torch.rand(1)
         torch.manual_seed(5)
-        impute(model, panel_of(2), n_steps=0)
+        impute(model, panel_of(2), n_fit_steps=0)
         assert torch.rand(1) == want  # the global generator is given back
 
     def test_conditions_may_be_missing(self, model):
@@ -227,13 +227,13 @@ class TestWhatItMeans:
             300,
             {"donor": "d1", "plate": "p1"},
             seed=1,
-            n_steps=10,
+            n_fit_steps=10,
             progress_bar=False,
         )
         x = adata.X.toarray()
         true = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
         hidden = np.random.default_rng(0).random(adata.n_vars) < 0.3
-        out = impute(model, adata[:, ~hidden], n_steps=20, n_samples=10)
+        out = impute(model, adata[:, ~hidden], n_fit_steps=20, n_samples=10)
         assert list(out.var_names) == list(adata.var_names[hidden])
         true, mean = true[:, hidden], out.X.toarray()
         error = ((true - mean) ** 2).mean()
@@ -256,7 +256,7 @@ class TestWhatItMeans:
         (None, {"interval": 90}, ValueError, "interval is 90"),
         (None, {"interval": 0.999}, ValueError, "n_samples has to be at least"),
         (None, {"n_samples": 0}, ValueError, "n_samples is 0"),
-        (None, {"n_steps": -1}, ValueError, "n_steps is -1"),
+        (None, {"n_fit_steps": -1}, ValueError, "n_fit_steps is -1"),
         (None, {"batch_size": 0}, ValueError, "batch_size is 0"),
     ],
 )

@@ -11,8 +11,8 @@ from helpers import SMALL, make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._conditions import Request
-from scgm_scvi.model._sampling import Sampling
+from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._sampling import Sampling
 
 FIXED = {"donor": "d3", "plate": "p1"}
 CD34, B = {"cell_type": "CD34+", **FIXED}, {"cell_type": "CD19+ B", **FIXED}
@@ -100,7 +100,7 @@ class TestWhatComesBack:
             uns = back.uns["scgm"]
             assert uns["seed"] == 0
             assert uns["n_steps"] == 36
-            assert uns["interpolate"]["n"] == 2
+            assert uns["interpolate"]["n_points"] == 2
             assert described in uns["interpolate"]["source"]
             assert (back.X != cells.X).nnz == 0
             assert list(back.obs["scgm_trajectory"]) == list(cells.obs["scgm_trajectory"])
@@ -289,8 +289,8 @@ class TestFromCells:
     ("source", "target", "kwargs", "error", "match"),
     [
         ({}, {}, {}, ValueError, "n_cells is missing"),
-        ({}, {}, {"n_cells": 2, "n": 1}, ValueError, "n is 1; .*two ends"),
-        ({}, {}, {"n_cells": 2, "n": 2.5}, ValueError, r"n is 2\.5"),
+        ({}, {}, {"n_cells": 2, "n_points": 1}, ValueError, "n_points is 1; .*two ends"),
+        ({}, {}, {"n_cells": 2, "n_points": 2.5}, ValueError, r"n_points is 2\.5"),
         ({}, {}, {"n_cells": 0}, ValueError, "n_cells is 0"),
         ({}, {}, {"n_cells": 2, "n_steps": 0}, ValueError, "n_steps is 0"),
         ({}, {}, {"n_cells": 2, "expression": "tpm"}, ValueError, "expression is 'tpm'"),

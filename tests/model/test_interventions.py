@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scgm_scvi.diffusion import energy_guidance, heun, karras_sigmas
 from scgm_scvi.model import DenoisedCells
-from scgm_scvi.model._interventions import Intervention
+from scgm_scvi.model.requests._interventions import Intervention
 
 NAMES = pd.Index(["CD3D", "CD3E", "ISG15", "STAT1", "ACTB"])
 WEIGHTS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -43,7 +43,7 @@ def states(n=4, seed=0):
 
 
 def energy_of(state, x=None, **asked):
-    energy = Intervention.parse(NAMES, **asked).energy(own(state), decode)
+    energy = Intervention.parse(NAMES, **asked).guidance_energy(own(state), decode)
     return energy(cells(state if x is None else x))
 
 
@@ -76,7 +76,7 @@ def test_the_likelihood_is_that_of_a_negative_binomial():
         return Decoded(torch.cat([torch.tensor([[mean]], dtype=torch.float64), rest], dim=1))
 
     def value(mean):
-        energy = Intervention.parse(NAMES, genes={"CD3D": t}).energy(
+        energy = Intervention.parse(NAMES, genes={"CD3D": t}).guidance_energy(
             own(state), lambda s: Decoded(at(mean).mean + 0 * s.sum())
         )
         return float(energy(cells(state)))
@@ -112,7 +112,9 @@ def test_gradient_is_that_of_the_value():
 def test_second_derivative_is_gauss_newton():
     """That of the squares of a linear function with the true Jacobian, which is never negative."""
     state, x = states(), states(seed=1)[:1].requires_grad_()
-    energy = Intervention.parse(NAMES, genes={"ISG15": 300.0}).energy(own(state)[:1], decode)
+    energy = Intervention.parse(NAMES, genes={"ISG15": 300.0}).guidance_energy(
+        own(state)[:1], decode
+    )
     hessian = torch.autograd.functional.hessian(lambda z: energy(cells(z)).sum(), x)[0, :, 0]
     jacobian = torch.autograd.functional.jacobian(lambda z: (own(z)[:, 2] * 1e4 + 1).log().sum(), x)
     expected = jacobian.T @ jacobian / (1 / 301 + 1 / 100)
@@ -128,7 +130,7 @@ def test_guidance_reaches_a_demand_from_afar_in_the_steps_of_a_sampler():
 
     state = prior.repeat(50, 1)
     asked = Intervention.parse(NAMES, genes={"STAT1": 800.0})
-    energy = asked.energy(own(state), decode)
+    energy = asked.guidance_energy(own(state), decode)
 
     def reached(energy):
         guided = energy_guidance(denoise, lambda x, _: energy(cells(x)), curvature=True)
@@ -142,7 +144,9 @@ def test_guidance_reaches_a_demand_from_afar_in_the_steps_of_a_sampler():
 
 def test_genes_pull_those_that_go_with_them():
     x = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
-    energy = Intervention.parse(NAMES, genes={"ISG15": "fold:4"}).energy(own(x.detach()), decode)
+    energy = Intervention.parse(NAMES, genes={"ISG15": "fold:4"}).guidance_energy(
+        own(x.detach()), decode
+    )
     (slope,) = torch.autograd.grad(energy(cells(x)).sum(), x)
     moved = own(x.detach() - 1e-4 * slope) - own(x.detach())
     jacobian = torch.autograd.functional.jacobian(lambda z: own(z)[0], x.detach())[:, 0]
@@ -157,9 +161,9 @@ def test_guide_is_added_and_may_stand_alone():
     def shallow(these):
         return these.log_size**2
 
-    alone = energy_of(state, x, guide=shallow)
+    alone = energy_of(state, x, energy=shallow)
     torch.testing.assert_close(alone, x[:, 3] ** 2)
-    both = energy_of(state, x, guide=shallow, genes={"CD3D": 5})
+    both = energy_of(state, x, energy=shallow, genes={"CD3D": 5})
     torch.testing.assert_close(both, alone + energy_of(state, x, genes={"CD3D": 5}))
 
 
@@ -173,8 +177,8 @@ def test_guide_is_added_and_may_stand_alone():
     ],
 )
 def test_guide_of_another_shape_is_refused(genes, answer, got):
-    with pytest.raises(ValueError, match=f"guide returned {got}.*one number a cell"):
-        energy_of(states(), genes=genes, guide=answer)
+    with pytest.raises(ValueError, match=f"energy returned {got}.*one number a cell"):
+        energy_of(states(), genes=genes, energy=answer)
 
 
 @settings(deadline=None, max_examples=40)
@@ -212,7 +216,7 @@ def test_apply_holds_what_is_preserved():
 
 def test_guide_alone_leaves_proportions():
     proportions = own(states())
-    asked = Intervention.parse(NAMES, guide=lambda c: c.log_size)
+    asked = Intervention.parse(NAMES, energy=lambda c: c.log_size)
     assert asked.apply(proportions, proportions) is proportions
 
 
@@ -221,13 +225,13 @@ def test_description_is_builtins():
         NAMES,
         genes={"STAT1": "knockout", "ISG15": np.float32(3), "CD3E": "fold:0.5"},
         preserve={"T": ["CD3D"]},
-        guide=test_nothing_asked_is_none,
+        energy=test_nothing_asked_is_none,
     )
     assert json.loads(json.dumps(asked.describe())) == {
         "genes": ["STAT1", "ISG15", "CD3E"],
         "targets": ["knockout", "3", "fold:0.5"],
         "preserve": ["CD3D"],
-        "guide": "test_nothing_asked_is_none",
+        "energy": "test_nothing_asked_is_none",
     }
 
 
@@ -273,7 +277,7 @@ def test_changed_and_preserved_is_refused():
         ({"preserve": "STAT1"}, "preserve is 'STAT1'; pass a list"),
         ({"preserve": {"T": "CD3D"}}, r"preserve\['T'\] is 'CD3D'"),
         ({"preserve": 3}, "preserve is 3"),
-        ({"guide": 3}, "guide is 3"),
+        ({"energy": 3}, "energy is 3"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(asked, message):
@@ -295,8 +299,8 @@ def test_folds_that_fill_a_cell_are_refused():
 def test_features_that_are_no_amounts_are_refused():
     source = own(states()) - 0.5
     with pytest.raises(ValueError, match="gene_likelihood='normal'"):
-        Intervention.parse(NAMES, genes={"ACTB": 1.0}).energy(source, decode)
-    alone = Intervention.parse(NAMES, guide=lambda c: c.log_size).energy(source, decode)
+        Intervention.parse(NAMES, genes={"ACTB": 1.0}).guidance_energy(source, decode)
+    alone = Intervention.parse(NAMES, energy=lambda c: c.log_size).guidance_energy(source, decode)
     assert alone(cells(states())).shape == (4,)
 
 

@@ -18,7 +18,7 @@ from helpers import SMALL, make_adata, make_model
 from scvi.utils import attrdict
 
 from scgm_scvi import SCGM
-from scgm_scvi.model._pickles import require_harmless
+from scgm_scvi.model.sharing._pickles import require_harmless
 
 
 class Payload:

@@ -10,7 +10,7 @@ from anndata import AnnData
 from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
-from scgm_scvi.model import _class_evidence
+from scgm_scvi.model.prior import _class_evidence
 
 N, PER = 120, 6
 FAST = {"n_samples": 2, "n_levels": 4, "progress_bar": False}

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from scgm_scvi import MultiSCGM
 from scgm_scvi._mudata import columns_stay
-from scgm_scvi.model import _generation, _replaying, pad_modalities
+from scgm_scvi.model.verbs import _generation, _replaying, pad_modalities
 
 FAST = {"n_steps": 4, "progress_bar": False}
 B = {"cell_type": "CD19+ B"}
@@ -147,7 +147,7 @@ def test_cells_of_one_modality_are_edited_in_their_own_anndata(multi, mdata):
 
 def test_enhance_normalises_each_modality(multi, mdata):
     some = mdata[:10].copy()
-    multi.enhance(some, n_samples=2, n_steps=2, seed=0, progress_bar=False)
+    multi.enhance(some, n_samples=2, n_fit_steps=2, seed=0, progress_bar=False)
     for key in some.mod:
         np.testing.assert_allclose(some[key].layers["scgm_enhanced"].sum(axis=1), 1e4, rtol=1e-4)
 
@@ -220,12 +220,12 @@ def test_classify_and_score_cells_of_one_modality(multi, mdata):
 
 
 def test_augment_and_interpolate_return_mudata(multi, mdata):
-    more = multi.augment(mdata, n={"CD19+ B": 60}, seed=0, **FAST)
+    more = multi.augment(mdata, n_per_category={"CD19+ B": 60}, seed=0, **FAST)
     n_real = (mdata["rna"].obs["cell_type"] == "CD19+ B").sum()
     assert isinstance(more, MuData) and more.n_obs == 350 + 60 - n_real
     assert (more["atac"][:350].X != mdata["atac"].X).nnz == 0
     assert more.obs["scgm_generated"].sum() == 60 - n_real
-    way = multi.interpolate(mdata[:3], B, n=3, seed=0, **FAST)
+    way = multi.interpolate(mdata[:3], B, n_points=3, seed=0, **FAST)
     assert isinstance(way, MuData) and way.n_obs == 9
     assert list(way.obs["scgm_trajectory"].unique()) == list(mdata.obs_names[:3])
 

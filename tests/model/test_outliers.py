@@ -15,7 +15,7 @@ from scgm_scvi import SCGM
 @pytest.fixture
 def fewer(monkeypatch):
     """A smaller reference, where only its existence matters."""
-    monkeypatch.setattr("scgm_scvi.model._outliers._N_CELLS", 300)
+    monkeypatch.setattr("scgm_scvi.model.verbs._outliers._N_CELLS", 300)
 
 
 @pytest.fixture(scope="module")

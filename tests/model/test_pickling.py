@@ -61,7 +61,7 @@ def _pretrained(name: str):
             kind.setup_anndata(adata, labels_key="cell_type")
         theirs = kind(adata, n_hidden=16, n_latent=4)
     theirs.train(**options)
-    model = SCGM.from_scvi_model(theirs, diffusion_kwargs=SMALL["diffusion_kwargs"])
+    model = SCGM.from_scvi_model(theirs, denoiser_kwargs=SMALL["denoiser_kwargs"])
     model.train_diffusion(max_steps=2, **QUIET)
     return model
 

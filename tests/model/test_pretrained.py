@@ -21,7 +21,7 @@ from scgm_scvi.model import DiffusionSCANVI, DiffusionSCVI
 KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
 COVARIATES = {"categorical_covariate_keys": ["plate"], "continuous_covariate_keys": ["mito"]}
 WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"diffusion_kwargs": {"n_hidden": 24, "n_layers": 1}}
+SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
 SILENT = {"progress_bar": False}
 
 
@@ -303,14 +303,14 @@ class TestVerbs:
     def test_enhance_and_impute(self, any_model):
         cells = make_adata()[100:110].copy()
         del cells.obs["cell_type"], cells.obs["stimulation"]
-        any_model.enhance(cells, n_samples=2, n_steps=2, **SILENT)
+        any_model.enhance(cells, n_samples=2, n_fit_steps=2, **SILENT)
         assert np.isfinite(cells.layers["scgm_enhanced"]).all()
         panel = cells[:, :300].copy()
-        missing = any_model.impute(panel, n_samples=25, n_steps=2, **SILENT)
+        missing = any_model.impute(panel, n_samples=25, n_fit_steps=2, **SILENT)
         assert missing.shape == (10, 465)
 
     def test_augment(self, any_model):
-        out = any_model.augment(n={"CD34+": 40}, seed=0, **SILENT)
+        out = any_model.augment(n_per_category={"CD34+": 40}, seed=0, **SILENT)
         assert (out.obs["cell_type"] == "CD34+").sum() == 40
         np.testing.assert_allclose(
             out.obsm["X_scgm"][:700], any_model.get_latent_representation(), atol=1e-5
@@ -329,7 +329,7 @@ def test_ood_score(model):
 
 def test_logistic_normal_latents_are_of_one_kind(adata):
     model = with_prior(make_scvi(adata, latent_distribution="ln"))
-    out = model.augment(n={"CD34+": 30}, seed=0, **SILENT)
+    out = model.augment(n_per_category={"CD34+": 30}, seed=0, **SILENT)
     real, made = out.obsm["X_scgm"][:700], out.obsm["X_scgm"][700:]
     assert np.abs(real.sum(axis=1) - 1).max() > 0.1  # no softmax
     assert np.abs(made.mean(axis=0) - real.mean(axis=0)).max() < 5 * real.std(axis=0).max()
@@ -656,7 +656,7 @@ class TestErrors:
 
     def test_network_and_noise(self, trained):
         self.refuse(trained[0], ValueError, "noise process 'edn' is unknown", noise="edn")
-        kwargs = {"diffusion_kwargs": {"width": 3}}
+        kwargs = {"denoiser_kwargs": {"width": 3}}
         self.refuse(trained[0], TypeError, "width", **kwargs)
 
     def test_minified_by_another_model(self, adata):

@@ -18,7 +18,7 @@ from scgm_scvi.module import FEATURE_KEYS
 
 PLACES = {"rna_layer": "rna", "atac_layer": "atac"}
 WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"diffusion_kwargs": {"n_hidden": 24, "n_layers": 1}}
+SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
 SILENT = {"progress_bar": False}
 COVARIATES = {
     "batch_key": "donor",
@@ -182,7 +182,7 @@ class TestVerbs:
     def test_edit_and_enhance(self, model):
         mdata = make_cells()[:40].copy()
         model.edit(mdata, B, strength=0.5, **SILENT)
-        model.enhance(mdata, n_samples=2, n_steps=2, seed=0, **SILENT)
+        model.enhance(mdata, n_samples=2, n_fit_steps=2, seed=0, **SILENT)
         for key in ("rna", "atac"):
             assert "scgm_edited" in mdata[key].layers
             total = np.asarray(mdata[key].layers["scgm_enhanced"].sum(axis=1))

@@ -20,7 +20,7 @@ from scgm_scvi.model import DiffusionPEAKVI, DiffusionPOISSONVI
 KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
 COVARIATES = {"categorical_covariate_keys": ["plate"], "continuous_covariate_keys": ["mito"]}
 WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"diffusion_kwargs": {"n_hidden": 24, "n_layers": 1}}
+SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
 SILENT = {"progress_bar": False}
 N, PEAKS = 240, 150
 
@@ -218,7 +218,7 @@ class TestVerbs:
 
     def test_enhance(self, both, model):
         adata = make_peaks()
-        model.enhance(adata, n_samples=3, n_steps=3, seed=0, **SILENT)
+        model.enhance(adata, n_samples=3, n_fit_steps=3, seed=0, **SILENT)
         got = adata.layers["scgm_enhanced"]
         np.testing.assert_allclose(got.sum(axis=1), 1e4, rtol=1e-3)
         for kind in ("B", "T"):
@@ -229,7 +229,7 @@ class TestVerbs:
     def test_impute(self, model):
         adata = make_peaks()
         panel = adata[:40, : PEAKS - 10].copy()
-        out = model.impute(panel, n_samples=8, n_steps=3, seed=0, **SILENT)
+        out = model.impute(panel, n_samples=8, n_fit_steps=3, seed=0, **SILENT)
         assert out.shape == (40, 10)
         assert np.isfinite(out.X.data).all()
         assert (out.X.data >= 0).all()
@@ -253,7 +253,7 @@ class TestVerbs:
         more = model.augment(adata, "cell_type", {"NK": 100}, seed=0, **SILENT)
         assert (more.obs["cell_type"] == "NK").sum() == 100
         way = model.interpolate(
-            {"cell_type": "B"}, {"cell_type": "T"}, n=3, n_cells=2, seed=0, **SILENT
+            {"cell_type": "B"}, {"cell_type": "T"}, n_points=3, n_cells=2, seed=0, **SILENT
         )
         assert way.n_obs == 6
 

@@ -31,7 +31,7 @@ def _of_scvi(cls: type, **kwargs: Any) -> Any:
     cls.setup_anndata(adata, batch_key="donor", labels_key="cell_type", **kwargs)
     scvi_model = cls(adata, n_latent=4)
     scvi_model.train(**_TRAIN)
-    model = SCGM.from_scvi_model(scvi_model, diffusion_kwargs=SMALL["diffusion_kwargs"])
+    model = SCGM.from_scvi_model(scvi_model, denoiser_kwargs=SMALL["denoiser_kwargs"])
     model.train_diffusion(max_steps=5, **QUIET)
     return model
 
@@ -46,7 +46,7 @@ def _of_multivi() -> Any:
         model = SCGM.from_scvi_model(
             scvi_model,
             condition_keys=["cell_type"],
-            diffusion_kwargs=SMALL["diffusion_kwargs"],
+            denoiser_kwargs=SMALL["denoiser_kwargs"],
         )
         model.train_diffusion(max_steps=5, **QUIET)
     return model

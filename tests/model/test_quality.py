@@ -22,7 +22,7 @@ def test_generated_cells_are_like_held_out_ones():
     scvi.settings.seed = 0
     SCGM.setup_anndata(train, labels_key="cell_type")
     small = {"n_hidden": 128, "n_layers": 2}
-    model = SCGM(train, n_latent=32, n_hidden=128, diffusion_kwargs=small)
+    model = SCGM(train, n_latent=32, n_hidden=128, denoiser_kwargs=small)
     steps = {"max_steps": 1000, "batch_size": 128}
     model.train(max_epochs=200, diffusion_kwargs={**steps, **QUIET}, **QUIET)
     cells = model.generate(conditions=test.obs[["cell_type"]], seed=0, progress_bar=False)

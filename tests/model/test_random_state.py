@@ -19,9 +19,11 @@ VERBS = {
     "edit_curve": lambda m, a: m.edit_curve(
         a, {"stimulation": "IFNb"}, strengths=[0.3, 0.8], **SEED
     ),
-    "enhance": lambda m, a: m.enhance(a, n_steps=2, copy=True, **SEED).layers["scgm_enhanced"],
-    "impute": lambda m, a: m.impute(a[:, 30:].copy(), n_steps=2, **SEED).X,
-    "interpolate": lambda m, a: m.interpolate(a, {"cell_type": "CD34+"}, n=2, n_steps=2, **SEED).X,
+    "enhance": lambda m, a: m.enhance(a, n_fit_steps=2, copy=True, **SEED).layers["scgm_enhanced"],
+    "impute": lambda m, a: m.impute(a[:, 30:].copy(), n_fit_steps=2, **SEED).X,
+    "interpolate": lambda m, a: (
+        m.interpolate(a, {"cell_type": "CD34+"}, n_points=2, n_steps=2, **SEED).X
+    ),
     "augment": lambda m, a: m.augment(a, "cell_type", n_steps=2, **SEED).X,
     "classify": lambda m, a: m.classify(a, "cell_type", n_samples=1, n_levels=2, **SEED),
     "ood_score": lambda m, a: m.ood_score(a, **SEED),

@@ -235,7 +235,7 @@ class TestOwnCells:
         sc.pp.normalize_total(adata)
         sc.pp.log1p(adata)
         np.testing.assert_array_equal(model.log_likelihood(progress_bar=False), before)
-        real = model.augment(n={"A": 130}, progress_bar=False)
+        real = model.augment(n_per_category={"A": 130}, progress_bar=False)
         assert (real.X.data == real.X.data.round()).all()
 
     def test_log_normalised_data_that_are_scaled_later(self):

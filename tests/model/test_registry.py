@@ -17,7 +17,7 @@ from scvi import REGISTRY_KEYS
 from scgm_scvi import SCGM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SMALL = {"n_latent": 4, "n_hidden": 8, "diffusion_kwargs": {"n_hidden": 8, "n_layers": 1}}
+SMALL = {"n_latent": 4, "n_hidden": 8, "denoiser_kwargs": {"n_hidden": 8, "n_layers": 1}}
 KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
 
 

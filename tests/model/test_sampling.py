@@ -14,7 +14,7 @@ from helpers import QUIET, SMALL
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import NOISE_PROCESSES, sigmas_for
 from scgm_scvi.model._batch_sizes import MEMORY_BUDGET, default_batch_size
-from scgm_scvi.model._sampling import Sampling
+from scgm_scvi.model.requests._sampling import Sampling
 
 # donor and plate are named, so that nothing is drawn that depends on the other conditions
 FIXED = {"donor": "d3", "plate": "p1"}

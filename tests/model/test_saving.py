@@ -12,8 +12,8 @@ import torch
 from helpers import SMALL, make_adata, make_mdata
 
 from scgm_scvi import SCGM, MultiSCGM
-from scgm_scvi.model._pickles import _pickle_of
-from scgm_scvi.model._saving import SavingMixin
+from scgm_scvi.model.sharing._pickles import _pickle_of
+from scgm_scvi.model.sharing._saving import SavingMixin
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_without_the_parameters_of_other_models(small, tmp_path):
 def test_all_models_save_so():
     """scvi's own ``save`` comes after, whatever else a class inherits."""
     from scgm_scvi import ATACSCGM
-    from scgm_scvi.model._from_scvi import PRETRAINED
+    from scgm_scvi.model.scvi_models._from_scvi import PRETRAINED
 
     for kind in (SCGM, ATACSCGM, MultiSCGM, *PRETRAINED.values()):
         order = [c for c in kind.__mro__ if "save" in vars(c)]

@@ -14,7 +14,7 @@ from anndata import AnnData
 from helpers import QUIET, make_adata, make_model
 
 from scgm_scvi import SCGM
-from scgm_scvi.model import _replaying
+from scgm_scvi.model.training import _replaying
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +242,7 @@ def test_a_missing_continuous_condition_is_unspecified(saved):
 def test_replay_keeps_what_the_reference_knew(model, saved, monkeypatch):
     """The same training with and without: the denoiser's loss of the reference's own cells."""
     monkeypatch.setattr(_replaying, "_N_REPLAYED", 300)
-    monkeypatch.setattr("scgm_scvi.model._fine_tuning._LR", {"full": 5e-3})
+    monkeypatch.setattr("scgm_scvi.model.training._fine_tuning._LR", {"full": 5e-3})
     query = make_query()
     query = query[query.obs["cell_type"] == "novel"].copy()
     query.X = query.X.tocsr().power(2)  # unlike anything before

@@ -13,7 +13,7 @@ from scipy import sparse
 from scgm_scvi import MultiSCGM
 from scgm_scvi._mudata import columns_stay
 
-FAST = {"n_steps": 3, "seed": 0, "progress_bar": False}
+FAST = {"n_fit_steps": 3, "seed": 0, "progress_bar": False}
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ def module(nuisances, conditions, **kwargs):
         n_conditions=conditions,
         n_latent=3,
         n_hidden=8,
-        diffusion_kwargs={"n_hidden": 8, "n_layers": 1},
+        denoiser_kwargs={"n_hidden": 8, "n_layers": 1},
         **kwargs,
     ).eval()
     for p in out.parameters():

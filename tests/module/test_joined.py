@@ -7,8 +7,8 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli
 
-from scgm_scvi.model._enhancement import rates_given_counts
-from scgm_scvi.model._posterior import at_depth, mean_log1p, zero_probability
+from scgm_scvi.model.prior._posterior import at_depth, mean_log1p, zero_probability
+from scgm_scvi.model.verbs._enhancement import rates_given_counts
 from scgm_scvi.module import (
     JoinedDistribution,
     block_sums,

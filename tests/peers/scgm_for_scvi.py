@@ -46,7 +46,7 @@ class StandIn(SCGM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own = {k: v for k, v in kwargs.items() if k not in _OF_SCVI_ALONE}
         small = {"n_hidden": 16, "n_latent": 5, "gene_likelihood": "zinb"}
-        denoiser = {"diffusion_kwargs": {"n_hidden": 8, "n_layers": 1}}
+        denoiser = {"denoiser_kwargs": {"n_hidden": 8, "n_layers": 1}}
         super().__init__(*args, **{**small, **denoiser, **own})
 
     @classmethod

@@ -17,9 +17,9 @@ from scgm_scvi._errors import listed, nearest
 from scgm_scvi.module import BlockVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
-from ._disk_training import own_registry
-from ._peak_getters import PeakGettersMixin
 from ._two_stage_model import TwoStageModel
+from .training._disk_training import own_registry
+from .verbs._peak_getters import PeakGettersMixin
 
 __all__ = ["ATACSCGM", "PEAK_LIKELIHOODS", "check_peaks"]
 
@@ -45,7 +45,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
         same, with a dispersion for each peak. ``"bernoulli"``: of which peaks are open, as
         :class:`scvi.model.PEAKVI`; counts are binarised, and generated cells are binary.
     n_hidden, n_latent, n_layers, dropout_rate, n_components, condition_dropout, \
-    encode_covariates, diffusion_kwargs, noise, adapter_rank
+    encode_covariates, denoiser_kwargs, noise, adapter_rank
         As of :class:`scgm_scvi.SCGM`.
 
     Raises
@@ -84,7 +84,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
         n_components: int = 64,
         condition_dropout: float = 0.1,
         encode_covariates: bool = False,
-        diffusion_kwargs: dict[str, Any] | None = None,
+        denoiser_kwargs: dict[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
     ) -> None:
@@ -109,7 +109,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
             n_condition_values=len(spec.continuous),
             n_components=n_components,
             condition_dropout=condition_dropout,
-            diffusion_kwargs=diffusion_kwargs,
+            denoiser_kwargs=denoiser_kwargs,
             noise=noise,
             adapter_rank=adapter_rank,
         )

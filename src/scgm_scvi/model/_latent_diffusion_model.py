@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from ._abundance import AbundanceMixin
-from ._analogy import AnalogyMixin
-from ._augmentation import AugmentationMixin
-from ._classification import ClassificationMixin
-from ._containers import AnnDataMixin
-from ._diffusion import LatentDiffusionMixin
-from ._edit_curve import EditCurveMixin
-from ._edited_states import EditedStatesMixin
-from ._editing import EditingMixin
-from ._encoding import EncodingMixin
-from ._enhancement import EnhancementMixin
-from ._export import ExportMixin
-from ._generation import GenerationMixin
-from ._hub import HubMixin
-from ._imputation import ImputationMixin
-from ._interpolation import InterpolationMixin
-from ._likelihood import LikelihoodMixin
-from ._loading import LoadingMixin
-from ._outliers import OutlierMixin
-from ._pickling import PicklingMixin
-from ._posterior import PosteriorMixin
-from ._registry import RegistryMixin
-from ._sampling import SamplingMixin
-from ._saving import SavingMixin
-from ._scoring import ScoringMixin
+from .data._containers import AnnDataMixin
+from .data._registry import RegistryMixin
+from .prior._analogy import AnalogyMixin
+from .prior._edited_states import EditedStatesMixin
+from .prior._encoding import EncodingMixin
+from .prior._posterior import PosteriorMixin
+from .requests._sampling import SamplingMixin
+from .sharing._export import ExportMixin
+from .sharing._hub import HubMixin
+from .sharing._loading import LoadingMixin
+from .sharing._pickling import PicklingMixin
+from .sharing._saving import SavingMixin
+from .training._diffusion import LatentDiffusionMixin
+from .verbs._abundance import AbundanceMixin
+from .verbs._augmentation import AugmentationMixin
+from .verbs._classification import ClassificationMixin
+from .verbs._edit_curve import EditCurveMixin
+from .verbs._editing import EditingMixin
+from .verbs._enhancement import EnhancementMixin
+from .verbs._generation import GenerationMixin
+from .verbs._imputation import ImputationMixin
+from .verbs._interpolation import InterpolationMixin
+from .verbs._likelihood import LikelihoodMixin
+from .verbs._outliers import OutlierMixin
+from .verbs._scoring import ScoringMixin
 
 __all__ = ["LatentDiffusionModel"]
 

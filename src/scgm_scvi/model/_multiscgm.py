@@ -15,16 +15,16 @@ from scgm_scvi.module import BlockVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._atacscgm import PEAK_LIKELIHOODS
-from ._differences import DifferencesMixin
-from ._disk_training import own_registry
-from ._modality_getters import ModalityGettersMixin
-from ._mudata import MuDataMixin
-from ._mudata_fields import CountsField
-from ._mudata_setup import MuDataSetupMixin
-from ._multivi_refusals import MultiviRefusalsMixin
-from ._translation import TranslationMixin
 from ._two_stage_model import TwoStageModel
-from ._unpaired import UnpairedMixin
+from .data._mudata import MuDataMixin
+from .data._mudata_fields import CountsField
+from .data._mudata_setup import MuDataSetupMixin
+from .training._disk_training import own_registry
+from .training._unpaired import UnpairedMixin
+from .verbs._differences import DifferencesMixin
+from .verbs._modality_getters import ModalityGettersMixin
+from .verbs._multivi_refusals import MultiviRefusalsMixin
+from .verbs._translation import TranslationMixin
 
 __all__ = ["MultiSCGM"]
 
@@ -63,7 +63,7 @@ class MultiSCGM(
         Of negative binomial counts: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``, as of
         :class:`scgm_scvi.SCGM`.
     n_hidden, n_latent, n_layers, dropout_rate, n_components, condition_dropout, \
-    encode_covariates, diffusion_kwargs, noise, adapter_rank
+    encode_covariates, denoiser_kwargs, noise, adapter_rank
         As of :class:`scgm_scvi.SCGM`.
 
     Raises
@@ -104,7 +104,7 @@ class MultiSCGM(
         n_components: int = 64,
         condition_dropout: float = 0.1,
         encode_covariates: bool = False,
-        diffusion_kwargs: dict[str, Any] | None = None,
+        denoiser_kwargs: dict[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
     ) -> None:
@@ -131,7 +131,7 @@ class MultiSCGM(
             n_condition_values=len(spec.continuous),
             n_components=n_components,
             condition_dropout=condition_dropout,
-            diffusion_kwargs=diffusion_kwargs,
+            denoiser_kwargs=denoiser_kwargs,
             noise=noise,
             adapter_rank=adapter_rank,
         )

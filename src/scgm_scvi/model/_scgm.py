@@ -11,10 +11,10 @@ from scvi.model import SCVI
 from scgm_scvi.module import SCGMVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
-from ._disk_training import own_registry
-from ._expression_getters import ExpressionGettersMixin
-from ._from_scvi import FromSCVIMixin
 from ._two_stage_model import TwoStageModel
+from .scvi_models._from_scvi import FromSCVIMixin
+from .training._disk_training import own_registry
+from .verbs._expression_getters import ExpressionGettersMixin
 
 __all__ = ["SCGM"]
 
@@ -54,7 +54,7 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         Probability of leaving a condition unspecified while stage one trains.
     encode_covariates
         Whether the encoder sees batch and covariates too.
-    diffusion_kwargs
+    denoiser_kwargs
         Of the denoiser's network: ``n_hidden``, ``n_layers``, ``dropout_rate``, see
         :class:`scgm_scvi.nn.ScoreNetwork`.
     noise
@@ -93,7 +93,7 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         n_components: int = 64,
         condition_dropout: float = 0.1,
         encode_covariates: bool = False,
-        diffusion_kwargs: dict[str, Any] | None = None,
+        denoiser_kwargs: dict[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
         n_memory: int = 0,
@@ -122,7 +122,7 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
             n_condition_values=len(spec.continuous),
             n_components=n_components,
             condition_dropout=condition_dropout,
-            diffusion_kwargs=diffusion_kwargs,
+            denoiser_kwargs=denoiser_kwargs,
             noise=noise,
             adapter_rank=adapter_rank,
             n_memory=n_memory,

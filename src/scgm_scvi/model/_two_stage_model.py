@@ -10,15 +10,15 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from scgm_scvi._errors import require_keywords, whole_number
 
-from ._diagnostics import DiagnosticsMixin
-from ._diffusion import TRAINERS
-from ._disk_training import DiskTrainingMixin
-from ._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
 from ._latent_diffusion_model import LatentDiffusionModel
-from ._replaying import ReplayMixin
-from ._setup import SetupMixin
-from ._stage_one import StageOneMixin, require_held_out
-from ._transfer import TransferMixin
+from .data._setup import SetupMixin
+from .training._diffusion import TRAINERS
+from .training._disk_training import DiskTrainingMixin
+from .training._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
+from .training._replaying import ReplayMixin
+from .training._stage_one import StageOneMixin, require_held_out
+from .training._transfer import TransferMixin
+from .verbs._diagnostics import DiagnosticsMixin
 
 __all__ = ["TwoStageModel"]
 

@@ -60,7 +60,7 @@ class BlockVAE(SCGMVAE):
         Of negative binomial blocks: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``.
     n_batch, n_hidden, n_latent, n_layers, n_continuous_cov, n_cats_per_cov, dropout_rate, \
     encode_covariates, n_conditions, n_condition_values, n_components, condition_dropout, \
-    condition_width, diffusion_kwargs, noise, adapter_rank
+    condition_width, denoiser_kwargs, noise, adapter_rank
         As in :class:`SCGMVAE`.
 
     Examples
@@ -95,7 +95,7 @@ class BlockVAE(SCGMVAE):
         condition_dropout: float = 0.1,
         condition_width: int = 64,
         hide: float = 0.5,
-        diffusion_kwargs: Mapping[str, Any] | None = None,
+        denoiser_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
     ) -> None:
@@ -157,7 +157,7 @@ class BlockVAE(SCGMVAE):
             n_conditions,
             n_condition_values,
             [n_batch, *self.n_cats_per_cov],
-            diffusion_kwargs,
+            denoiser_kwargs,
             noise,
         )
         if adapter_rank:

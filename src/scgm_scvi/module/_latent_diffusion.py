@@ -74,7 +74,7 @@ class LatentDiffusionModuleMixin:
         n_conditions: Sequence[int],
         n_condition_values: int,
         n_nuisances: Sequence[int],
-        diffusion_kwargs: Mapping[str, Any] | None = None,
+        denoiser_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
     ) -> None:
         """Build the denoiser, frozen until stage two.
@@ -87,7 +87,7 @@ class LatentDiffusionModuleMixin:
             Number of categories of each condition and of each nuisance (batch, covariates).
         n_condition_values
             Number of continuous conditions.
-        diffusion_kwargs
+        denoiser_kwargs
             Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
         noise
             A name in :data:`scgm_scvi.diffusion.NOISE_PROCESSES`: the levels that training draws.
@@ -97,7 +97,7 @@ class LatentDiffusionModuleMixin:
             n_dims,
             [*n_conditions, *n_nuisances],
             n_condition_values,
-            **(diffusion_kwargs or {}),
+            **(denoiser_kwargs or {}),
         )
         self.denoiser = Denoiser(network, n_dims, noise=noise).requires_grad_(False)
 

@@ -59,7 +59,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         Probability of leaving a condition unspecified in training.
     condition_width
         Width of the condition embedding that the decoder reads.
-    diffusion_kwargs
+    denoiser_kwargs
         Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
     noise
         Noise process that the denoiser is trained on.
@@ -98,7 +98,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         n_components: int = 64,
         condition_dropout: float = 0.1,
         condition_width: int = 64,
-        diffusion_kwargs: Mapping[str, Any] | None = None,
+        denoiser_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
         n_memory: int = 0,
@@ -167,7 +167,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_conditions,
             n_condition_values,
             [n_batch, *self.n_cats_per_cov],
-            diffusion_kwargs,
+            denoiser_kwargs,
             noise,
         )
         if adapter_rank:

@@ -1,0 +1,242 @@
+"""The one door by which cells come to a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.data._utils import _get_adata_minify_type
+
+from scgm_scvi.model.requests._conditions import ConditionSpec
+
+from ._matrices import as_matrix
+from ._nuisances import completed_nuisances, hide_nuisances
+from ._own_cells import OwnCellsMixin
+from ._rows import chosen_rows
+from ._validation import match_features, validate_adata
+
+__all__ = ["RegistrationMixin"]
+
+
+class RegistrationMixin(OwnCellsMixin):
+    """Let a model read cells: its own, or others through a stand-in registered as they are.
+
+    scvi's getters come in by :meth:`_validate_anndata`, the verbs of this package by
+    :meth:`_registered`. Features are found by name, values are checked, and nothing is written to
+    what a user passes.
+
+    Comes before an scvi model among the bases.
+    """
+
+    def _validate_anndata(self, adata: Any = None, copy_if_view: bool = True) -> Any:
+        """Cells as scvi's getters read them: the model's own, or a stand-in that is registered.
+
+        A stand-in stays registered until the next one comes.
+        """
+        if adata is not None and self._is_registered(adata):
+            return self._own_cells() if adata is self.adata else adata
+        if adata is None or adata is self.adata:
+            return self._own_cells()
+        if self.minified_data_type is not None and _get_adata_minify_type(adata) is not None:
+            return super()._validate_anndata(adata, copy_if_view)
+        return self._welcome(self._stand_in_for(adata))
+
+    def _make_data_loader(self, adata: Any, indices: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As scvi's, of rows that there are."""
+        return super()._make_data_loader(
+            adata, chosen_rows(indices, adata.obs_names), *args, **kwargs
+        )
+
+    def _own_cells(self) -> Any:
+        """The model's own cells as scvi's getters read them."""
+        self._require_unchanged()
+        if self.minified_data_type is not None or self._is_current():
+            return self.adata
+        return self._welcome(self._stand_in_for(self.adata))
+
+    def _welcome(self, guest: Any) -> Any:
+        """Keep one stand-in registered, and forget the one before."""
+        if self._guest is not None:
+            self.deregister_manager(self._guest)
+        self._guest = guest
+        return guest
+
+    def _is_registered(self, adata: Any) -> bool:
+        """Whether this very object is registered with the model."""
+        managers = self._per_instance_manager_store.get(self.id, {})
+        return any(manager.adata is adata for manager in managers.values())
+
+    @contextmanager
+    def _registered(
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        *,
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
+    ) -> Iterator[Any]:
+        """``adata`` registered as the model's own cells are, and forgotten afterwards.
+
+        A stand-in that shares its matrix: nothing is written to ``adata``, which may be a view and
+        may have more features than the model, in any order. ``None`` is the model's own data.
+
+        Parameters
+        ----------
+        ignored
+            Attributes that are not looked at, whatever ``adata`` has in their place: conditions
+            are unspecified, as labels are where it has no column of them; nuisances are any.
+        any_nuisance
+            Whether batch and covariates may be missing, or unknown to the model. They are -1 then,
+            to be completed by :meth:`_with_nuisances`.
+        may_lack_labels
+            Whether cells without a column of labels are unspecified, or an error.
+        """
+        if adata is None or adata is self.adata:
+            self._require_unchanged()
+            if self.minified_data_type is not None or self._is_current():
+                yield self.adata
+                return
+        elif self._is_registered(adata):
+            yield adata
+            return
+        with self._replaced(adata, ignored, any_nuisance, may_lack_labels) as stand_in:
+            yield stand_in
+
+    @contextmanager
+    def _replaced(
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
+    ) -> Iterator[Any]:
+        """As :meth:`_registered`, by a stand-in in any case, which may be written to."""
+        if adata is None or adata is self.adata:
+            self._require_unchanged()
+            adata = self.adata
+        stand_in = self._stand_in_for(adata, ignored, any_nuisance, may_lack_labels)
+        try:
+            yield stand_in
+        finally:
+            self.deregister_manager(stand_in)
+
+    def _stand_in_for(
+        self,
+        adata: Any,
+        ignored: Sequence[str] = (),
+        any_nuisance: bool = False,
+        may_lack_labels: bool = True,
+    ) -> Any:
+        """A stand-in for cells, registered with the model."""
+        if self.minified_data_type is not None:
+            raise ValueError(
+                "The model's data are minified, so it can't encode counts. Load it with the data "
+                "that it was trained on, or without any: SCGM.load(path, adata=False)."
+            )
+        spec, setup = ConditionSpec.from_registry(self.registry_), self.registry_["setup_args"]
+        matrices = self._matrices_of(adata)
+        obs = self._obs(adata)
+        obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
+        absent = [setup["labels_key"]] if setup.get("labels_key") and may_lack_labels else []
+        absent = [name for name in absent if name not in obs]  # labels are what many cells lack
+        open_ = [name for name in spec.steered if name in ignored]
+        obs = obs.assign(**dict.fromkeys([*absent, *open_], np.nan))
+        size_factor = setup.get("size_factor_key")
+        obs, hidden = hide_nuisances(obs, spec, ignored, any_nuisance, size_factor)
+        with warnings.catch_warnings():  # a few cells are enough: nothing is trained
+            warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
+            stand_in = self._set_up_stand_in(matrices, obs)
+        manager = self._get_most_recent_anndata_manager(stand_in, required=True)
+        self._register_manager_for_instance(manager)
+        hidden.mark(manager)
+        return stand_in
+
+    def _absent(self, adata: Any) -> list[str]:
+        """Conditions that cells have no column for."""
+        if adata is None:
+            return []
+        obs = self._obs(adata)
+        steered = ConditionSpec.from_registry(self.registry_).steered
+        return [name for name in steered if name not in obs]
+
+    def _may_lack_nuisances(self) -> bool:
+        """Whether cells can be encoded whatever their batch and covariates are."""
+        return not self.module.encode_covariates
+
+    def _with_nuisances(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """A minibatch whose unknown nuisances are those that explain each cell's counts best."""
+        n_conditions = len(ConditionSpec.from_registry(self.registry_).categorical)
+        return completed_nuisances(self.module, tensors, self.diffusion_design_, n_conditions)
+
+    def get_latent_representation(self, adata: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Encode cells, as scvi-tools does, whatever attributes they have that the encoder sees not.
+
+        Parameters
+        ----------
+        adata
+            Cells, registered like the model's own if they are not yet; not changed. They need no
+            labels or conditions, and, unless the encoder sees them, no batch or covariates. Default:
+            the model's data.
+        *args, **kwargs
+            Of scvi-tools' model: ``indices``, ``give_mean``, ``batch_size``, ``return_dist``,
+            ``dataloader``.
+
+        Returns
+        -------
+        float32 array ``(n_cells, n_latent)``; with ``return_dist``, means and variances.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        KeyError, ValueError
+            If ``adata`` lacks features or counts, or what the encoder sees.
+
+        Examples
+        --------
+        >>> adata.obsm["X_scgm"] = model.get_latent_representation(adata)  # doctest: +SKIP
+        """
+        if kwargs.get("dataloader") is not None:
+            return super().get_latent_representation(adata, *args, **kwargs)
+        with self._registered(adata, self._unseen_by_encoder()) as cells:
+            return super().get_latent_representation(cells, *args, **kwargs)
+
+    def _unseen_by_encoder(self) -> list[str]:
+        """Attributes that a cell's latent does not depend on."""
+        spec = ConditionSpec.from_registry(self.registry_)
+        size_factor = self.registry_["setup_args"].get("size_factor_key")
+        further = [size_factor] if size_factor else []
+        if self._may_lack_nuisances():
+            further += [*spec.nuisances, *spec.numeric_covariates]
+        return [*spec.steered, *further]
+
+    # what a model of cells in another container overrides
+
+    def _matrices_of(self, adata: Any) -> Any:
+        """The counts that the model reads of other cells, checked: what a stand-in is made of."""
+        validate_adata(adata, may_be_view=True)
+        adata = match_features(adata, pd.Index(self.get_var_names()))
+        layer = self.registry_["setup_args"].get("layer")
+        x = adata.X if layer is None else adata.layers.get(layer)
+        if x is None:  # set-up says so, in its words
+            return None, adata.var[[]].copy()
+        x = as_matrix(x, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+        return (x.tocsr() if hasattr(x, "tocsr") else x), adata.var[[]].copy()
+
+    def _set_up_stand_in(self, matrices: Any, obs: pd.DataFrame) -> Any:
+        """An AnnData of these counts and attributes, set up as the model's own data were."""
+        (x, var), setup = matrices, self.registry_["setup_args"]
+        layer = setup.get("layer")
+        stand_in = AnnData(
+            x if layer is None else None,
+            obs=obs,
+            var=var,
+            layers=None if layer is None or x is None else {layer: x},
+        )
+        type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
+        return stand_in

@@ -1,0 +1,1 @@
+"""Stage two as an engine: sample, encode, edit, infer, compare; nothing of AnnData."""

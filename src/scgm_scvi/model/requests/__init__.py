@@ -1,0 +1,1 @@
+"""What users ask for: attributes of cells, targets of genes, energies, how to sample."""

@@ -1,0 +1,1 @@
+"""scvi-tools' own models with a diffusion prior on their latent."""

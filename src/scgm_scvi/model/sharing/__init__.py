@@ -1,0 +1,1 @@
+"""Save, load, pickle, export and publish models."""

@@ -1,0 +1,1 @@
+"""Train both stages: from memory, from disk, from a trained model."""

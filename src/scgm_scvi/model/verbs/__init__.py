@@ -1,0 +1,1 @@
+"""What a trained model does, a verb a file."""

@@ -1,0 +1,331 @@
+"""Edit real cells: change what is named, keep the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from tqdm.auto import tqdm
+
+from scgm_scvi._errors import whole_number
+from scgm_scvi.diffusion import strength_sigma
+from scgm_scvi.model._batch_sizes import default_batch_size
+from scgm_scvi.model._random_state import leaves_random_state
+from scgm_scvi.model.prior._edited_states import (
+    Cells,
+    Edit,
+    analogy_scale,
+    check_method,
+    check_samples,
+    parse_sampling,
+)
+from scgm_scvi.model.requests._conditions import Conditions, Request
+from scgm_scvi.model.requests._energy import Energy
+from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserve
+from scgm_scvi.module import SCGM_KEYS
+
+from ._generation import fresh_seed, require_expression, stacked
+
+__all__ = ["EditingMixin"]
+
+Tensors = dict[str, torch.Tensor]
+_INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
+_N_TOP = 100  # changed features that are reported
+_PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
+
+
+class EditingMixin:
+    """Simulate an intervention on real cells.
+
+    Needs :class:`scgm_scvi.model.GenerationMixin`, ``EditedStatesMixin``, ``AnalogyMixin`` and
+    ``EditCurveMixin``; knows nothing of what the features are.
+    """
+
+    @leaves_random_state
+    def edit(
+        self,
+        adata: AnnData,
+        conditions: Conditions = None,
+        *,
+        genes: Genes = None,
+        energy: Energy | None = None,
+        preserve: Preserve = None,
+        method: Literal["sdedit", "inversion", "shift"] = "sdedit",
+        strength: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        composition: Literal["auto", "joint", "additive"] = "auto",
+        n_samples: int = 1,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        edit_library_size: bool = False,
+        expression: Literal["counts", "normalized"] = "counts",
+        key_added: str = "scgm_edited",
+        copy: bool = False,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData | None:
+        r"""Change what is named in real cells, and keep the rest: simulate an intervention.
+
+        A cell's latent is noised to an intermediate level and denoised under its attributes with
+        those in ``conditions`` put in (SDEdit); genes and ``energy`` intervene at every step on the
+        way. Attributes that are not named stay as the cell has them, or unspecified.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts, registered like the model's own if they are not yet. Nothing
+            that they hold is changed; results are written beside it, as said below.
+        conditions
+            What the cells shall become, as in :meth:`generate`: a dict of attribute to one value,
+            or to a list with one a cell; or a DataFrame with a row a cell. A DataFrame, or Series,
+            whose index names the cells goes by these names, one that counts its rows by position.
+            A value of ``None`` leaves the attribute open. Naming the batch changes the batch.
+        genes
+            Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
+            or ``"fold:x"``, ``x`` times the cell's own expression. Genes that belong to a condition
+            which the cell is known not to have move more freely if it is left open:
+            ``{"condition": None}``.
+        energy
+            Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
+            where better: any differentiable wish.
+        preserve
+            Features, or a dict of name to list of features, whose expression is to stay.
+        method
+            ``"sdedit"``: noised at random, so that samples differ, which is the uncertainty of the
+            outcome. ``"inversion"``: carried up the probability flow under the cell's own
+            attributes and down under the target's, deterministic and reversible. ``"shift"``:
+            the difference of the means of both attributes, added to the latent; a baseline.
+        strength
+            From 0, the model's reconstruction of the cell, to 1: all of the latent is drawn anew,
+            or the whole shift is made. In between, noise of standard deviation
+            :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
+            :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named.
+        guidance_scale
+            As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.25 for a change
+            by analogy.
+        composition
+            ``"auto"``: the target's attributes are asked for jointly where training showed a cell
+            that had them all. Where it did not, as for a cell type that was never stimulated, the
+            change is taken over by analogy: :math:`D(x; c) + w\,(D(x; k_{target}) - D(x;
+            k_{source}))`, with :math:`c` the cell's own attributes and :math:`k` those of the
+            cells most like it that were seen both ways (named in ``uns``). ``"joint"`` and
+            ``"additive"``: as in :meth:`generate`.
+        n_samples
+            Edits of each cell, to tell how certain the outcome is.
+        sampler, n_steps, sampling_kwargs
+            As in :meth:`generate`.
+        edit_library_size
+            Whether library sizes change with the rest. By default each cell keeps its own.
+        expression
+            ``"counts"``: integers drawn from the decoder's distribution. ``"normalized"``: its
+            mean, scaled to 10,000 a cell, and averaged over samples.
+        key_added
+            Name under which the results are written.
+        copy
+            Whether to leave ``adata`` as it is and return a copy with the results. Of a view, a
+            copy is returned in any case.
+        seed
+            Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+        batch_size
+            Cells edited at a time, as in :meth:`generate`.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        ``None``, or the copy. Written are, for ``key_added="scgm_edited"``:
+
+        - ``layers["scgm_edited"]``: expression; of the first sample where it is counts.
+        - ``obsm["X_scgm_edited"]``: latents, of the first sample.
+        - ``obs["scgm_edited_effect"]``: how much a cell changed, the Euclidean distance between its
+          own reconstruction and its mean edit in log1p of counts per 10,000;
+          ``obs["scgm_edited_uncertainty"]``: that between samples and their mean, the root of the
+          mean square, if there are several.
+        - ``uns["scgm_edited"]``: every parameter, and the features that ``changed`` most.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since; or cells went off to infinity.
+        KeyError, TypeError, ValueError
+            If an attribute, category, gene, method or number makes no sense, or ``adata`` can't be
+            written to; the message names it, and nothing is written.
+
+        Examples
+        --------
+        >>> model.edit(adata, {"condition": "stimulated"})  # doctest: +SKIP
+        >>> b = model.edit(b_cells, {"dose": 10.0}, method="inversion", copy=True)  # doctest: +SKIP
+        >>> model.edit(adata, genes={"STAT1": "knockout", "ISG15": 3.0})  # doctest: +SKIP
+
+        References
+        ----------
+        Meng et al. 2022, SDEdit, arXiv:2108.01073; Su et al. 2023, Dual diffusion implicit
+        bridges, arXiv:2203.08382; latent arithmetic: Lotfollahi et al. 2019, scGen,
+        doi:10.1038/s41592-019-0494-8.
+        """
+        self._require_diffusion()
+        self._require_writable(adata, key_added)
+        intervention = Intervention.parse(
+            self.var_.index,
+            genes=genes,
+            preserve=preserve,
+            energy=energy,
+            blocks=self.module.blocks,
+        )
+        if (conditions is None or not len(conditions)) and intervention is None:
+            raise ValueError(
+                "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
+                "or genes, or pass an energy. To denoise cells as they are, use model.enhance."
+            )
+        require_expression(expression)
+        check_method(method)
+        n_samples = whole_number(n_samples, "n_samples")
+        check_samples(method, n_samples, intervention is not None)
+        request = Request.parse(self.condition_spec, None, conditions, adata.obs_names)
+        named = {str(name) for name in ({} if conditions is None else conditions)}
+        sampling = parse_sampling(
+            self.condition_spec,
+            guidance_scale,
+            composition,
+            sampler=sampler,
+            n_steps=n_steps,
+            sampling_kwargs=sampling_kwargs,
+        )
+        if strength is None and not named:
+            strength = _INTERVENTION_STRENGTH
+        elif strength is None:
+            strength = self._default_strength(
+                adata, conditions, method, guidance_scale, composition
+            )
+        strength_sigma(strength)  # refuses what is no strength
+        edit = Edit(method, float(strength), sampling, edit_library_size)
+        if seed is None:
+            seed = fresh_seed()
+        batch_size = whole_number(
+            default_batch_size(len(self.var_)) if batch_size is None else batch_size, "batch_size"
+        )
+        tensors, state = self._states(adata)
+        target = request.over(tensors, named)
+        analogy, stand_ins = None, {}
+        if composition == "auto":
+            scale = analogy_scale(guidance_scale, named)
+            analogy, stand_ins = self._analogy(tensors, target, named, scale)
+        parts = []
+        bar = tqdm(total=len(state), unit="cell", desc="Editing", disable=not progress_bar)
+        with bar, torch.no_grad():
+            for i, start in enumerate(range(0, len(state), batch_size)):
+                rows = slice(start, start + batch_size)
+                own, new = ({k: v[rows] for k, v in t.items()} for t in (tensors, target))
+                seeds = np.random.SeedSequence([seed, i]).generate_state(n_samples, np.uint64) >> 1
+                cells = Cells(own, new, state[rows], analogy and analogy.rows(rows))
+                parts.append(self._edited_part(cells, edit, intervention, expression, seeds))
+                bar.update(len(own[SCGM_KEYS.CONDITIONS_KEY]))
+        obs = {"_effect": np.concatenate([p.effect for p in parts])}
+        if n_samples > 1:
+            obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
+        uns = {
+            **self._provenance(seed, **sampling.describe(), expression=expression),
+            "method": method,
+            "strength": edit.strength,
+            "conditions": _described(conditions),
+            "composition": composition,
+            "analogies": [f"{cells} as {others}" for cells, others in stand_ins.items()],
+            **({} if intervention is None else intervention.describe()),
+            "n_samples": n_samples,
+            "edit_library_size": bool(edit_library_size),
+            "batch_size": batch_size,
+            "changed": _changed(parts, self.var_.index),
+        }
+        return self._write_result(
+            adata,
+            key_added,
+            layers={"": stacked([p.x for p in parts])},
+            latent=np.concatenate([p.latent for p in parts]),
+            obs=obs,
+            uns=uns,
+            copy=copy,
+        )
+
+    def _edited_part(
+        self,
+        cells: Cells,
+        edit: Edit,
+        intervention: Intervention | None,
+        expression: str,
+        seeds: np.ndarray,
+    ) -> _Part:
+        """Edit some cells, once for each seed."""
+        before = self._express(cells.state, cells.own, "normalized", 0)
+        attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
+        if intervention is not None and edit.strength > 0:
+            source = torch.as_tensor(before / 1e4)
+            energy = intervention.guidance_energy(
+                source, lambda state: self.module.decode_state(state, attributes)
+            )
+            edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
+            adjust = partial(intervention.apply, source=source) if intervention.columns else None
+        samples = []
+        for seed in seeds.tolist():
+            generator = torch.Generator(device=self.device).manual_seed(seed)
+            new = self._edited(cells, edit, generator)
+            decoded = self._decoded(new, attributes, adjust)
+            samples.append(self._drawn(decoded, "normalized", seed))
+            if len(samples) == 1:
+                latent = self.module.split_state(new)[0].cpu().numpy()
+                x = self._drawn(decoded, "counts", seed) if expression == "counts" else None
+        mean = sum(samples) / len(samples)
+        logs = [np.log1p(sample) for sample in samples]
+        log_mean = sum(logs) / len(logs)
+        change = log_mean - np.log1p(before)
+        spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
+        return _Part(
+            x=mean if x is None else x,
+            latent=latent,
+            effect=np.sqrt((change**2).sum(axis=1)),
+            uncertainty=np.sqrt(spread),
+            sums=np.stack([before.sum(0), mean.sum(0), change.sum(0)]).astype(np.float64),
+        )
+
+
+class _Part(NamedTuple):
+    """Some edited cells, and sums over them: expression before and after, change of its log."""
+
+    x: np.ndarray | sparse.csr_matrix
+    latent: np.ndarray
+    effect: np.ndarray
+    uncertainty: np.ndarray
+    sums: np.ndarray
+
+
+def _changed(parts: Sequence[_Part], features: pd.Index) -> dict[str, list]:
+    """The features that changed most, by the mean change of log1p of counts per 10,000."""
+    before, after, change = sum(p.sums for p in parts) / sum(len(p.latent) for p in parts)
+    top = np.argsort(-np.abs(change), kind="stable")[:_N_TOP]
+    fold = np.log2((after + _PSEUDO) / (before + _PSEUDO))
+    return {
+        "feature": [str(name) for name in features[top]],
+        "log_change": change[top].tolist(),
+        "log2_fold": fold[top].tolist(),
+        "before": before[top].tolist(),
+        "after": after[top].tolist(),
+    }
+
+
+def _described(conditions: Conditions) -> Any:
+    """What was asked for, as builtins: each value, or that every cell has its own."""
+    if conditions is None:
+        return {}
+    values = {k: v if np.ndim(v) == 0 else "of each cell" for k, v in conditions.items()}
+    return {
+        str(k): "unspecified" if pd.isna(v) else getattr(v, "item", lambda v=v: v)()
+        for k, v in values.items()
+    }
