@@ -53,7 +53,7 @@ def test_the_order_of_modalities_does_not_matter_and_stays():
         MultiSCGM.setup_mudata(data, batch_key="donor", labels_key="cell_type")
         model = MultiSCGM(data, **SMALL)
         assert list(data.mod) == order
-        assert model.module.blocks == [120, 200]
+        assert model.module.widths == [120, 200]
         tensors = next(iter(model._make_data_loader(adata=data, batch_size=350)))
         x = np.asarray(tensors[REGISTRY_KEYS.ATAC_X_KEY])
         np.testing.assert_array_equal(x, mdata["atac"].X.toarray())
@@ -65,7 +65,7 @@ def test_names_of_the_modalities_may_stand_where_multivi_has_them():
     mdata = MuData({"gex": mdata["rna"], "acc": mdata["atac"]})
     refused(KeyError, "rna_key is 'rna'.*Modalities: 'gex', 'acc'", mdata)
     MultiSCGM.setup_mudata(mdata, modalities={"rna_layer": "gex", "atac_layer": "acc"})
-    assert MultiSCGM(mdata, **SMALL)._blocks[1].key == "acc"
+    assert MultiSCGM(mdata, **SMALL)._modalities[1].key == "acc"
 
 
 def test_columns_are_found_wherever_they_are():
@@ -256,8 +256,8 @@ def test_anndata_of_both():
     adata = make_joint(mdata)
     MultiSCGM.setup_anndata(adata, modality_key="feature_types", labels_key="cell_type")
     model = MultiSCGM(adata, **SMALL)
-    assert model.module.blocks == [120, 200]
-    assert [block.key for block in model._blocks] == ["Gene Expression", "Peaks"]
+    assert model.module.widths == [120, 200]
+    assert [block.key for block in model._modalities] == ["Gene Expression", "Peaks"]
     pd.testing.assert_frame_equal(model.var_, adata.var)
 
 

@@ -14,7 +14,7 @@ from scvi.external import POISSONVI
 from scvi.model import PEAKVI
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.module import BlockVAE
+from scgm_scvi.module import MultimodalVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._two_stage_model import TwoStageModel
@@ -67,7 +67,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
     Ashuach et al. 2022, doi:10.1016/j.crmeth.2022.100182 (PeakVI).
     """
 
-    _module_cls = BlockVAE
+    _module_cls = MultimodalVAE
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
     _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart

@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model import MULTIVI
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.module import BlockVAE
+from scgm_scvi.module import MultimodalVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
 from ._atacscgm import PEAK_LIKELIHOODS
@@ -85,7 +85,7 @@ class MultiSCGM(
     Ashuach et al. 2023, MultiVI, doi:10.1038/s41592-023-01909-9.
     """
 
-    _module_cls = BlockVAE
+    _module_cls = MultimodalVAE
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
     _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart
@@ -114,7 +114,7 @@ class MultiSCGM(
         arguments = dict(locals())
         self._check_likelihoods(gene_likelihood, peak_likelihood)
         spec = self.condition_spec
-        sizes = [len(block.names) for block in self._blocks]
+        sizes = [len(modality.names) for modality in self._modalities]
         self.module = self._module_cls(
             sizes,
             [gene_likelihood, peak_likelihood],
@@ -160,7 +160,7 @@ class MultiSCGM(
         state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
         if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
             raise ValueError(
-                f"The peaks ({self._blocks[1].key!r}) hold 0 and 1 alone: which are open, where "
+                f"The peaks ({self._modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
                 f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "
                 'peak_likelihood="bernoulli".'
             )

@@ -1,10 +1,8 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
-from ._block_vae import BlockVAE
-from ._blocks import block_sums, drawn_to_hide, of_each_feature
+from ._blockwise import BlockwiseDistribution
 from ._constants import FEATURE_KEYS, SCGM_KEYS
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
-from ._joined import JoinedDistribution
 from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._likelihood import (
     bernoulli_log_likelihood,
@@ -14,6 +12,8 @@ from ._likelihood import (
     with_mean,
 )
 from ._missing_sizes import MissingSizes
+from ._modalities import modality_dropout_mask, modality_sums, of_each_feature
+from ._multimodal_vae import MultimodalVAE
 from ._open import OpenFeatures
 from ._pretrained import DiffusionSCANVAE, DiffusionVAE
 from ._pretrained_multi import DiffusionMULTIVAE
@@ -22,7 +22,7 @@ from ._scgmvae import SCGMVAE
 
 __all__ = [
     "FEATURE_KEYS",
-    "BlockVAE",
+    "MultimodalVAE",
     "DiffusionMULTIVAE",
     "DiffusionPEAKVAE",
     "DiffusionSCANVAE",
@@ -30,13 +30,13 @@ __all__ = [
     "SCGMVAE",
     "SCGM_KEYS",
     "CategoryCounts",
-    "JoinedDistribution",
+    "BlockwiseDistribution",
     "LatentDiffusionModuleMixin",
     "MissingSizes",
     "OpenFeatures",
     "bernoulli_log_likelihood",
-    "block_sums",
-    "drawn_to_hide",
+    "modality_sums",
+    "modality_dropout_mask",
     "grow",
     "log_likelihood",
     "nb_log_likelihood",

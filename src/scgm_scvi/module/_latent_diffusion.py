@@ -15,8 +15,8 @@ from torch.distributions import Distribution, Normal
 from scgm_scvi.diffusion import Denoiser
 from scgm_scvi.nn import ScoreNetwork
 
-from ._blocks import block_sums, of_each_feature
 from ._constants import SCGM_KEYS
+from ._modalities import modality_sums, of_each_feature
 
 __all__ = ["LatentDiffusionModuleMixin", "in_evaluation"]
 
@@ -51,8 +51,8 @@ class LatentDiffusionModuleMixin:
     before that, where it is Gaussian. Nothing here knows what the features are; a module whose
     inference names things otherwise overrides :meth:`encode_state` and :meth:`decode_state`.
 
-    Features may come in blocks, each with a depth of its own. A state then ends with a size for
-    each block, and a module with several also overrides :meth:`features`.
+    Features may come in modalities, each with a depth of its own. A state then ends with a size for
+    each modality, and a module with several also overrides :meth:`features`.
 
     Attributes
     ----------
@@ -64,8 +64,8 @@ class LatentDiffusionModuleMixin:
     n_sizes: int = 1
 
     @property
-    def blocks(self) -> Sequence[int]:
-        """Numbers of features of the blocks, ``n_sizes`` of them."""
+    def widths(self) -> Sequence[int]:
+        """Numbers of features of the modalities, ``n_sizes`` of them."""
         return (self.n_input,)
 
     def init_denoiser(
@@ -137,7 +137,7 @@ class LatentDiffusionModuleMixin:
         return tokens.long(), values.float()
 
     def features(self, tensors: Tensors) -> torch.Tensor:
-        """Features ``(n, n_features)`` of a minibatch, all blocks side by side."""
+        """Features ``(n, n_features)`` of a minibatch, all modalities side by side."""
         return tensors[REGISTRY_KEYS.X_KEY]
 
     def log_prior(self, z: torch.Tensor) -> torch.Tensor:
@@ -152,13 +152,13 @@ class LatentDiffusionModuleMixin:
         """Log sizes ``(n, n_sizes)`` at ``depth`` times the depth, which is of that shape too."""
         return log_size + depth.log()
 
-    def block_totals(self, x: torch.Tensor) -> torch.Tensor:
-        """Sums of features ``(n, n_features)`` over each one's block, which broadcast to them."""
-        return of_each_feature(block_sums(x, self.blocks), self.blocks)
+    def modality_totals(self, x: torch.Tensor) -> torch.Tensor:
+        """Sums of features ``(n, n_features)`` over each one's modality, which broadcast to them."""
+        return of_each_feature(modality_sums(x, self.widths), self.widths)
 
     def proportions(self, mean: torch.Tensor) -> torch.Tensor:
-        """Features ``(n, n_features)`` as parts of their block's total."""
-        return mean / self.block_totals(mean)
+        """Features ``(n, n_features)`` as parts of their modality's total."""
+        return mean / self.modality_totals(mean)
 
     @in_evaluation
     @torch.inference_mode()

@@ -6,7 +6,7 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli, Distribution
 
-from ._joined import JoinedDistribution
+from ._blockwise import BlockwiseDistribution
 
 __all__ = [
     "bernoulli_log_likelihood",
@@ -119,12 +119,12 @@ def bernoulli_log_likelihood(x: torch.Tensor, probs: torch.Tensor) -> torch.Tens
 def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
     """Log-likelihood of cells, the sum over their features.
 
-    A block of several in which a cell has no count was not measured in it, and says nothing.
+    A modality of several in which a cell has no count was not measured in it, and says nothing.
 
     Parameters
     ----------
     distribution
-        Of the features; a :class:`JoinedDistribution` where they come in blocks.
+        Of the features; a :class:`BlockwiseDistribution` where they come in modalities.
     x
         Features ``(n, n_features)``.
 
@@ -136,12 +136,12 @@ def log_likelihood(distribution: Distribution, x: torch.Tensor) -> torch.Tensor:
     --------
     >>> import torch
     >>> from torch.distributions import Poisson
-    >>> from scgm_scvi.module import JoinedDistribution, log_likelihood
+    >>> from scgm_scvi.module import BlockwiseDistribution, log_likelihood
     >>> one = Poisson(torch.ones(1, 2))
-    >>> log_likelihood(JoinedDistribution([one, one]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    >>> log_likelihood(BlockwiseDistribution([one, one]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor([-2.])
     """
-    if isinstance(distribution, JoinedDistribution):
+    if isinstance(distribution, BlockwiseDistribution):
         total = x.new_zeros(len(x))
         for i, part in enumerate(distribution.split(x)):
             measured = (part != 0).any(dim=1)
@@ -164,7 +164,7 @@ def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     Parameters
     ----------
     distribution
-        Negative binomial, zero-inflated or not, Poisson, or several of them joined. A Bernoulli
+        Negative binomial, zero-inflated or not, Poisson, or several of them side by side. A Bernoulli
         distribution takes means up to 1.
     mean
         Of its shape, not negative.
@@ -182,9 +182,9 @@ def with_mean(distribution: Distribution, mean: torch.Tensor) -> Distribution:
     >>> with_mean(Poisson(rate=torch.tensor([1.0, 2.0])), torch.tensor([3.0, 0.0])).mean
     tensor([3.0000e+00, 1.0000e-08])
     """
-    if isinstance(distribution, JoinedDistribution):
+    if isinstance(distribution, BlockwiseDistribution):
         parts = zip(distribution.parts, distribution.split(mean), strict=True)
-        return JoinedDistribution([with_mean(*part) for part in parts])
+        return BlockwiseDistribution([with_mean(*part) for part in parts])
     if isinstance(distribution, Bernoulli):
         return Bernoulli(probs=mean.clamp(0, 1))
     mean = mean.clamp(min=_NOTHING)

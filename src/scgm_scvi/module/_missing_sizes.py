@@ -1,4 +1,4 @@
-"""The log size that a block would have had, in cells that were not measured in it."""
+"""The log size that a modality would have had, in cells that were not measured in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAST_CELLS = 3
 class MissingSizes(nn.Module):
     """Log sizes as linear functions of the latent and of the other log sizes, and what is left.
 
-    Ridge regressions, one a block, whose penalties and residual variances come from leaving out
+    Ridge regressions, one a modality, whose penalties and residual variances come from leaving out
     each cell in turn.
 
     Parameters
@@ -23,7 +23,7 @@ class MissingSizes(nn.Module):
     n_latent
         Number of latent dimensions.
     n_sizes
-        Number of blocks.
+        Number of modalities.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class MissingSizes(nn.Module):
 
     def __init__(self, n_latent: int, n_sizes: int) -> None:
         super().__init__()
-        # By block: of the latent, of all log sizes (its own is 0), and a constant.
+        # By modality: of the latent, of all log sizes (its own is 0), and a constant.
         self.register_buffer("weights", torch.zeros(n_sizes, n_latent + n_sizes + 1))
         self.register_buffer("means", torch.zeros(n_sizes))
         self.register_buffer("variances", torch.ones(n_sizes))
@@ -56,7 +56,7 @@ class MissingSizes(nn.Module):
     def fit(self, latent: torch.Tensor, sizes: torch.Tensor, measured: torch.Tensor) -> None:
         """Learn from cells: ``latent`` ``(n, n_latent)``, ``sizes`` and ``measured`` ``(n, n_sizes)``.
 
-        A block that was measured in fewer than three cells is left as it is.
+        A modality that was measured in fewer than three cells is left as it is.
         """
         for j in range(sizes.shape[1]):
             if measured[:, j].any():

@@ -12,8 +12,8 @@ from scvi.module import MULTIVAE
 from scvi.module.base import auto_move_data
 from torch.distributions import Distribution
 
+from ._blockwise import BlockwiseDistribution
 from ._constants import FEATURE_KEYS
-from ._joined import JoinedDistribution
 from ._latent_diffusion import LatentDiffusionModuleMixin, Tensors, in_evaluation
 from ._missing_sizes import MissingSizes
 from ._pretrained_peaks import is_open, logit_of_depth, open_peaks, scaled_logit
@@ -48,19 +48,19 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
         self.missing_sizes = MissingSizes(n_latent, self.n_sizes)
 
     @property
-    def blocks(self) -> Sequence[int]:
+    def widths(self) -> Sequence[int]:
         """Numbers of genes and of peaks."""
         return (self.n_input_genes, self.n_input_regions)
 
     def features(self, tensors: Tensors) -> torch.Tensor:
         """Counts of genes, and which peaks are open, ``(n, n_features)``."""
         counts = torch.cat([tensors[key] for key in FEATURE_KEYS if key in tensors], dim=1)
-        genes, peaks = counts.split(list(self.blocks), dim=1)
+        genes, peaks = counts.split(list(self.widths), dim=1)
         return torch.cat([genes, is_open(peaks)], dim=1)
 
     def measured(self, x: torch.Tensor) -> torch.Tensor:
-        """Whether cells were measured in each block, ``(n, n_blocks)``."""
-        return torch.stack([part.any(dim=1) for part in x.split(list(self.blocks), dim=1)], dim=1)
+        """Whether cells were measured in each modality, ``(n, n_modalities)``."""
+        return torch.stack([part.any(dim=1) for part in x.split(list(self.widths), dim=1)], dim=1)
 
     def scaled_sizes(self, log_size: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         """Sizes ``(n, 2)`` at ``depth`` times the depth, which is of that shape too."""
@@ -111,7 +111,7 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
             label=torch.zeros_like(batch),
         )
         peaks = open_peaks(outputs["p"], sizes[:, 1:].sigmoid(), self.region_factors)
-        return JoinedDistribution([self._genes(outputs), peaks])
+        return BlockwiseDistribution([self._genes(outputs), peaks])
 
     def _genes(self, outputs: dict[str, Any]) -> Distribution:
         """Counts of genes, by the model's likelihood."""

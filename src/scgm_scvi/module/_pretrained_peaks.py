@@ -36,7 +36,7 @@ class DiffusionPEAKVAE(LatentDiffusionModuleMixin, PEAKVAE):
     """
 
     @property
-    def blocks(self) -> Sequence[int]:
+    def widths(self) -> Sequence[int]:
         """The number of peaks."""
         return (self.n_input_regions,)
 

@@ -174,8 +174,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             add_adapters(self, adapter_rank)
 
     @property
-    def hides(self) -> bool:
-        """Whether training hides parts of cells."""
+    def drops_modalities(self) -> bool:
+        """Whether training drops_modalities parts of cells."""
         return False
 
     @property

@@ -1,17 +1,17 @@
 """Networks: the score network, condition embeddings, encoder, decoder, prior, adapters."""
 
-from ._block_encoder import BlockEncoder
 from ._conditions import ConditionEmbedding, drop_conditions
 from ._decoder import ExpressionDecoder
 from ._encoder import ExpressionEncoder
 from ._feature_fill import FeatureFill
 from ._low_rank import LowRankLinear, add_adapters, merge_adapters
+from ._multimodal_encoder import MultimodalEncoder
 from ._prior import MixturePrior
 from ._score_network import ScoreNetwork
 from ._sparse_linear import SparseLinear
 
 __all__ = [
-    "BlockEncoder",
+    "MultimodalEncoder",
     "ConditionEmbedding",
     "ExpressionDecoder",
     "ExpressionEncoder",

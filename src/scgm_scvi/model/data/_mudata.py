@@ -23,7 +23,7 @@ from ._h5mu import MuDataWriter
 from ._matrices import as_matrix
 from ._modalities import gathered_obs, holding, make_mudata, rows_placed
 from ._mudata_query import MuDataQueryMixin
-from ._mudata_setup import Block, blocks_of
+from ._mudata_setup import Modality, modalities_of
 from ._results import require_writable
 from ._tables import held_table
 from ._validation import match_features, validate_adata
@@ -48,23 +48,23 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         return self.registry_.get("setup_method_name") == "setup_mudata"
 
     @property
-    def _blocks(self) -> list[Block]:
-        return blocks_of(self.registry_)
+    def _modalities(self) -> list[Modality]:
+        return modalities_of(self.registry_)
 
     def _set_features(self, data: AnnData | MuData | None) -> None:
         """Remember the tables of features; without data, their names."""
-        blocks = self._blocks
+        modalities = self._modalities
         if isinstance(data, AnnData):
             super()._set_features(data)
             return
-        names = np.concatenate([block.names for block in blocks])
-        kinds = np.repeat([b.key for b in blocks], [len(b.names) for b in blocks])
+        names = np.concatenate([modality.names for modality in modalities])
+        kinds = np.repeat([b.key for b in modalities], [len(b.names) for b in modalities])
         self.var_ = pd.DataFrame({"modality": pd.Categorical(kinds)}, index=pd.Index(names))
         self.modality_var_ = {
             b.key: pd.DataFrame(index=b.names)
             if data is None
             else held_table(data[b.key].var, f"mdata[{b.key!r}].var")
-            for b in blocks
+            for b in modalities
         }
 
     def _hold_features(self) -> None:
@@ -74,7 +74,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Names of the features: an array, or a dict of arrays where they come in a MuData."""
-        parts = {block.key: block.names.to_numpy() for block in self._blocks}
+        parts = {modality.key: modality.names.to_numpy() for modality in self._modalities}
         if self._is_of_mudata and not legacy_mudata_format:
             return parts
         return np.concatenate(list(parts.values()))
@@ -97,7 +97,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
     def _way_to_keep_counts(self) -> str:
         if not self._is_of_mudata:
             return super()._way_to_keep_counts()
-        key, name = self._blocks[0].key, type(self).__name__
+        key, name = self._modalities[0].key, type(self).__name__
         return (
             f"mdata[{key!r}].layers['counts'] = mdata[{key!r}].X.copy(), and "
             f"{name}.setup_mudata(mdata, rna_layer='counts')."
@@ -112,7 +112,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         setup, spec = self.registry_["setup_args"], ConditionSpec.from_registry(self.registry_)
         named = {k: v for k, v in (setup.get("modalities") or {}).items() if v in data.mod}
         named.pop("rna_layer", None), named.pop("atac_layer", None)
-        keys = [block.key for block in self._blocks]
+        keys = [modality.key for modality in self._modalities]
         columns = dict.fromkeys([*spec.names, *spec.numeric_covariates], "modalities")
         for argument in named:
             value = setup.get(argument)
@@ -143,76 +143,79 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
     def _set_up_stand_in(self, matrices: Any, obs: pd.DataFrame) -> AnnData | MuData:
         setup = self.registry_["setup_args"]
         if not self._is_of_mudata:
-            names, x = pd.Index(self.var_.index), _joined(list(matrices.values()))
+            names, x = pd.Index(self.var_.index), _side_by_side(list(matrices.values()))
             stand_in = holding(x, names, obs.index, setup.get("layer"))
             stand_in.obs = obs
             type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
             return stand_in
-        places = {"modalities": {a: b.key for a, b in zip(_LAYERS, self._blocks, strict=True)}}
+        places = {"modalities": {a: b.key for a, b in zip(_LAYERS, self._modalities, strict=True)}}
         stand_in = make_mudata(
-            {b.key: holding(matrices[b.key], b.names, obs.index, b.layer) for b in self._blocks},
+            {
+                b.key: holding(matrices[b.key], b.names, obs.index, b.layer)
+                for b in self._modalities
+            },
             obs,
         )
         type(self).setup_mudata(stand_in, source_registry=self.registry_, **{**setup, **places})
         return stand_in
 
     def _modalities_of(self, mdata: MuData) -> dict[str, AnnData]:
-        """What a MuData has of the model's blocks: by their names, or else by their features."""
+        """What a MuData has of the model's modalities: by their names, or else by their features."""
         out = {}
-        for block in self._blocks:
-            if block.key in mdata.mod:
-                out[block.key] = mdata[block.key]
+        for modality in self._modalities:
+            if modality.key in mdata.mod:
+                out[modality.key] = mdata[modality.key]
                 continue
             for part in mdata.mod.values():
-                if part.var_names.isin(block.names).any():
-                    out[block.key] = part
+                if part.var_names.isin(modality.names).any():
+                    out[modality.key] = part
                     break
         return out
 
     def _matrices(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
-        """Counts of each block, of zeros where it was not measured."""
-        blocks = self._blocks
+        """Counts of each modality, of zeros where it was not measured."""
+        modalities = self._modalities
         if isinstance(data, MuData):
             if data.isbacked:
                 raise ValueError("mdata is backed by a file; load it: mudata.read_h5mu(path).")
             held = self._modalities_of(data)
             if not held:
                 raise KeyError(
-                    f"mdata has none of the model's modalities {listed(b.key for b in blocks)}."
-                    f"{nearest(blocks[0].key, data.mod)} It has {listed(data.mod)}."
+                    f"mdata has none of the model's modalities {listed(b.key for b in modalities)}."
+                    f"{nearest(modalities[0].key, data.mod)} It has {listed(data.mod)}."
                 )
             names, called = data.obs_names, "mdata[{!r}]"
         else:
             validate_adata(data, may_be_view=True)
-            held = {b.key: data for b in blocks if data.var_names.isin(b.names).any()}
+            held = {b.key: data for b in modalities if data.var_names.isin(b.names).any()}
             names, called = data.obs_names, "adata"
             if not held:
                 raise ValueError(
                     f"adata has none of the model's {len(self.var_)} features. Its var_names begin "
                     f"{listed(data.var_names[:3])}; those of the model, "
-                    + " and ".join(f"{listed(b.names[:3])} ({b.key})" for b in blocks)
+                    + " and ".join(f"{listed(b.names[:3])} ({b.key})" for b in modalities)
                     + "."
                 )
         out = {}
-        for block in blocks:
-            if block.key not in held:
-                shape = (len(names), len(block.names))
-                out[block.key] = sparse.csr_matrix(shape, dtype=np.float32)
+        for modality in modalities:
+            if modality.key not in held:
+                shape = (len(names), len(modality.names))
+                out[modality.key] = sparse.csr_matrix(shape, dtype=np.float32)
                 continue
-            part, name = held[block.key], called.format(block.key)
+            part, name = held[modality.key], called.format(modality.key)
             validate_adata(part, may_be_view=True, name=name)
-            part = match_features(part, block.names, name=name)
-            x = part.X if block.layer is None else part.layers.get(block.layer)
+            part = match_features(part, modality.names, name=name)
+            x = part.X if modality.layer is None else part.layers.get(modality.layer)
             if x is None:
                 raise KeyError(
                     f"{name} has no counts in "
-                    f"{'X' if block.layer is None else f'layers[{block.layer!r}]'}, where the model "
+                    f"{'X' if modality.layer is None else f'layers[{modality.layer!r}]'}, where the model "
                     "was given them."
                 )
             x = as_matrix(x, f"the counts of {name}")
             if not part.obs_names.equals(names):  # not all cells were measured in it
                 x = rows_placed(x, part.obs_names.get_indexer(names))
-            out[block.key] = x.tocsr() if sparse.issparse(x) else x
+            out[modality.key] = x.tocsr() if sparse.issparse(x) else x
         return out
 
     # what is handed back
@@ -222,10 +225,10 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         if not self._is_of_mudata:
             return adata
         mods, start = {}, 0
-        for block in self._blocks:
-            stop = start + len(block.names)
-            var = self.modality_var_[block.key].copy()
-            mods[block.key] = AnnData(adata.X[:, start:stop], obs=adata.obs.copy(), var=var)
+        for modality in self._modalities:
+            stop = start + len(modality.names)
+            var = self.modality_var_[modality.key].copy()
+            mods[modality.key] = AnnData(adata.X[:, start:stop], obs=adata.obs.copy(), var=var)
             start = stop
         mdata = make_mudata(mods, adata.obs)
         for key, value in adata.obsm.items():
@@ -236,7 +239,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
     def _unpacked(self, cells: AnnData | MuData) -> AnnData:
         if isinstance(cells, AnnData):
             return cells
-        x = _joined([cells[block.key].X for block in self._blocks])
+        x = _side_by_side([cells[modality.key].X for modality in self._modalities])
         obsm = {self.latent_key: cells.obsm[self.latent_key]}
         return AnnData(x, obs=cells.obs, var=self.var_.copy(), obsm=obsm, uns=dict(cells.uns))
 
@@ -256,7 +259,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
                 "mdata is backed by a file, which results are not written to: load it by "
                 "mudata.read_h5mu(path)."
             )
-        names = {block.key: block.names for block in self._blocks}
+        names = {modality.key: modality.names for modality in self._modalities}
         for name, part in self._modalities_of(data).items():
             require_writable(part, names[name], key, f"mdata[{name!r}]")
 
@@ -295,8 +298,8 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
 _LAYERS = ("rna_layer", "atac_layer")
 
 
-def _joined(parts: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray | sparse.csr_matrix:
-    """Blocks side by side, sparse if any is."""
+def _side_by_side(parts: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray | sparse.csr_matrix:
+    """Modalities side by side, sparse if any is."""
     if any(sparse.issparse(part) for part in parts):
         return sparse.hstack([sparse.csr_matrix(part) for part in parts], format="csr")
     return np.concatenate(parts, axis=1)

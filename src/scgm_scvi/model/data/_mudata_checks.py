@@ -19,7 +19,7 @@ from ._validation import validate_adata, validate_matrix
 
 __all__ = [
     "COLUMN_ARGUMENTS",
-    "block_sizes_of",
+    "modality_widths",
     "check_cells",
     "check_counts",
     "check_expression",
@@ -187,7 +187,7 @@ def check_expression(x: np.ndarray | sparse.spmatrix, place: str) -> None:
         )
 
 
-def block_sizes_of(adata: AnnData, modality_key: str, rna_key: str, atac_key: str) -> list[int]:
+def modality_widths(adata: AnnData, modality_key: str, rna_key: str, atac_key: str) -> list[int]:
     """Numbers of genes and of peaks, in this order and not mixed."""
     if modality_key not in adata.var:
         raise KeyError(

@@ -1,4 +1,4 @@
-"""The registry fields of counts in blocks, and of attributes that lie about in a MuData."""
+"""The registry fields of counts in modalities, and of attributes that lie about in a MuData."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class CountsField(MatrixField):
     ----------
     registry_key, layer
         As in :class:`scvi.data.fields.LayerField`.
-    blocks
-        Numbers of features of the blocks, if there are several.
+    widths
+        Numbers of features of the modalities, if there are several.
     """
 
     IS_BINARY_KEY = "is_binary"
-    BLOCKS_KEY = "blocks"
+    WIDTHS_KEY = "widths"
 
     def __init__(
-        self, registry_key: str, layer: str | None, blocks: Sequence[int] | None = None
+        self, registry_key: str, layer: str | None, widths: Sequence[int] | None = None
     ) -> None:
         super().__init__(registry_key, layer, is_count_data=True)
-        self.blocks = None if blocks is None else [int(n) for n in blocks]
+        self.widths = None if widths is None else [int(n) for n in widths]
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """As scvi does, and whether all counts are 0 or 1."""
         state = super().register_field(adata)
         state[self.IS_BINARY_KEY] = is_binary(self.get_field_data(adata))
-        return state if self.blocks is None else {**state, self.BLOCKS_KEY: self.blocks}
+        return state if self.widths is None else {**state, self.WIDTHS_KEY: self.widths}
 
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any

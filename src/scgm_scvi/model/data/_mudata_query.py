@@ -32,12 +32,12 @@ class MuDataQueryMixin:
         if not isinstance(data, MuData):
             raise TypeError(
                 f"The query is a {type(data).__name__}; the reference was set up with a MuData, so "
-                f"pass one with modalities {listed(b.key for b in self._blocks)}. One modality is "
+                f"pass one with modalities {listed(b.key for b in self._modalities)}. One modality is "
                 "enough: mudata.MuData({'rna': adata})."
             )
-        if not any(b.key in data.mod for b in self._blocks):
+        if not any(b.key in data.mod for b in self._modalities):
             raise KeyError(
-                f"The query has none of the modalities {listed(b.key for b in self._blocks)}; it "
+                f"The query has none of the modalities {listed(b.key for b in self._modalities)}; it "
                 f"has {listed(data.mod)}."
             )
 
@@ -47,17 +47,17 @@ class MuDataQueryMixin:
         if not self._is_of_mudata:
             return super()._aligned_query(data, min_share, columns)
         parts, missing, dropped, own = {}, [], 0, True
-        for block in self._blocks:
-            if block.key not in data.mod:  # measured in no cell: no feature is missing for that
-                x = sparse.csr_matrix((data.n_obs, len(block.names)), dtype=np.float32)
-                parts[block.key] = holding(x, block.names, data.obs_names, block.layer)
+        for modality in self._modalities:
+            if modality.key not in data.mod:  # measured in no cell: no feature is missing for that
+                x = sparse.csr_matrix((data.n_obs, len(modality.names)), dtype=np.float32)
+                parts[modality.key] = holding(x, modality.names, data.obs_names, modality.layer)
                 own = False
                 continue
-            part, var = data[block.key], self.modality_var_[block.key]
-            validate_adata(part, may_be_view=data.is_view, name=f"mdata[{block.key!r}]")
-            aligned, report = align_features(part, block.names, var, block.layer, min_share)
+            part, var = data[modality.key], self.modality_var_[modality.key]
+            validate_adata(part, may_be_view=data.is_view, name=f"mdata[{modality.key!r}]")
+            aligned, report = align_features(part, modality.names, var, modality.layer, min_share)
             own = own and aligned is part
-            parts[block.key] = aligned
+            parts[modality.key] = aligned
             missing += report.missing
             dropped += report.n_dropped
         report = FeatureReport(len(self.var_), missing, dropped)

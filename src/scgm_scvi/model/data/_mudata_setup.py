@@ -18,7 +18,6 @@ from scgm_scvi._errors import require_keywords
 from ._modalities import gathered_obs
 from ._mudata_checks import (
     COLUMN_ARGUMENTS,
-    block_sizes_of,
     check_cells,
     check_counts,
     check_expression,
@@ -27,18 +26,19 @@ from ._mudata_checks import (
     check_mudata,
     check_names,
     counts_of,
+    modality_widths,
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
 from ._setup import TRANSFER, SetupMixin, as_list
 from ._validation import validate_adata, validate_matrix
 
-__all__ = ["Block", "MuDataSetupMixin", "blocks_of"]
+__all__ = ["Modality", "MuDataSetupMixin", "modalities_of"]
 
 _INDICES = "_scvi_indices"
 
 
-class Block(NamedTuple):
+class Modality(NamedTuple):
     """Features of one kind: its modality's name, the features', and the layer of their counts."""
 
     key: str
@@ -46,8 +46,8 @@ class Block(NamedTuple):
     layer: str | None
 
 
-def blocks_of(registry: Mapping[str, Any]) -> list[Block]:
-    """The blocks of features that a model was set up with."""
+def modalities_of(registry: Mapping[str, Any]) -> list[Modality]:
+    """The modalities of features that a model was set up with."""
     setup, fields = registry["setup_args"], registry["field_registries"]
     keys = _modality_keys(setup)
     x = fields[REGISTRY_KEYS.X_KEY]["state_registry"]
@@ -58,9 +58,9 @@ def blocks_of(registry: Mapping[str, Any]) -> list[Block]:
         parts = (names, np.asarray(peaks))
     else:
         layers = (setup.get("layer"),) * 2
-        parts = np.split(names, np.cumsum(x[CountsField.BLOCKS_KEY])[:-1])
-    blocks = zip(keys, parts, layers, strict=True)
-    return [Block(key, pd.Index(part), layer) for key, part, layer in blocks]
+        parts = np.split(names, np.cumsum(x[CountsField.WIDTHS_KEY])[:-1])
+    modalities = zip(keys, parts, layers, strict=True)
+    return [Modality(key, pd.Index(part), layer) for key, part, layer in modalities]
 
 
 class MuDataSetupMixin(SetupMixin):
@@ -216,9 +216,9 @@ class MuDataSetupMixin(SetupMixin):
         validate_adata(adata)
         if transferred and modality_key not in adata.var:  # the model's features, in its order
             state = kwargs["source_registry"]["field_registries"][REGISTRY_KEYS.X_KEY]
-            sizes = state["state_registry"][CountsField.BLOCKS_KEY]
+            sizes = state["state_registry"][CountsField.WIDTHS_KEY]
         else:
-            sizes = block_sizes_of(adata, modality_key, rna_key, atac_key)
+            sizes = modality_widths(adata, modality_key, rna_key, atac_key)
         attributes = cls._attribute_fields(adata, setup, kwargs)
         x = counts_of(adata, layer, "adata")
         place = "adata.X" if layer is None else f"adata.layers[{layer!r}]"

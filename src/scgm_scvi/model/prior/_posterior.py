@@ -9,7 +9,7 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli, Distribution
 
-from scgm_scvi.module import JoinedDistribution, block_sums, log_likelihood
+from scgm_scvi.module import BlockwiseDistribution, log_likelihood, modality_sums
 
 __all__ = ["Posterior", "PosteriorMixin", "at_depth", "mean_log1p", "zero_probability"]
 
@@ -67,7 +67,7 @@ class PosteriorMixin:
         seen
             Columns that were measured, in order; default: all. The depth of a cell is then what
             these counts and the share that the decoder gives these features make it, in each
-            block; that of a block without counts is what the encoder says.
+            modality; that of a modality without counts is what the encoder says.
 
         References
         ----------
@@ -130,19 +130,19 @@ class PosteriorMixin:
         """Distribution of the features of latents ``u``, and the log sizes that it is at.
 
         With ``seen``, that of these features alone, at the depth that makes their sum that of
-        ``x``, in each block of which ``x`` has counts.
+        ``x``, in each modality of which ``x`` has counts.
         """
         module = self.module
         state = torch.cat([self._unstandardized(u), log_size], dim=1)
         px = module.decode_state(state, tensors)
         if seen is None:
             return px, log_size
-        depth = self._depth(px, block_sums(x, module.blocks, seen), seen)
+        depth = self._depth(px, modality_sums(x, module.widths, seen), seen)
         return at_depth(px, depth, seen), module.scaled_sizes(log_size, depth)
 
     def _depth(self, px: Distribution, measured: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """What to multiply the depth of ``px`` by for counts of these sums ``(n, n_blocks)``."""
-        expected = block_sums(px.mean[:, seen], self.module.blocks, seen)
+        """What to multiply the depth of ``px`` by for counts of these sums ``(n, n_modalities)``."""
+        expected = modality_sums(px.mean[:, seen], self.module.widths, seen)
         return torch.where(measured > 0, measured / expected.clamp(min=_NOTHING), 1.0)
 
     @torch.no_grad()
@@ -165,18 +165,18 @@ class PosteriorMixin:
 
 
 def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Distribution:
-    """The distribution of some of the counts, at ``depth`` ``(n, n_blocks)`` times the depth.
+    """The distribution of some of the counts, at ``depth`` ``(n, n_modalities)`` times the depth.
 
-    Where there are several blocks, ``columns`` are in order. Of a Bernoulli distribution the
+    Where there are several modalities, ``columns`` are in order. Of a Bernoulli distribution the
     probabilities are multiplied, up to 1.
     """
-    if isinstance(px, JoinedDistribution):
+    if isinstance(px, BlockwiseDistribution):
         ends = torch.as_tensor([0, *px.widths], device=columns.device).cumsum(0).tolist()
         parts = []
         for i, (part, start, end) in enumerate(zip(px.parts, ends[:-1], ends[1:], strict=True)):
             own = columns[(columns >= start) & (columns < end)] - start
             parts.append(at_depth(part, depth[:, i : i + 1], own))
-        return JoinedDistribution(parts)
+        return BlockwiseDistribution(parts)
     if isinstance(px, Bernoulli):
         return Bernoulli(probs=(px.probs[:, columns] * depth).clamp(max=_CERTAIN))
     if isinstance(px, ZeroInflatedNegativeBinomial):
@@ -194,7 +194,7 @@ def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Di
 
 def zero_probability(px: Distribution) -> torch.Tensor:
     """Probability of a count of 0, which ``px.log_prob`` finds by differences of large numbers."""
-    if isinstance(px, JoinedDistribution):
+    if isinstance(px, BlockwiseDistribution):
         return torch.cat([zero_probability(part) for part in px.parts], dim=1)
     if isinstance(px, Bernoulli):
         return 1 - px.probs

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from scgm_scvi.module import block_sums, of_each_feature
+from scgm_scvi.module import modality_sums, of_each_feature
 
 __all__ = ["DenoisedCells", "Energy", "energy_of_states"]
 
@@ -28,7 +28,7 @@ class DenoisedCells:
     latent
         Latents ``(n, n_latent)``, as in ``obsm["X_scgm"]``.
     log_size
-        Log library sizes ``(n,)``; ``(n, n_sizes)`` where a model has several, one a block.
+        Log library sizes ``(n,)``; ``(n, n_sizes)`` where a model has several, one a modality.
     state
         Both, as stage two has them: ``(n, n_latent + n_sizes)``.
     sigma
@@ -49,10 +49,10 @@ class DenoisedCells:
         state: torch.Tensor,
         sigma: torch.Tensor,
         decode: Callable[[torch.Tensor], Distribution],
-        blocks: Sequence[int],
+        widths: Sequence[int],
     ) -> None:
-        n = len(blocks)
-        self.state, self.sigma, self._blocks = state, sigma, blocks
+        n = len(widths)
+        self.state, self.sigma, self._widths = state, sigma, widths
         self.latent, self.log_size = state[:, :-n], state[:, -n:]
         if n == 1:
             self.log_size = self.log_size.squeeze(1)
@@ -70,9 +70,9 @@ class DenoisedCells:
 
     @property
     def proportions(self) -> torch.Tensor:
-        """Expected features as parts of a cell's total, where they come in blocks of its block's."""
-        totals = block_sums(self.expression, self._blocks)
-        return self.expression / of_each_feature(totals, self._blocks)
+        """Expected features as parts of a cell's total, where they come in modalities of its modality's."""
+        totals = modality_sums(self.expression, self._widths)
+        return self.expression / of_each_feature(totals, self._widths)
 
 
 Energy = Callable[[DenoisedCells], torch.Tensor]
@@ -86,7 +86,7 @@ def energy_of_states(
     def of_states(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         state = module.denoiser.unstandardize(x)
         return energy(
-            DenoisedCells(state, sigma, lambda s: module.decode_state(s, tensors), module.blocks)
+            DenoisedCells(state, sigma, lambda s: module.decode_state(s, tensors), module.widths)
         )
 
     return of_states

@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 from scgm_scvi._errors import listed
-from scgm_scvi.module import block_sums, of_each_feature
+from scgm_scvi.module import modality_sums, of_each_feature
 
 from ._energy import DenoisedCells, Energy
 from ._gene_targets import (
@@ -37,7 +37,7 @@ class Intervention:
     r"""Targets of the expression of some genes, and a guidance objective, as an energy of cells.
 
     A target :math:`t` is an expression in CP10K, that is per 10,000 of a cell's expected
-    expression :math:`m`, in the gene's own block where features come in blocks. Its energy is
+    expression :math:`m`, in the gene's own modality where features come in modalities. Its energy is
 
     .. math::
         E = \frac{(\ln(m + 1) - \ln(t + 1))^2}{2\tau^2}, \qquad
@@ -64,8 +64,8 @@ class Intervention:
         Names of those that shall not, the others.
     energy
         An energy besides.
-    blocks
-        Numbers of features of each block; empty: they are all one.
+    widths
+        Numbers of features of each modality; empty: they are all one.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class Intervention:
     forced: tuple[str, ...] = ()
     preserved: tuple[str, ...] = ()
     energy: Energy | None = None
-    blocks: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
 
     @classmethod
     def parse(
@@ -98,7 +98,7 @@ class Intervention:
         genes: Genes = None,
         preserve: Preserve = None,
         energy: Energy | None = None,
-        blocks: Sequence[int] = (),
+        widths: Sequence[int] = (),
     ) -> Intervention | None:
         """Read what a user asked for; ``None`` where that is nothing.
 
@@ -113,8 +113,8 @@ class Intervention:
             Genes whose expression is preserved, or a dict of names of gene sets to their genes.
         energy
             Function of :class:`scgm_scvi.model.DenoisedCells`, one number a cell.
-        blocks
-            Numbers of features of each block; default: they are all one.
+        widths
+            Numbers of features of each modality; default: they are all one.
 
         Raises
         ------
@@ -139,10 +139,10 @@ class Intervention:
             )
         require_features(wanted, names, "genes")
         require_features(kept, names, "preserve")
-        blocks = tuple(blocks) or (len(names),)
+        widths = tuple(widths) or (len(names),)
         columns = [int(names.get_loc(gene)) for gene in wanted]
         levels = torch.tensor([[d.level for d in wanted.values()]], dtype=torch.float64)
-        total = float(block_sums(levels, blocks, columns).max())
+        total = float(modality_sums(levels, widths, columns).max())
         if total >= _TOTAL:
             raise ValueError(
                 f"genes: the targets add up to {total:g} CP10K, which leaves nothing of the "
@@ -157,7 +157,7 @@ class Intervention:
             forced=tuple(wanted),
             preserved=tuple(kept),
             energy=energy,
-            blocks=blocks,
+            widths=widths,
         )
 
     def targets(self, source: torch.Tensor) -> torch.Tensor:
@@ -173,9 +173,9 @@ class Intervention:
         fold = source.new_tensor([d.fold for d in self.gene_targets])
         targets = level + fold * source[:, list(self.columns)]
         columns = list(self.columns)
-        total = block_sums(targets, self.blocks, columns)
-        number = block_sums(torch.ones(1, len(columns)), self.blocks, columns)
-        whole = (number == torch.tensor(self.blocks)).to(total.device)
+        total = modality_sums(targets, self.widths, columns)
+        number = modality_sums(torch.ones(1, len(columns)), self.widths, columns)
+        whole = (number == torch.tensor(self.widths)).to(total.device)
         full = torch.where(whole, total > 1 + 1e-4, total >= 1)
         if bool(full.any()):
             raise ValueError(
@@ -191,7 +191,7 @@ class Intervention:
         Parameters
         ----------
         source
-            The cells' own reconstruction: proportions ``(n, n_features)``, blocks sum to 1.
+            The cells' own reconstruction: proportions ``(n, n_features)``, modalities sum to 1.
         decode
             From states ``(n, n_latent + n_sizes)``, a latent and log library sizes, to the
             distribution of the features, under the conditions that the cells shall have.
@@ -215,7 +215,7 @@ class Intervention:
 
         def log_expression(state: torch.Tensor) -> torch.Tensor:
             mean = decode(state).mean
-            total = of_each_feature(block_sums(mean, self.blocks), self.blocks, columns)
+            total = of_each_feature(modality_sums(mean, self.widths), self.widths, columns)
             return (mean[:, columns] / total * _TOTAL + 1).log()
 
         def energy(cells: DenoisedCells) -> torch.Tensor:
@@ -238,7 +238,7 @@ class Intervention:
 
         Returns
         -------
-        Proportions ``(n, n_features)``; blocks sum to 1.
+        Proportions ``(n, n_features)``; modalities sum to 1.
 
         Raises
         ------
@@ -251,9 +251,9 @@ class Intervention:
         targets = self.targets(source).to(proportions)
         others = proportions.clone()
         others[:, columns] = 0
-        rest = (1 - block_sums(targets, self.blocks, columns)).clamp(min=0)
-        rest = rest / block_sums(others, self.blocks).clamp(min=1e-30)
-        out = others * of_each_feature(rest, self.blocks)
+        rest = (1 - modality_sums(targets, self.widths, columns)).clamp(min=0)
+        rest = rest / modality_sums(others, self.widths).clamp(min=1e-30)
+        out = others * of_each_feature(rest, self.widths)
         out[:, columns] = targets
         return out
 

@@ -15,7 +15,7 @@ from scvi.model import MULTIVI
 from scgm_scvi._errors import listed
 from scgm_scvi.model.data._modalities import gathered_obs, holding, make_mudata
 from scgm_scvi.model.data._mudata import MuDataMixin
-from scgm_scvi.model.data._mudata_setup import MuDataSetupMixin, blocks_of
+from scgm_scvi.model.data._mudata_setup import MuDataSetupMixin, modalities_of
 from scgm_scvi.model.data._validation import match_features, validate_adata
 from scgm_scvi.model.training._unpaired import UnpairedMixin
 from scgm_scvi.model.verbs._multivi_getters import MultiviGettersMixin
@@ -139,16 +139,16 @@ class DiffusionMULTIVI(
 
     @classmethod
     def _stand_in(cls, registry: Mapping[str, Any]) -> MuData:
-        obs, blocks = stand_in_obs(registry), blocks_of(registry)
-        x = [np.ones((len(obs), len(b.names)), dtype=np.float32) for b in blocks]
+        obs, modalities = stand_in_obs(registry), modalities_of(registry)
+        x = [np.ones((len(obs), len(b.names)), dtype=np.float32) for b in modalities]
         cells = make_mudata(
             {
                 b.key: holding(sparse.csr_matrix(2 * part), b.names, obs.index, b.layer)
-                for b, part in zip(blocks, x, strict=True)
+                for b, part in zip(modalities, x, strict=True)
             },
             obs,
         )
-        keys = dict(zip(("rna_layer", "atac_layer"), (b.key for b in blocks), strict=True))
+        keys = dict(zip(("rna_layer", "atac_layer"), (b.key for b in modalities), strict=True))
         setup = {**registry["setup_args"], "modalities": keys}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")

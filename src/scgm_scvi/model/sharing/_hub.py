@@ -228,7 +228,7 @@ class HubMixin:
         return {
             "name": type(self).__name__,
             "package": _PACKAGE,
-            "n_vars": sum(self.module.blocks),
+            "n_vars": sum(self.module.widths),
             "n_cells": self.summary_stats["n_cells"],
             "stage_one": "trained" if self.is_trained_ else "not trained",
             "stage_two": stage_two,

@@ -100,11 +100,11 @@ class FineTuningMixin:
             x = module.features(tensors).to(observed.device)
             mean = module.decode_state(module.encode_state(tensors)[0], tensors).mean
             observed.index_add_(0, batch, x)
-            parts = x.split(module.blocks, dim=1)
+            parts = x.split(module.widths, dim=1)
             known = [part.any(dim=1, keepdim=True).expand_as(part) for part in parts]
             expected.index_add_(0, batch, mean * torch.cat(known, dim=1))
         change = torch.log((observed + 1) / (expected + 1))[n_known:]
-        for table, part in zip(tables, change.split(module.blocks, dim=1), strict=True):
+        for table, part in zip(tables, change.split(module.widths, dim=1), strict=True):
             table[n_known:] += part
 
     def _require_diffusion(self) -> None:

@@ -194,7 +194,7 @@ class TransferMixin:
     def _remember(self, reference: TransferMixin, missing: list[str]) -> None:
         """Have the encoder fill in missing features, from cells that the reference generates."""
         encoder = self.module.z_encoder
-        if not getattr(encoder, "normalize", False):  # of blocks: nothing is filled in
+        if not getattr(encoder, "normalize", False):  # of modalities: nothing is filled in
             return
         cells = reference._remembered(1.0, seed=0, n_cells=_N_MEMORY)
         x = torch.as_tensor(cells.x.toarray(), device=self.device)

@@ -14,7 +14,7 @@ class UnpairedMixin:
     """Stage two of cells that lack a modality, and so the log size that they would have in it.
 
     Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``MuDataMixin`` and a
-    :class:`scgm_scvi.module.BlockVAE`.
+    :class:`scgm_scvi.module.MultimodalVAE`.
     """
 
     def _encode_cells(self) -> Encoded:

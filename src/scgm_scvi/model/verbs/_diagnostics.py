@@ -27,7 +27,7 @@ class DiagnosticsMixin:
         ``latent_dimensions``, ``kl`` (nats a held-out cell), ``elbo_train`` and
         ``elbo_validation`` (negative ELBO, nats a cell, of the epoch whose weights were kept),
         and ``gap``, how much worse held-out cells fare, as a share of ``elbo_train``. The two
-        latter are left out where training hides modalities at random, as in
+        latter are left out where training drops modalities at random, as in
         :class:`scgm_scvi.MultiSCGM`: they would compare cells with parts of cells.
 
         Raises
@@ -60,7 +60,7 @@ class DiagnosticsMixin:
                 k: float(history[v].iloc[:, 0].loc[: self.kept_epoch_].iloc[-1])
                 for k, v in at_kept.items()
             }
-            if self.module.hides:  # in training the ELBO is of less than in validation
+            if self.module.drops_modalities:  # in training the ELBO is of less than in validation
                 del out["elbo_train"]
             else:
                 out["gap"] = out["elbo_validation"] / out["elbo_train"] - 1

@@ -78,7 +78,7 @@ class DifferencesMixin(ModalityReadingMixin):
     def _differential(
         self,
         adata: Cells,
-        block: int,
+        modality: int,
         getter: Any,
         delta: float,
         groupby: str | None = None,
@@ -100,7 +100,7 @@ class DifferencesMixin(ModalityReadingMixin):
         data = self.adata if adata is None else adata
         with self._replaced(data, self._absent(data)) as cells:  # which may be written to
             if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
-                keys = [b.key for b in self._blocks]
+                keys = [b.key for b in self._modalities]
                 cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]
             if groupby is not None:
                 require_groups(cells.obs, groupby, group1, group2)
@@ -114,8 +114,8 @@ class DifferencesMixin(ModalityReadingMixin):
                 idx1=idx1,
                 idx2=idx2,
                 all_stats=all_stats,
-                all_stats_fn=partial(self._count_statistics, block),
-                col_names=self._blocks[block].names,
+                all_stats_fn=partial(self._count_statistics, modality),
+                col_names=self._modalities[modality].names,
                 mode=mode,
                 batchid1=batchid1,
                 batchid2=batchid2,
@@ -128,10 +128,10 @@ class DifferencesMixin(ModalityReadingMixin):
             )
 
     def _count_statistics(
-        self, block: int, manager: AnnDataManager, idx1: np.ndarray, idx2: np.ndarray
+        self, modality: int, manager: AnnDataManager, idx1: np.ndarray, idx2: np.ndarray
     ) -> dict[str, np.ndarray]:
         """What was counted in two groups of cells, by those that were measured."""
-        start, stop = self._range(block)
+        start, stop = self._range(modality)
         x = sparse.csr_matrix(self._counts(manager.adata))[:, start:stop]
         out = {}
         for i, rows in enumerate((idx1, idx2), 1):
@@ -139,7 +139,7 @@ class DifferencesMixin(ModalityReadingMixin):
             depth = np.asarray(some.sum(axis=1)).ravel()
             some, depth = some[depth > 0], depth[depth > 0]
             share = np.asarray((some != 0).mean(axis=0)).ravel()
-            if block == 1:
+            if modality == 1:
                 out[f"emp_mean{i}"] = share
                 continue
             out[f"raw_mean{i}"] = np.asarray(some.mean(axis=0)).ravel()

@@ -179,7 +179,7 @@ class EditingMixin:
             genes=genes,
             preserve=preserve,
             energy=energy,
-            blocks=self.module.blocks,
+            widths=self.module.widths,
         )
         if (conditions is None or not len(conditions)) and intervention is None:
             raise ValueError(

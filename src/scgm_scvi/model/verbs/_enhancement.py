@@ -13,7 +13,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.prior._posterior import zero_probability
-from scgm_scvi.module import JoinedDistribution
+from scgm_scvi.module import BlockwiseDistribution
 
 from ._generation import fresh_seed
 
@@ -164,7 +164,7 @@ def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
     :math:`\theta` and mean :math:`\mu`; given a count, the rate's distribution is gamma again, of
     shape :math:`\theta + x` and mean :math:`\mu(\theta+x)/(\theta+\mu)`. Where zeros are inflated,
     a zero is a true one with a probability below 1, and the rate of a false one is 0. The rate of
-    a Poisson is known, and the probability of a Bernoulli. Of several blocks, one without any count
+    a Poisson is known, and the probability of a Bernoulli. Of several modalities, one without any count
     in a cell was not measured in it, and tells nothing.
 
     Parameters
@@ -178,7 +178,7 @@ def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
     -------
     Tensor ``(n, n_features)``.
     """
-    if isinstance(px, JoinedDistribution):
+    if isinstance(px, BlockwiseDistribution):
         rates = [
             torch.where((part != 0).any(dim=1, keepdim=True), rates_given_counts(p, part), p.mean)
             for p, part in zip(px.parts, px.split(x), strict=True)

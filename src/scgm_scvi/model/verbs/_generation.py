@@ -212,7 +212,7 @@ class GenerationMixin:
         expression: str,
         seed: int,
     ) -> sparse.csr_matrix | np.ndarray:
-        """Decode; draw features, or take their mean scaled to 10,000 a cell and block."""
+        """Decode; draw features, or take their mean scaled to 10,000 a cell and modality."""
         return self._drawn(self._decoded(state, tensors), expression, seed)
 
     @torch.no_grad()
@@ -224,20 +224,20 @@ class GenerationMixin:
     ) -> Distribution:
         """Distribution of the features of cells.
 
-        ``adjust`` is a function of the expected proportions of features, in their blocks, to those
+        ``adjust`` is a function of the expected proportions of features, in their modalities, to those
         that they shall have.
         """
         distribution = self.module.decode_state(state, tensors)
         if adjust is None:
             return distribution
-        total = self.module.block_totals(distribution.mean)
+        total = self.module.modality_totals(distribution.mean)
         return with_mean(distribution, adjust(distribution.mean / total) * total)
 
     @torch.no_grad()
     def _drawn(
         self, distribution: Distribution, expression: str, seed: int
     ) -> sparse.csr_matrix | np.ndarray:
-        """Features drawn, or their mean scaled to 10,000 a cell and block."""
+        """Features drawn, or their mean scaled to 10,000 a cell and modality."""
         if expression == "normalized":
             return (self.module.proportions(distribution.mean) * 1e4).cpu().numpy()
         # torch.distributions take no generator: borrow the global one, and give it back.

@@ -18,7 +18,7 @@ from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import as_matrix
 from scgm_scvi.model.data._validation import layer_names, validate_adata
 from scgm_scvi.model.prior._posterior import Posterior, at_depth, mean_log1p
-from scgm_scvi.module import block_sums, of_each_feature
+from scgm_scvi.module import modality_sums, of_each_feature
 
 from ._generation import fresh_seed, stacked
 
@@ -245,8 +245,10 @@ class ImputationMixin:
         targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean, mean proportion per 10,000, and draws ``(n_draws, n, n_genes)``."""
-        blocks, wanted = self.module.blocks, unseen[targets]
-        measured = block_sums(self.module.features(tensors).to(self.device)[:, seen], blocks, seen)
+        widths, wanted = self.module.widths, unseen[targets]
+        measured = modality_sums(
+            self.module.features(tensors).to(self.device)[:, seen], widths, seen
+        )
         mean = counted = normalized = 0.0
         draws = []
         for _ in range(n_samples):
@@ -256,11 +258,11 @@ class ImputationMixin:
             rest = at_depth(px, depth, unseen)
             for _ in range(_DRAWS):
                 x = rest.sample()
-                total = (measured + block_sums(x, blocks, unseen)).clamp(min=1e-8)
-                total = of_each_feature(total, blocks, wanted)
+                total = (measured + modality_sums(x, widths, unseen)).clamp(min=1e-8)
+                total = of_each_feature(total, widths, wanted)
                 draws.append(torch.log1p(1e4 * x[:, targets] / total))
-            factor = 1e4 / (depth * block_sums(px.mean, blocks))
-            part, probability = mean_log1p(rest, of_each_feature(factor, blocks, unseen))
+            factor = 1e4 / (depth * modality_sums(px.mean, widths))
+            part, probability = mean_log1p(rest, of_each_feature(factor, widths, unseen))
             mean, counted = mean + part[:, targets], counted + probability[:, targets]
         mean = torch.where(counted < _RARE * n_samples, 0.0, mean / n_samples)
         return mean, normalized * (1e4 / n_samples), torch.stack(draws)

@@ -70,7 +70,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
             If the modality is unknown.
         """
         self._require_trained()
-        keys = [block.key for block in self._blocks]
+        keys = [modality.key for modality in self._modalities]
         if modality not in (*_MODALITIES, *keys):
             raise ValueError(
                 f"modality is {modality!r}; use one of {listed([*_MODALITIES, *keys])}."
@@ -82,7 +82,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
         not_read = self._unseen_by_encoder()
         for tensors in self._minibatches_of(adata, indices, batch_size, not_read):
             if hidden is not None:
-                tensors = self._without_block(tensors, hidden)
+                tensors = self._without_modality(tensors, hidden)
             state, variance = self.module.encode_state(tensors)
             mean, variance = (s[:, : self.module.n_latent].clone() for s in (state, variance))
             if hidden is not None:
@@ -284,25 +284,25 @@ class ModalityGettersMixin(ModalityReadingMixin):
         return rows if n_samples is None else np.random.choice(rows, n_samples)  # scvi's seed
 
     def _split(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return features.split(list(self.module.blocks), dim=1)
+        return features.split(list(self.module.widths), dim=1)
 
-    def _without_block(
-        self, tensors: dict[str, torch.Tensor], block: int
+    def _without_modality(
+        self, tensors: dict[str, torch.Tensor], modality: int
     ) -> dict[str, torch.Tensor]:
-        """The minibatch as if a block had not been measured."""
+        """The minibatch as if a modality had not been measured."""
         if REGISTRY_KEYS.ATAC_X_KEY in tensors:
-            key = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.ATAC_X_KEY)[block]
+            key = (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.ATAC_X_KEY)[modality]
             return {**tensors, key: torch.zeros_like(tensors[key])}
         x = tensors[REGISTRY_KEYS.X_KEY].clone()
-        start, stop = self._range(block)
+        start, stop = self._range(modality)
         x[:, start:stop] = 0
         return {**tensors, REGISTRY_KEYS.X_KEY: x}
 
-    def _columns_of(self, block: int, names: Sequence[str] | None) -> slice | np.ndarray:
+    def _columns_of(self, modality: int, names: Sequence[str] | None) -> slice | np.ndarray:
         if names is None:
             return slice(None)
-        known = self._blocks[block].names
-        require_features(names, known, ("gene_list", "region_list")[block])
+        known = self._modalities[modality].names
+        require_features(names, known, ("gene_list", "region_list")[modality])
         return np.flatnonzero(known.isin(list(names)))
 
     def _state_of(self, tensors: dict[str, torch.Tensor], mean: bool) -> torch.Tensor:
@@ -330,21 +330,21 @@ class ModalityGettersMixin(ModalityReadingMixin):
             yield {**tensors, REGISTRY_KEYS.BATCH_KEY: new}
 
     def _shares(
-        self, state: torch.Tensor, tensors: dict[str, torch.Tensor], block: int
+        self, state: torch.Tensor, tensors: dict[str, torch.Tensor], modality: int
     ) -> torch.Tensor:
-        mean = self.module.decode_state(state, tensors).parts[block].mean
+        mean = self.module.decode_state(state, tensors).parts[modality].mean
         return mean / mean.sum(dim=1, keepdim=True)
 
-    def _typical_size(self, block: int) -> float:
-        """Mean log size of the block among cells measured in it."""
+    def _typical_size(self, modality: int) -> float:
+        """Mean log size of the modality among cells measured in it."""
         if self.is_diffusion_trained:
-            return float(self.module.denoiser.shift[self.module.n_latent + block])
+            return float(self.module.denoiser.shift[self.module.n_latent + modality])
         if self.adata is None:
             raise ValueError(
                 "The model was loaded without data and its stage two is not trained, so that no "
                 "typical depth is known. Pass normalize_cells=True."
             )
-        start, stop = self._range(block)
+        start, stop = self._range(modality)
         sums = np.asarray(self._counts(self.adata)[:, start:stop].sum(axis=1)).ravel()
         return float(np.log(sums[sums > 0]).mean())
 
@@ -353,11 +353,11 @@ class ModalityGettersMixin(ModalityReadingMixin):
         values: np.ndarray | sparse.csr_matrix,
         adata: Cells,
         rows: np.ndarray,
-        block: int,
+        modality: int,
         columns: slice | np.ndarray,
     ) -> pd.DataFrame:
         names = (self.adata if adata is None else adata).obs_names[rows]
-        features = self._blocks[block].names[columns]
+        features = self._modalities[modality].names[columns]
         if sparse.issparse(values):
             return pd.DataFrame.sparse.from_spmatrix(values, index=names, columns=features)
         return pd.DataFrame(values, index=names, columns=features)

@@ -17,6 +17,6 @@ class ModalityReadingMixin:
     Needs ``MuDataMixin``.
     """
 
-    def _range(self, block: int) -> tuple[int, int]:
-        ends = np.cumsum([0, *self.module.blocks])
-        return int(ends[block]), int(ends[block + 1])
+    def _range(self, modality: int) -> tuple[int, int]:
+        ends = np.cumsum([0, *self.module.widths])
+        return int(ends[modality]), int(ends[modality + 1])

@@ -162,13 +162,13 @@ class OutlierMixin:
         sums = np.asarray(abs(x).sum(axis=0)).ravel()
         features = np.sort(np.argsort(-sums, kind="stable")[:_N_FEATURES])
         x = _dense(x, features)
-        ends = np.cumsum(self.module.blocks)
+        ends = np.cumsum(self.module.widths)
         reference: dict[str, Any] = {**made_for, "features": features}
         if self.registry_["setup_args"].get("is_count_data", True):
-            block = np.searchsorted(ends, features, side="right")
+            modality = np.searchsorted(ends, features, side="right")
             total = x.sum(axis=0, dtype=np.float64) + 1  # no feature is impossible
-            reference["share"] = total / np.bincount(block, total)[block]
-            reference["block"] = block
+            reference["share"] = total / np.bincount(modality, total)[modality]
+            reference["modality"] = modality
         else:
             reference["mean"] = x.mean(axis=0, dtype=np.float64)
             reference["std"] = x.std(axis=0, dtype=np.float64).clip(1e-6)
@@ -196,10 +196,10 @@ class OutlierMixin:
 def _residuals(x: np.ndarray, reference: dict[str, Any]) -> np.ndarray:
     """What is unusual in cells ``(n, n_features)``, in standard deviations; float32."""
     if "share" in reference:
-        share, block = reference["share"].astype(np.float32), reference["block"]
+        share, modality = reference["share"].astype(np.float32), reference["modality"]
         expected = np.empty_like(x)
-        for j in np.unique(block):  # a block has a depth of its own, or was not measured
-            own = block == j
+        for j in np.unique(modality):  # a modality has a depth of its own, or was not measured
+            own = modality == j
             expected[:, own] = x[:, own].sum(axis=1, keepdims=True) * share[own]
         spread = np.sqrt(expected + expected**2 / _THETA)
         spread[spread == 0] = 1  # cells without counts

@@ -115,7 +115,7 @@ class TranslationMixin:
         arXiv:1802.05335.
         """
         self._require_diffusion()
-        block = self._block_to(to)
+        modality = self._modality_to(to)
         n_samples = whole_number(n_samples, "n_samples")
         n_fit_steps = 0 if n_fit_steps == 0 else whole_number(n_fit_steps, "n_fit_steps")
         require_expression(expression)
@@ -129,7 +129,7 @@ class TranslationMixin:
             request = Request.parse(self.condition_spec, None, conditions, data.obs_names)
         if seed is None:
             seed = fresh_seed()
-        source = self._without(data, block)
+        source = self._without(data, modality)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         counts: list[list[Any]] = [[] for _ in range(n_samples)]
         parts, done, weights = [], 0, {}
@@ -139,7 +139,7 @@ class TranslationMixin:
             for tensors in self._to_translate(source, request, batch_size):
                 part = self._translated(
                     tensors,
-                    block,
+                    modality,
                     n_samples,
                     n_fit_steps,
                     expression,
@@ -166,7 +166,7 @@ class TranslationMixin:
                 latent = np.tile(latent, (n_samples, 1))
         uns = self._provenance(
             seed,
-            to=self._blocks[block].key,
+            to=self._modalities[modality].key,
             conditions="of the cells" if conditions is None else sorted(map(str, conditions)),
             n_samples=n_samples,
             n_fit_steps=n_fit_steps,
@@ -176,7 +176,7 @@ class TranslationMixin:
         return AnnData(
             x,
             obs=used_categories(obs),
-            var=self._var_of_block(block),
+            var=self._var_of_modality(modality),
             obsm={self.latent_key: latent},
             uns={"scgm": uns},
         )
@@ -193,9 +193,9 @@ class TranslationMixin:
             f"{type(self).__name__} predicts whole modalities: call translate(data, to=...)."
         )
 
-    def _block_to(self, to: str) -> int:
-        """Number of the block that a user names."""
-        keys = [block.key for block in self._blocks]
+    def _modality_to(self, to: str) -> int:
+        """Number of the modality that a user names."""
+        keys = [modality.key for modality in self._modalities]
         for i, (key, aliases) in enumerate(zip(keys, _ALIASES, strict=True)):
             if to == key or (to in aliases and to not in keys):
                 return i
@@ -205,9 +205,9 @@ class TranslationMixin:
             f"Known: {listed(known)}."
         )
 
-    def _without(self, data: AnnData | MuData, block: int) -> AnnData | MuData:
-        """The cells without what was measured of a block, and checked to have been measured."""
-        hidden, shown = self._blocks[block], self._blocks[1 - block]
+    def _without(self, data: AnnData | MuData, modality: int) -> AnnData | MuData:
+        """The cells without what was measured of a modality, and checked to have been measured."""
+        hidden, shown = self._modalities[modality], self._modalities[1 - modality]
         source = data
         if isinstance(data, MuData):
             held = self._modalities_of(data)
@@ -263,7 +263,7 @@ class TranslationMixin:
     def _translated(
         self,
         tensors: Tensors,
-        block: int,
+        modality: int,
         n_samples: int,
         n_fit_steps: int,
         expression: str,
@@ -282,9 +282,9 @@ class TranslationMixin:
         with torch.no_grad():
             for i, own in enumerate(seeds.tolist(), 1):
                 z = self._unstandardized(posterior.draw(generator))
-                sizes = self._sizes_with(mean, posterior.log_size, block, generator)
+                sizes = self._sizes_with(mean, posterior.log_size, modality, generator)
                 told = _drawn_conditions(tensors, open_ended, own)
-                px = self.module.decode_state(torch.cat([z, sizes], dim=1), told).part(block)
+                px = self.module.decode_state(torch.cat([z, sizes], dim=1), told).part(modality)
                 if expression == "counts":
                     counts.append(self._drawn(px, "counts", own))
                 if expression == "counts" and n_samples == 1:
@@ -324,19 +324,19 @@ class TranslationMixin:
         return out
 
     def _sizes_with(
-        self, latent: torch.Tensor, sizes: torch.Tensor, block: int, generator: torch.Generator
+        self, latent: torch.Tensor, sizes: torch.Tensor, modality: int, generator: torch.Generator
     ) -> torch.Tensor:
-        """Log sizes of cells, with that of a block drawn as if it had not been measured."""
+        """Log sizes of cells, with that of a modality drawn as if it had not been measured."""
         measured = torch.ones_like(sizes, dtype=torch.bool)
-        measured[:, block] = False
+        measured[:, modality] = False
         mean, variance = self.module.missing_sizes(latent, sizes, measured)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + variance.sqrt() * noise
 
-    def _var_of_block(self, block: int) -> pd.DataFrame:
+    def _var_of_modality(self, modality: int) -> pd.DataFrame:
         if self.modality_var_ is not None:
-            return self.modality_var_[self._blocks[block].key].copy()
-        return self.var_.loc[self._blocks[block].names].copy()
+            return self.modality_var_[self._modalities[modality].key].copy()
+        return self.var_.loc[self._modalities[modality].names].copy()
 
 
 class _Translated(NamedTuple):

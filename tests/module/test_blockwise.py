@@ -10,9 +10,9 @@ from torch.distributions import Bernoulli
 from scgm_scvi.model.prior._posterior import at_depth, mean_log1p, zero_probability
 from scgm_scvi.model.verbs._enhancement import rates_given_counts
 from scgm_scvi.module import (
-    JoinedDistribution,
-    block_sums,
+    BlockwiseDistribution,
     log_likelihood,
+    modality_sums,
     of_each_feature,
     with_mean,
 )
@@ -21,11 +21,11 @@ N, BLOCKS = 5, (4, 3, 2)
 
 
 @pytest.fixture
-def px() -> JoinedDistribution:
+def px() -> BlockwiseDistribution:
     g = torch.Generator().manual_seed(0)
     genes = NegativeBinomial(mu=3 * torch.rand(N, 4, generator=g), theta=torch.rand(N, 4))
     peaks = Bernoulli(probs=torch.rand(N, 3, generator=g))
-    return JoinedDistribution([genes, peaks, Poisson(5 * torch.rand(N, 2, generator=g))])
+    return BlockwiseDistribution([genes, peaks, Poisson(5 * torch.rand(N, 2, generator=g))])
 
 
 def test_is_its_parts_side_by_side(px):
@@ -45,7 +45,7 @@ def test_is_its_parts_side_by_side(px):
 @pytest.mark.parametrize("parts", [[], [Poisson(torch.ones(2, 3)), Poisson(torch.ones(3, 3))]])
 def test_needs_parts_of_the_same_cells(parts):
     with pytest.raises(ValueError, match="same cells"):
-        JoinedDistribution(parts)
+        BlockwiseDistribution(parts)
 
 
 def test_a_block_without_counts_says_nothing(px):
@@ -81,7 +81,7 @@ def test_at_depth(px, columns):
     expected = px.mean * of_each_feature(depth, BLOCKS)
     torch.testing.assert_close(part.mean, expected[:, columns])
     torch.testing.assert_close(
-        block_sums(part.mean, BLOCKS, columns),
+        modality_sums(part.mean, BLOCKS, columns),
         torch.stack([
             expected[:, [c for c in columns.tolist() if a <= c < b]].sum(1)
             for a, b in ((0, 4), (4, 7), (7, 9))
@@ -103,5 +103,7 @@ def test_zero_probability_of_each_part():
     zinb = ZeroInflatedNegativeBinomial(
         mu=torch.ones(1, 1), theta=torch.ones(1, 1), zi_logits=torch.zeros(1, 1)
     )
-    px = JoinedDistribution([zinb, Poisson(torch.ones(1, 1)), Bernoulli(torch.full((1, 1), 0.2))])
+    px = BlockwiseDistribution(
+        [zinb, Poisson(torch.ones(1, 1)), Bernoulli(torch.full((1, 1), 0.2))]
+    )
     torch.testing.assert_close(zero_probability(px), torch.tensor([[0.75, math.exp(-1), 0.8]]))

@@ -1,4 +1,4 @@
-"""SCGM's autoencoder for features in blocks, such as genes and peaks."""
+"""SCGM's autoencoder for several modalities, such as genes and peaks."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from torch import nn
 from torch.distributions import Distribution
 
 from scgm_scvi.nn import (
-    BlockEncoder,
     ConditionEmbedding,
     ExpressionDecoder,
     MixturePrior,
+    MultimodalEncoder,
     add_adapters,
 )
 
-from ._blocks import block_sums, drawn_to_hide
+from ._blockwise import BlockwiseDistribution
 from ._constants import FEATURE_KEYS
-from ._joined import JoinedDistribution
 from ._likelihood import log_likelihood
 from ._missing_sizes import MissingSizes
+from ._modalities import modality_dropout_mask, modality_sums
 from ._open import OpenFeatures
 from ._scgmvae import SCGMVAE
 
-__all__ = ["BlockVAE"]
+__all__ = ["MultimodalVAE"]
 
 _DISPERSION_FACTORS = 8
-_MANY = 50_000  # features of a block, from which on its decoder is narrower
+_MANY = 50_000  # features of a modality, from which on its decoder is narrower
 _N_FACTORS = 64
 
 
-class BlockVAE(SCGMVAE):
-    """Variational autoencoder of cells measured in one or more blocks of features.
+class MultimodalVAE(SCGMVAE):
+    """Variational autoencoder of cells measured in one or more modalities.
 
-    As :class:`SCGMVAE`, with a depth, a decoder and a likelihood for each block, and one latent. A
-    block without any count in a cell was not measured in it: the encoder sees that it is absent,
-    and the decoder is not asked for it. In training, blocks of cells that have several are hidden
+    As :class:`SCGMVAE`, with a depth, a decoder and a likelihood for each modality, and one latent. A
+    modality without any count in a cell was not measured in it: the encoder sees that it is absent,
+    and the decoder is not asked for it. In training, modalities of cells that have several are hidden
     at random, so that the latent can be inferred from each alone; the loss is then the negative
     ELBO of what is shown.
 
     Parameters
     ----------
-    blocks
-        Number of features of each block.
+    widths
+        Number of features of each modality.
     likelihoods
-        ``"nb"``, ``"poisson"`` or ``"bernoulli"`` for each block. Bernoulli: a feature is open or
+        ``"nb"``, ``"poisson"`` or ``"bernoulli"`` for each modality. Bernoulli: a feature is open or
         not, with log odds that the log depth (the log number of open features) is added to.
-    hide
-        Probability of hiding one of the blocks of a cell in training.
+    modality_dropout
+        Probability of hiding one of the modalities of a cell in training.
     dispersion
-        Of negative binomial blocks: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``.
+        Of negative binomial modalities: ``"gene"``, ``"gene-label"`` or ``"gene-cell"``.
     n_batch, n_hidden, n_latent, n_layers, n_continuous_cov, n_cats_per_cov, dropout_rate, \
     encode_covariates, n_conditions, n_condition_values, n_components, condition_dropout, \
     condition_width, denoiser_kwargs, noise, adapter_rank
@@ -65,20 +65,20 @@ class BlockVAE(SCGMVAE):
 
     Examples
     --------
-    >>> from scgm_scvi.module import BlockVAE
-    >>> module = BlockVAE([20, 50], ["nb", "poisson"], n_conditions=[3], n_latent=8)
+    >>> from scgm_scvi.module import MultimodalVAE
+    >>> module = MultimodalVAE([20, 50], ["nb", "poisson"], n_conditions=[3], n_latent=8)
     >>> module.denoiser.n_dims
     10
 
     References
     ----------
-    Missing blocks: Wu & Goodman 2018, arXiv:1802.05335, with one encoder in place of a product of
+    Missing modalities: Wu & Goodman 2018, arXiv:1802.05335, with one encoder in place of a product of
     experts.
     """
 
     def __init__(
         self,
-        blocks: Sequence[int],
+        widths: Sequence[int],
         likelihoods: Sequence[Literal["nb", "poisson", "bernoulli"]],
         n_batch: int = 0,
         n_hidden: int = 256,
@@ -94,19 +94,19 @@ class BlockVAE(SCGMVAE):
         n_components: int = 64,
         condition_dropout: float = 0.1,
         condition_width: int = 64,
-        hide: float = 0.5,
+        modality_dropout: float = 0.5,
         denoiser_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
         adapter_rank: int = 0,
     ) -> None:
         # VAE's own __init__ builds layers for all features: skip to what it inherits.
         super(VAE, self).__init__()
-        self._blocks, self.likelihoods = list(blocks), list(likelihoods)
-        self.n_sizes = len(self.blocks)
-        self.n_input, self.n_latent, self.n_batch = sum(self.blocks), n_latent, n_batch
+        self._widths, self.likelihoods = list(widths), list(likelihoods)
+        self.n_sizes = len(self.widths)
+        self.n_input, self.n_latent, self.n_batch = sum(self.widths), n_latent, n_batch
         self.n_labels, self.latent_distribution = 0, "normal"
         self.n_cats_per_cov = list(n_cats_per_cov or [])
-        self.condition_dropout, self.hide = condition_dropout, hide
+        self.condition_dropout, self.modality_dropout = condition_dropout, modality_dropout
         self.encode_covariates, self.use_size_factor_key = encode_covariates, False
         self.dispersion, self.gene_likelihood = dispersion, self.likelihoods[0]
         categories = [n_batch, *self.n_cats_per_cov]
@@ -116,8 +116,8 @@ class BlockVAE(SCGMVAE):
             "dropout_rate": dropout_rate,
             "activation_fn": nn.SiLU,
         }
-        self.z_encoder = BlockEncoder(
-            self.blocks,
+        self.z_encoder = MultimodalEncoder(
+            self.widths,
             n_latent,
             categories if encode_covariates else None,
             n_covariates=n_continuous_cov * encode_covariates,
@@ -138,7 +138,7 @@ class BlockVAE(SCGMVAE):
                 n_factors=min(n_hidden, _N_FACTORS) if n > _MANY else None,
                 **shared,
             )
-            for n, likelihood in zip(self.blocks, self.likelihoods, strict=True)
+            for n, likelihood in zip(self.widths, self.likelihoods, strict=True)
         )
         n_dispersed = sum(self._dispersed)
         self.px_r = nn.Parameter(torch.ones(n_dispersed))
@@ -164,34 +164,34 @@ class BlockVAE(SCGMVAE):
             add_adapters(self, adapter_rank)
 
     @property
-    def blocks(self) -> list[int]:
-        """Number of features of each block."""
-        return self._blocks
+    def widths(self) -> list[int]:
+        """Number of features of each modality."""
+        return self._widths
 
     @property
-    def hides(self) -> bool:
-        """Whether training hides blocks."""
-        return self.hide > 0 and self.n_sizes > 1
+    def drops_modalities(self) -> bool:
+        """Whether training drops modalities."""
+        return self.modality_dropout > 0 and self.n_sizes > 1
 
     @property
     def decoder(self) -> ExpressionDecoder:
-        """The first block's, which is the only one of a single modality."""
+        """The first modality's, which is the only one of a single modality."""
         return self.decoders[0]
 
     @property
     def _dispersed(self) -> list[int]:
-        """Number of features of each block that have a dispersion."""
-        pairs = zip(self.blocks, self.likelihoods, strict=True)
+        """Number of features of each modality that have a dispersion."""
+        pairs = zip(self.widths, self.likelihoods, strict=True)
         return [n if likelihood == "nb" else 0 for n, likelihood in pairs]
 
     def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Counts ``(n, n_features)`` of all blocks; of Bernoulli ones 0 and 1."""
+        """Counts ``(n, n_features)`` of all modalities; of Bernoulli ones 0 and 1."""
         parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
         return self._as_modelled(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
     def measured(self, counts: torch.Tensor) -> torch.Tensor:
-        """Whether a cell was measured in each block, ``(n, n_blocks)``."""
-        return torch.stack([part.any(dim=1) for part in counts.split(self.blocks, dim=1)], dim=1)
+        """Whether a cell was measured in each modality, ``(n, n_modalities)``."""
+        return torch.stack([part.any(dim=1) for part in counts.split(self.widths, dim=1)], dim=1)
 
     @property
     def batch_shifts(self) -> list[nn.Embedding]:
@@ -200,7 +200,7 @@ class BlockVAE(SCGMVAE):
 
     def set_mean(self, mean: torch.Tensor) -> None:
         """Start the decoders from mean counts of shape ``(n_features,)``."""
-        for decoder, part in zip(self.decoders, mean.split(self.blocks), strict=True):
+        for decoder, part in zip(self.decoders, mean.split(self.widths), strict=True):
             decoder.set_mean(part)
 
     def _get_inference_input(
@@ -222,11 +222,11 @@ class BlockVAE(SCGMVAE):
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
     ) -> dict[str, Any]:
-        """Posterior of the latents of :meth:`features` ``x``, and log sizes of blocks."""
-        sizes = block_sums(x, self.blocks)
+        """Posterior of the latents of :meth:`features` ``x``, and log sizes of modalities."""
+        sizes = modality_sums(x, self.widths)
         shown = sizes > 0
-        if self.training and self.hides:
-            shown = shown & ~drawn_to_hide(shown, self.hide)
+        if self.training and self.drops_modalities:
+            shown = shown & ~modality_dropout_mask(shown, self.modality_dropout)
         categories: list[torch.Tensor] = []
         if self.encode_covariates:
             categories = [batch_index, *(() if cat_covs is None else cat_covs.split(1, dim=1))]
@@ -257,16 +257,16 @@ class BlockVAE(SCGMVAE):
     def completed(
         self, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Moments of states with the log sizes of blocks that were not ``measured`` filled in."""
+        """Moments of states with the log sizes of modalities that were not ``measured`` filled in."""
         (latent, sizes), spread = self.split_state(mean), self.split_state(variance)[0]
         sizes, unknown = self.missing_sizes(latent, sizes, measured)
         return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
 
     def _as_modelled(self, x: torch.Tensor) -> torch.Tensor:
-        """The counts, but for Bernoulli blocks, of which it matters only what is open."""
+        """The counts, but for Bernoulli modalities, of which it matters only what is open."""
         if "bernoulli" not in self.likelihoods:
             return x
-        parts = zip(x.split(self.blocks, dim=1), self.likelihoods, strict=True)
+        parts = zip(x.split(self.widths, dim=1), self.likelihoods, strict=True)
         return torch.cat([(p > 0).to(x) if kind == "bernoulli" else p for p, kind in parts], dim=1)
 
     @auto_move_data
@@ -282,7 +282,7 @@ class BlockVAE(SCGMVAE):
         values: torch.Tensor | None = None,
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Distribution | None]:
-        """Decode latents ``z`` ``(..., n, n_latent)`` at log sizes ``library`` ``(n, n_blocks)``."""
+        """Decode latents ``z`` ``(..., n, n_latent)`` at log sizes ``library`` ``(n, n_modalities)``."""
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         decoder_input, tokens = self._decoder_input(z, cont_covs, tokens, values)
@@ -313,7 +313,7 @@ class BlockVAE(SCGMVAE):
             px = part(0)
         else:
             makers = [partial(part, j) for j in range(self.n_sizes)]
-            px = JoinedDistribution(makers, self.blocks, z.shape[:-1])
+            px = BlockwiseDistribution(makers, self.widths, z.shape[:-1])
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
     def _reconstruction(
@@ -322,9 +322,9 @@ class BlockVAE(SCGMVAE):
         inference_outputs: dict[str, Any],
         px: Distribution,
     ) -> torch.Tensor:
-        """Of the blocks that are shown."""
-        parts = px.parts if isinstance(px, JoinedDistribution) else [px]
-        counts = inference_outputs["counts"].split(self.blocks, dim=1)
+        """Of the modalities that are shown."""
+        parts = px.parts if isinstance(px, BlockwiseDistribution) else [px]
+        counts = inference_outputs["counts"].split(self.widths, dim=1)
         pairs = list(zip(parts, counts, strict=True))
         if inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:
             each = [-log_likelihood(p, x) for p, x in pairs]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi.module import SCGM_KEYS, BlockVAE, MissingSizes, log_likelihood
+from scgm_scvi.module import SCGM_KEYS, MissingSizes, MultimodalVAE, log_likelihood
 
 BLOCKS = [12, 30]
 
@@ -25,7 +25,7 @@ def minibatch(n=6, seed=0):
 def module(likelihoods=("nb", "poisson"), **kwargs):
     torch.manual_seed(0)
     options = {"n_batch": 1, "n_hidden": 16, "n_latent": 4, "n_conditions": [2], **kwargs}
-    return BlockVAE(BLOCKS, list(likelihoods), **options)
+    return MultimodalVAE(BLOCKS, list(likelihoods), **options)
 
 
 @pytest.mark.parametrize("peaks", ["poisson", "nb", "bernoulli"])
@@ -53,7 +53,7 @@ def test_a_block_that_was_not_measured_says_nothing_and_is_not_asked_for():
 
 
 def test_blocks_are_hidden_in_training_alone_and_never_all():
-    vae, tensors = module(hide=1.0), minibatch(200)
+    vae, tensors = module(modality_dropout=1.0), minibatch(200)
     shown = vae.inference(**vae._get_inference_input(tensors))["shown"]
     assert (shown.sum(dim=1) == 1).all()
     assert 0.3 < shown[:, 0].float().mean() < 0.7

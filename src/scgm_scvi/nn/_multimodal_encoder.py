@@ -1,4 +1,4 @@
-"""An encoder of features in blocks, of which a cell may lack some."""
+"""An encoder of features in modalities, of which a cell may lack some."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import nn
 from ._encoder import bounded_variance
 from ._sparse_linear import SparseLinear
 
-__all__ = ["BlockEncoder"]
+__all__ = ["MultimodalEncoder"]
 
 
-class BlockEncoder(nn.Module):
-    """From the blocks of features that a cell was measured in to a Gaussian of its latent.
+class MultimodalEncoder(nn.Module):
+    """From the modalities of features that a cell was measured in to a Gaussian of its latent.
 
-    Each block has an input layer of its own, on ``log1p`` of counts per 10,000 of the block; what
-    they say is joined. In place of a block that is not shown stands a learnt vector.
+    Each modality has an input layer of its own, on ``log1p`` of counts per 10,000 of the modality; what
+    they say is joined. In place of a modality that is not shown stands a learnt vector.
 
     Parameters
     ----------
-    blocks
-        Number of features of each block.
+    widths
+        Number of features of each modality.
     n_output
         Number of latent dimensions.
     n_covariates
@@ -35,8 +35,8 @@ class BlockEncoder(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from scgm_scvi.nn import BlockEncoder
-    >>> encoder = BlockEncoder([10, 20], 4)
+    >>> from scgm_scvi.nn import MultimodalEncoder
+    >>> encoder = MultimodalEncoder([10, 20], 4)
     >>> counts, shown = torch.ones(2, 30), torch.tensor([[True, True], [True, False]])
     >>> posterior, z = encoder(counts, shown)
     >>> z.shape
@@ -45,7 +45,7 @@ class BlockEncoder(nn.Module):
 
     def __init__(
         self,
-        blocks: Sequence[int],
+        widths: Sequence[int],
         n_output: int,
         n_cat_list: Sequence[int] | None = None,
         *,
@@ -56,12 +56,12 @@ class BlockEncoder(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.blocks = list(blocks)
-        self.inputs = nn.ModuleList(SparseLinear(n, n_hidden) for n in self.blocks)
-        self.norms = nn.ModuleList(nn.LayerNorm(n_hidden) for _ in self.blocks)
-        self.absent = nn.Parameter(torch.zeros(len(self.blocks), n_hidden))
+        self.widths = list(widths)
+        self.inputs = nn.ModuleList(SparseLinear(n, n_hidden) for n in self.widths)
+        self.norms = nn.ModuleList(nn.LayerNorm(n_hidden) for _ in self.widths)
+        self.absent = nn.Parameter(torch.zeros(len(self.widths), n_hidden))
         self.trunk = Encoder(
-            n_hidden * len(self.blocks) + n_covariates,
+            n_hidden * len(self.widths) + n_covariates,
             n_output,
             n_cat_list=n_cat_list,
             n_layers=max(1, n_layers - 1),
@@ -85,9 +85,9 @@ class BlockEncoder(nn.Module):
         *cat_list: torch.Tensor,
         covariates: torch.Tensor | None = None,
     ) -> tuple[torch.distributions.Normal, torch.Tensor]:
-        """Posterior and a sample of ``counts`` ``(n, n_features)``; ``shown`` is ``(n, n_blocks)``."""
+        """Posterior and a sample of ``counts`` ``(n, n_features)``; ``shown`` is ``(n, n_modalities)``."""
         hidden = [] if covariates is None else [covariates]
-        for j, part in enumerate(counts.split(self.blocks, dim=1)):
+        for j, part in enumerate(counts.split(self.widths, dim=1)):
             rows, columns = part.nonzero(as_tuple=True)
             values = part[rows, columns]
             depth = values.new_zeros(len(part)).index_add(0, rows, values)

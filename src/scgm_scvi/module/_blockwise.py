@@ -1,4 +1,4 @@
-"""One distribution of features that come in blocks, each with a likelihood of its own."""
+"""One distribution of features that come in modalities, each with a likelihood of its own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.distributions import Distribution
 
-__all__ = ["JoinedDistribution"]
+__all__ = ["BlockwiseDistribution"]
 
 
-class JoinedDistribution(Distribution):
-    """Independent distributions of blocks of features, side by side.
+class BlockwiseDistribution(Distribution):
+    """Independent distributions of modalities of features, side by side.
 
     Parameters
     ----------
     parts
-        A distribution ``(n, n_features)`` of each block, for the same ``n`` cells; or a function
-        that makes it, called when it is first asked for: who looks at one block alone need not wait
+        A distribution ``(n, n_features)`` of each modality, for the same ``n`` cells; or a function
+        that makes it, called when it is first asked for: who looks at one modality alone need not wait
         for the others.
     widths
         Number of features of each; needed where ``parts`` are functions.
@@ -38,8 +38,8 @@ class JoinedDistribution(Distribution):
     --------
     >>> import torch
     >>> from torch.distributions import Bernoulli, Poisson
-    >>> from scgm_scvi.module import JoinedDistribution
-    >>> px = JoinedDistribution([Poisson(torch.ones(2, 3)), Bernoulli(torch.full((2, 1), 0.5))])
+    >>> from scgm_scvi.module import BlockwiseDistribution
+    >>> px = BlockwiseDistribution([Poisson(torch.ones(2, 3)), Bernoulli(torch.full((2, 1), 0.5))])
     >>> px.mean
     tensor([[1.0000, 1.0000, 1.0000, 0.5000],
             [1.0000, 1.0000, 1.0000, 0.5000]])
@@ -69,14 +69,14 @@ class JoinedDistribution(Distribution):
         super().__init__(torch.Size([*n_cells, sum(self.widths)]), validate_args=False)
 
     def part(self, number: int) -> Distribution:
-        """The distribution of one block."""
+        """The distribution of one modality."""
         if not isinstance(self._parts[number], Distribution):
             self._parts[number] = self._parts[number]()
         return self._parts[number]
 
     @property
     def parts(self) -> tuple[Distribution, ...]:
-        """The distributions of all blocks."""
+        """The distributions of all modalities."""
         return tuple(self.part(i) for i in range(len(self.widths)))
 
     @property
@@ -100,8 +100,8 @@ class JoinedDistribution(Distribution):
         return torch.cat([part.log_prob(x) for part, x in parts], dim=-1)
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Features ``(..., n_features)``, those of each block for themselves."""
+        """Features ``(..., n_features)``, those of each modality for themselves."""
         return x.split(self.widths, dim=-1)
 
     def __repr__(self) -> str:
-        return f"JoinedDistribution({' + '.join(map(str, self.widths))} features)"
+        return f"BlockwiseDistribution({' + '.join(map(str, self.widths))} features)"

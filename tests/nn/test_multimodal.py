@@ -1,9 +1,9 @@
-"""Layers for features in blocks, most of which are zero."""
+"""Layers for features in modalities, most of which are zero."""
 
 import pytest
 import torch
 
-from scgm_scvi.nn import BlockEncoder, ExpressionDecoder, SparseLinear
+from scgm_scvi.nn import ExpressionDecoder, MultimodalEncoder, SparseLinear
 
 
 def sparse_input(n=6, width=40, seed=0):
@@ -33,7 +33,7 @@ def test_sparse_linear_of_nothing():
 
 def test_what_is_not_shown_is_not_looked_at():
     torch.manual_seed(0)
-    encoder = BlockEncoder([10, 30], 4).eval()
+    encoder = MultimodalEncoder([10, 30], 4).eval()
     x, shown = sparse_input().abs() * 10, torch.tensor([[True, False]] * 6)
     other = x.clone()
     other[:, 10:] = torch.rand(6, 30)
@@ -44,7 +44,7 @@ def test_what_is_not_shown_is_not_looked_at():
 
 def test_depth_of_a_block_is_divided_out():
     torch.manual_seed(0)
-    encoder, shown = BlockEncoder([10, 30], 4).eval(), torch.ones(6, 2).bool()
+    encoder, shown = MultimodalEncoder([10, 30], 4).eval(), torch.ones(6, 2).bool()
     x = (sparse_input() * 10).ceil()
     deeper = x.clone()
     deeper[:, 10:] *= 3
