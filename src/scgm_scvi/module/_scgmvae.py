@@ -175,7 +175,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
 
     @property
     def drops_modalities(self) -> bool:
-        """Whether training drops_modalities parts of cells."""
+        """Whether training drops modalities of cells."""
         return False
 
     @property
