@@ -10,7 +10,8 @@ from helpers import QUIET, SMALL, make_adata
 from scipy.special import logit
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.prior import _class_evidence, _classification
+from scgm_scvi.model.prior import _class_evidence
+from scgm_scvi.model.verbs import _classification
 
 FAST = {"n_samples": 2, "n_levels": 3}
 
