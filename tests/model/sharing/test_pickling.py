@@ -131,7 +131,7 @@ for i, model in enumerate(pickle.load(open("models.pkl", "rb"))):
     model.train(**TRAIN)
 """
     here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *sys.path]
+    paths = [str(here), str(here.parents[1]), *sys.path]
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
         check=True,
