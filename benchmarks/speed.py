@@ -24,7 +24,7 @@ import torch
 
 import scgm_scvi
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 
 QUIET = {"enable_progress_bar": False}

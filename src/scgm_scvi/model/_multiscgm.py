@@ -16,11 +16,10 @@ from scgm_scvi.train import SCGMTrainingPlan
 
 from ._atacscgm import PEAK_LIKELIHOODS
 from ._two_stage_model import TwoStageModel
-from .data._mudata import MuDataMixin
+from .data._mudata_cells import MuDataCells
 from .data._mudata_fields import CountsField
 from .data._mudata_setup import MuDataSetupMixin
 from .training._disk_training import own_registry
-from .training._unpaired import UnpairedMixin
 from .verbs._differences import DifferencesMixin
 from .verbs._modality_getters import ModalityGettersMixin
 from .verbs._multivi_refusals import MultiviRefusalsMixin
@@ -32,10 +31,8 @@ _RNA_LIKELIHOODS = ("nb", "poisson")
 
 
 class MultiSCGM(
-    MuDataMixin,
     MuDataSetupMixin,
     TranslationMixin,
-    UnpairedMixin,
     DifferencesMixin,
     ModalityGettersMixin,
     MultiviRefusalsMixin,
@@ -86,6 +83,7 @@ class MultiSCGM(
     """
 
     _module_cls = MultimodalVAE
+    _cells_cls = MuDataCells
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
     _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart
@@ -114,7 +112,7 @@ class MultiSCGM(
         arguments = dict(locals())
         self._check_likelihoods(gene_likelihood, peak_likelihood)
         spec = self.condition_spec
-        sizes = [len(modality.names) for modality in self._modalities]
+        sizes = [len(modality.names) for modality in self._cells.modalities]
         self.module = self._module_cls(
             sizes,
             [gene_likelihood, peak_likelihood],
@@ -160,7 +158,7 @@ class MultiSCGM(
         state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
         if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
             raise ValueError(
-                f"The peaks ({self._modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
+                f"The peaks ({self._cells.modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
                 f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "
                 'peak_likelihood="bernoulli".'
             )

@@ -14,9 +14,8 @@ from ._latent_diffusion_model import LatentDiffusionModel
 from .data._setup import SetupMixin
 from .training._diffusion import TRAINERS
 from .training._disk_training import DiskTrainingMixin
-from .training._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
-from .training._replaying import ReplayMixin
-from .training._stage_one import StageOneMixin, require_held_out
+from .training._fine_tuning import FINE_TUNING_STEPS
+from .training._stage_one import require_held_out
 from .training._transfer import TransferMixin
 from .verbs._diagnostics import DiagnosticsMixin
 
@@ -28,12 +27,9 @@ _FEWEST_CELLS = 3  # of fewer, scvi's splitter leaves none to train on
 class TwoStageModel(
     SetupMixin,
     TransferMixin,
-    FineTuningMixin,
-    ReplayMixin,
     DiskTrainingMixin,
     LatentDiffusionModel,
     DiagnosticsMixin,
-    StageOneMixin,
 ):
     """A model whose stage one is this package's own: all that :class:`scgm_scvi.SCGM` does.
 

@@ -11,7 +11,7 @@ from helpers import make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.module import SCGM_KEYS
 
 TO_IFNB = {"stimulation": "IFNb"}  # drawn at random: hardly any effect

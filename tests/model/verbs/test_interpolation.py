@@ -11,7 +11,7 @@ from helpers import SMALL, make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 
 FIXED = {"donor": "d3", "plate": "p1"}

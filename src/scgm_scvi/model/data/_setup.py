@@ -17,7 +17,7 @@ from scvi.data.fields import (
 )
 
 from scgm_scvi._errors import require_keywords
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 
 from ._columns import check_columns, check_kinds

@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scgm_scvi.model.data._modalities import holding
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 
 __all__ = ["StandInMixin", "stand_in", "stand_in_obs"]
 

@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.model.data._registry import completed_registry
 from scgm_scvi.model.data._tables import held_table
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
 
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
-from ._stage_one import require_held_out
+from ._stage_one import StageOneMixin, require_held_out
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
 
@@ -33,7 +33,7 @@ _SAMPLE = 10_000  # cells whose means the decoder starts from, and whose latents
 _ELSEWHERE = ("strategy", "num_nodes", "enable_progress_bar")  # of the trainer, for stage two too
 
 
-class DiskTrainingMixin:
+class DiskTrainingMixin(StageOneMixin):
     """What training needs of a data module in place of an AnnData.
 
     Of the data module it uses ``registry``, ``var``, ``n_steps``, ``n_val``, ``train_dataloader``

@@ -11,6 +11,8 @@ import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
+from scgm_scvi.model.data._reading import Reading
+
 from ._differences import DifferencesMixin
 from ._modality_reading import Cells
 from ._multivi_refusals import MultiviRefusalsMixin
@@ -67,5 +69,6 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
 
     @contextmanager
     def _in_order(self, adata: Cells, ignored: Sequence[str] = ()) -> Iterator[MuData]:
-        with self._replaced(adata, [*self._absent(adata), *ignored]) as cells:
+        reading = Reading([*self._absent(adata), *ignored], afresh=True)
+        with self._registered(adata, reading) as cells:
             yield cells

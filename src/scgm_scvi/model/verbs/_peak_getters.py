@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
+
 from ._expression_getters import ExpressionGettersMixin
 
 __all__ = ["OpenPeakGettersMixin", "PeakGettersMixin"]
@@ -63,7 +65,7 @@ class PeakGettersMixin(ExpressionGettersMixin):
         )
 
 
-class OpenPeakGettersMixin:
+class OpenPeakGettersMixin(LatentDiffusionMixin):
     """The getters of :class:`scvi.model.PEAKVI`, which comes after it.
 
     scvi-tools gives that model getters of gene expression, of which some need what it has not.
