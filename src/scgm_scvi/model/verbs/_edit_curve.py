@@ -25,7 +25,6 @@ from scgm_scvi.model.prior._edited_states import (
     edited,
     parse_sampling,
 )
-from scgm_scvi.model.prior._encoding import encode
 from scgm_scvi.model.prior._latent_prior import LatentPrior
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions
@@ -125,7 +124,7 @@ class EditCurveMixin(Verb):
         request = Request.parse(self.condition_spec, None, conditions, cells.obs_names)
         rng = np.random.default_rng(seed)
         generator = self.prior.generator(seed)
-        own, state = encode(self.prior, self._minibatches(cells))
+        own, state = self._states(cells)
         named = {str(name) for name in conditions}
         tried = EditedCells(own, request.over(own, named), state)
         rows = torch.nonzero(tried.own.differs(tried.target)).ravel().numpy()

@@ -26,7 +26,6 @@ from scgm_scvi.model.prior._edited_states import (
     edited,
     parse_sampling,
 )
-from scgm_scvi.model.prior._encoding import encode
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserve
@@ -206,7 +205,7 @@ class EditingMixin(EditCurveMixin):
         strength_sigma(strength)  # refuses what is no strength
         edit = Edit(method, float(strength), sampling, edit_library_size)
         prior = self.prior
-        own, state = encode(prior, self._minibatches(adata))
+        own, state = self._states(adata)
         target = request.over(own, named)
         analogy, stand_ins = None, {}
         if composition == "auto":

@@ -15,7 +15,6 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import slerp
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import stacked
-from scgm_scvi.model.prior._encoding import encode
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions, row_names, rows_of
 from scgm_scvi.model.requests._request import Request
@@ -210,7 +209,7 @@ class InterpolationMixin(Verb):
             for (g, are), names in zip(both, names_of, strict=True)
         ]
         prior = self.prior
-        cells = [encode(prior, self._minibatches(g)) if are else None for g, are in both]
+        cells = [self._states(g) if are else None for g, are in both]
         names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
         for g, are in both[::-1]:
             if are and g.obs_names.is_unique:

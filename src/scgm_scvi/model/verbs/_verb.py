@@ -8,10 +8,13 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.model._batch_sizes import default_batch_size
+from scgm_scvi.model.prior._encoding import encode
+from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 from scgm_scvi.model.training._fingerprint import weights_fingerprint
 
@@ -77,6 +80,10 @@ class Verb(LatentDiffusionMixin):
             batch_size=whole_number(batch_size, "batch_size"),
             progress_bar=progress_bar,
         )
+
+    def _states(self, adata: Any) -> tuple[Attributes, torch.Tensor]:
+        """Attributes and mean states of cells; default: the model's own."""
+        return encode(self.prior, self._minibatches(adata))
 
     def _provenance(self, run: Run, **parameters: Any) -> dict[str, Any]:
         """What made some cells, as builtins: the model, the ``parameters``, and the seed."""
