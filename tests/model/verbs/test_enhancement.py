@@ -15,7 +15,7 @@ from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBi
 from scgm_scvi import SCGM
 from scgm_scvi.model.prior import _posterior
 from scgm_scvi.model.prior._latent_prior import LatentPrior
-from scgm_scvi.model.prior._posterior import at_depth, fit_posterior, zero_probability
+from scgm_scvi.model.prior._posterior import Posterior, at_depth, fit_posterior, zero_probability
 from scgm_scvi.model.verbs._enhancement import rates_given_counts
 
 KEY = "scgm_enhanced"
@@ -139,7 +139,7 @@ class TestPosterior:
         assert fit(40) > (wrong + right) / 2
 
     def test_a_cell_does_not_depend_on_its_company(self, model):
-        draws = Posterior(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 1))
+        draws = Posterior(model.prior, None, torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 1))
         a, b = (draws.draw(torch.Generator().manual_seed(s)) for s in (0, 0))
         assert (a == b).all()
         # without noise between them: the encoder's posterior, many samples
