@@ -31,7 +31,7 @@ from ._mudata_checks import (
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
-from ._setup import TRANSFER, SetupMixin, as_list
+from ._setup import TRANSFER, SetupMixin, as_list, further_arguments, take_further
 from ._validation import validate_adata, validate_matrix
 
 __all__ = ["MuDataSetupMixin"]
@@ -95,9 +95,12 @@ class MuDataSetupMixin(SetupMixin):
         --------
         >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
         """
-        require_keywords(kwargs, "setup_mudata", cls.setup_mudata, also=TRANSFER)
+        require_keywords(
+            kwargs, "setup_mudata", cls.setup_mudata, also=(*TRANSFER, *further_arguments())
+        )
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
+        setup |= take_further(kwargs)
         if modalities is not None:  # a plain dict is what is saved
             setup["modalities"] = modalities = dict(modalities)
         transferred = kwargs.get("source_registry") is not None
@@ -110,8 +113,8 @@ class MuDataSetupMixin(SetupMixin):
         check_names(parts)
         columns = {
             name: argument
-            for argument in COLUMN_ARGUMENTS
-            for name in _named(setup[argument], argument)
+            for argument in (*COLUMN_ARGUMENTS, *further_arguments())
+            for name in _named(setup.get(argument), argument)
         }
 
         def gather(mdata: MuData) -> pd.DataFrame:
@@ -183,9 +186,12 @@ class MuDataSetupMixin(SetupMixin):
         ... # doctest: +SKIP
         >>> MultiSCGM.setup_anndata(adata, modality_key="feature_types")  # doctest: +SKIP
         """
-        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
+        require_keywords(
+            kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
+        )
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
+        setup |= take_further(kwargs)
         transferred = kwargs.get("source_registry") is not None
         if isinstance(adata, MuData):
             raise TypeError("adata is a MuData; use setup_mudata.")

@@ -91,6 +91,15 @@ class OwnCellsMixin(ModelBase):
                 f"counts are to be normalised in place, keep them first: {self._cells.way_to_keep_counts()}"
             )
 
+    def _require_counts_of(self, what: str) -> None:
+        """Raise ``ValueError`` where a verb needs counts, and the model's data are minified."""
+        if self.minified_data_type is not None:
+            raise ValueError(
+                f"The model's data are minified, so there are no counts to {what}. Load it with the "
+                "data that it was trained on, or without any, SCGM.load(path, adata=False), and "
+                "pass cells with counts."
+            )
+
     def _is_current(self) -> bool:
         """Whether what is registered of the model's cells is what their columns say now."""
         return is_current(self.adata_manager, self._cells.obs(self.adata))

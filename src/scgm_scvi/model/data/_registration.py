@@ -106,11 +106,7 @@ class RegistrationMixin(OwnCellsMixin):
 
     def _stand_in_for(self, adata: Any, reading: Reading) -> Any:
         """A stand-in for cells, registered with the model."""
-        if self.minified_data_type is not None:
-            raise ValueError(
-                "The model's data are minified, so it can't encode counts. Load it with the data "
-                "that it was trained on, or without any: SCGM.load(path, adata=False)."
-            )
+        self._require_counts_of("read others by")
         cells = self._cells
         spec, setup = ConditionSpec.from_registry(self.registry_), cells.setup
         matrices = cells.matrices(adata)

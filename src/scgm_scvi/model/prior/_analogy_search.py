@@ -71,7 +71,7 @@ def _profile(
         request = Request(
             spec,
             np.tile(tokens, (_N_CELLS, 1)),
-            np.full((_N_CELLS, len(spec.continuous)), np.nan, dtype=np.float32),
+            np.full((_N_CELLS, sum(spec.value_widths)), np.nan, dtype=np.float32),
             np.zeros((_N_CELLS, len(spec.nuisances)), dtype=np.int64),
         )
         attributes = request.draw_nuisances(prior.design, np.random.default_rng(0))

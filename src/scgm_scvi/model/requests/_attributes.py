@@ -32,7 +32,8 @@ class Attributes:
         Categorical conditions ``(n, n_categorical)``, int64; 0 is unspecified, category ``i`` is
         ``i + 1``.
     values
-        Continuous conditions ``(n, n_continuous)``, float32; NaN is unspecified.
+        Numeric conditions ``(n, n_values)``, float32, each of one column or several; NaN is
+        unspecified.
     batch
         Codes ``(n, 1)`` of the batch.
     covariates, numeric
@@ -43,10 +44,11 @@ class Attributes:
     --------
     >>> import numpy as np, torch
     >>> from scgm_scvi.model.requests._attributes import Attributes
+    >>> from scgm_scvi.model.requests._kinds import NumericCondition
     >>> from scgm_scvi.model.requests._spec import ConditionSpec
     >>> spec = ConditionSpec(
     ...     categorical={"cell_type": np.array(["B", "T"])},
-    ...     continuous=["dose"],
+    ...     numeric={"dose": NumericCondition("continuous")},
     ...     batch={"donor": np.array(["d1"])},
     ...     covariates={},
     ...     numeric_covariates=[],
@@ -77,7 +79,8 @@ class Attributes:
         if tokens is None:
             tokens = batch.new_zeros(len(batch), len(spec.categorical))
         if values is None:
-            values = torch.full((len(batch), len(spec.continuous)), torch.nan, device=batch.device)
+            values = torch.full((len(batch), sum(spec.value_widths)), torch.nan)
+            values = values.to(batch.device)
         return cls(
             spec,
             tokens.long(),
@@ -109,8 +112,9 @@ class Attributes:
     def specified(self) -> list[str]:
         """Conditions that at least one cell specifies."""
         tokens, values = (self.tokens > 0).any(dim=0), (~self.values.isnan()).any(dim=0)
-        known = zip(self.spec.steered, [*tokens.tolist(), *values.tolist()], strict=True)
-        return [name for name, is_known in known if is_known]
+        known = dict(zip(self.spec.categorical, tokens.tolist(), strict=True))
+        known |= {name: bool(values[c].any()) for name, c in self.spec.value_columns.items()}
+        return [name for name, is_known in known.items() if is_known]
 
     def rows(self, rows: Rows) -> Attributes:
         """Those of some cells."""
@@ -128,7 +132,9 @@ class Attributes:
         """With some conditions unspecified."""
         tokens, values = self.tokens.clone(), self.values.clone()
         tokens[:, [j for j, name in enumerate(self.spec.categorical) if name in names]] = 0
-        values[:, [j for j, name in enumerate(self.spec.continuous) if name in names]] = torch.nan
+        for name, columns in self.spec.value_columns.items():
+            if name in names:
+                values[:, columns] = torch.nan
         return replace(self, tokens=tokens, values=values)
 
     def with_category(self, name: str, category: int | np.ndarray | torch.Tensor) -> Attributes:
@@ -163,8 +169,9 @@ class Attributes:
         for j, (name, categories) in enumerate(spec.categorical.items()):
             dtype = pd.CategoricalDtype(categories, ordered=name in spec.ordered)
             columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, dtype=dtype)
-        for j, name in enumerate(spec.continuous):
-            columns[name] = self.values.numpy()[:, j]
+        values, places = self.values.numpy(), spec.value_columns
+        for name, condition in spec.numeric.items():
+            columns[name] = condition.described(values[:, places[name]])
         for name, categories in spec.batch.items():
             if name in spec.names:
                 columns[name] = pd.Categorical.from_codes(batch[:, 0], categories=categories)

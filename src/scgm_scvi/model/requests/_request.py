@@ -19,8 +19,6 @@ from ._tokens import condition_tokens
 
 __all__ = ["Request"]
 
-_NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal", "empty")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -29,7 +27,7 @@ class Request:
     Attributes
     ----------
     tokens, values
-        Conditions, ``(n, n_categorical)`` with 0 and ``(n, n_continuous)`` with NaN where
+        Conditions, ``(n, n_categorical)`` with 0 and ``(n, n_values)`` with NaN where
         unspecified.
     nuisances
         Tokens of batch and covariates, ``(n, n_nuisances)``, 0 where to be drawn.
@@ -77,7 +75,7 @@ class Request:
         return cls(
             spec,
             tokens=_token_columns(table, spec.categorical, n, spec),
-            values=_value_columns(table, spec.continuous, n),
+            values=_value_columns(table, spec, n),
             nuisances=_token_columns(table, spec.nuisances, n, spec),
             names=None if names is None else named_index(names, spec.names),
         )
@@ -148,14 +146,15 @@ class Request:
 
     def over(self, own: Attributes, named: Collection[str]) -> Attributes:
         """The ``own`` attributes of cells with those in ``named`` as the request has them."""
-        asked, kept = self.instead_of(own), {}
-        for which, names in (
-            ("tokens", self.spec.categorical),
-            ("values", self.spec.continuous),
-        ):
-            keep = torch.tensor([name not in named for name in names], dtype=torch.bool)
-            kept[which] = torch.where(keep, getattr(own, which), getattr(asked, which))
-        return replace(asked, **kept)
+        asked, spec = self.instead_of(own), self.spec
+        tokens = torch.tensor([name not in named for name in spec.categorical], dtype=torch.bool)
+        values = [name not in named for name in spec.numeric]
+        values = torch.tensor(np.repeat(values, spec.value_widths).astype(bool))
+        return replace(
+            asked,
+            tokens=torch.where(tokens, own.tokens, asked.tokens),
+            values=torch.where(values, own.values, asked.values),
+        )
 
     def index(self, start: int, n: int) -> pd.Index:
         """Names of ``n`` cells from ``start`` on."""
@@ -197,16 +196,12 @@ def _require_met(
         )
 
 
-def _value_columns(table: Mapping[str, Sequence], names: Sequence[str], n: int) -> np.ndarray:
-    out = np.full((n, len(names)), np.nan, dtype=np.float32)
-    for j, name in enumerate(names):
+def _value_columns(table: Mapping[str, Sequence], spec: ConditionSpec, n: int) -> np.ndarray:
+    out = np.full((n, sum(spec.value_widths)), np.nan, dtype=np.float32)
+    for name, columns in spec.value_columns.items():
         if name in table:
             column = pd.Series(table[name], dtype=object)
-            if pd.api.types.infer_dtype(column, skipna=True) not in _NUMBERS:
-                raise ValueError(
-                    f"conditions: {name!r} takes numbers, not {listed(column.unique(), 3)}."
-                )
-            out[:, j] = pd.to_numeric(column).to_numpy(float)
-            if np.isinf(out[:, j]).any():
+            out[:, columns] = spec.numeric[name].numbers(column, name)
+            if np.isinf(out[:, columns]).any():
                 raise ValueError(f"conditions: {name!r} holds infinite values.")
     return out

@@ -11,6 +11,8 @@ from scvi import REGISTRY_KEYS
 
 from scgm_scvi.module import SCGM_KEYS
 
+from ._kinds import NumericCondition
+
 __all__ = ["ConditionSpec"]
 
 
@@ -22,8 +24,8 @@ class ConditionSpec:
     ----------
     categorical
         Condition to its categories, in token order.
-    continuous
-        Names of continuous conditions.
+    numeric
+        Conditions that networks read as numbers, by name.
     batch, covariates
         Nuisance to its categories; ``batch`` has one entry.
     numeric_covariates
@@ -37,7 +39,7 @@ class ConditionSpec:
     """
 
     categorical: dict[str, np.ndarray]
-    continuous: list[str]
+    numeric: dict[str, NumericCondition]
     batch: dict[str, np.ndarray]
     covariates: dict[str, np.ndarray]
     numeric_covariates: list[str]
@@ -53,10 +55,14 @@ class ConditionSpec:
         def state(key: str) -> Mapping[str, Any]:
             return fields.get(key, {}).get("state_registry", {})
 
-        batch = state(REGISTRY_KEYS.BATCH_KEY)
+        batch, values = state(REGISTRY_KEYS.BATCH_KEY), state(SCGM_KEYS.CONDITION_VALUES_KEY)
+        learnt = dict.fromkeys(values.get("columns", [])) | values.get("learnt", {})
         return cls(
             categorical=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("mappings", {})),
-            continuous=list(state(SCGM_KEYS.CONDITION_VALUES_KEY).get("columns", [])),
+            numeric={
+                name: NumericCondition(values.get("kinds", {}).get(name, "continuous"), known)
+                for name, known in learnt.items()
+            },
             batch={batch["original_key"]: np.asarray(batch["categorical_mapping"])},
             covariates=dict(state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})),
             numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
@@ -72,7 +78,7 @@ class ConditionSpec:
     @property
     def steered(self) -> list[str]:
         """What guidance can strengthen: the conditions proper."""
-        return [*self.categorical, *self.continuous]
+        return [*self.categorical, *self.numeric]
 
     @property
     def names(self) -> list[str]:
@@ -83,3 +89,14 @@ class ConditionSpec:
     def position(self, name: str) -> int:
         """Column of a categorical condition among the tokens."""
         return list(self.categorical).index(name)
+
+    @property
+    def value_widths(self) -> list[int]:
+        """How many columns of numbers each numeric condition takes."""
+        return [condition.width for condition in self.numeric.values()]
+
+    @property
+    def value_columns(self) -> dict[str, slice]:
+        """Where each numeric condition is among the columns of numbers."""
+        ends = np.cumsum([0, *self.value_widths]).tolist()
+        return {name: slice(*ends[j : j + 2]) for j, name in enumerate(self.numeric)}

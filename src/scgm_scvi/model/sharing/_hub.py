@@ -216,10 +216,13 @@ class HubMixin(LatentDiffusionMixin):
         spec, parameters = self.condition_spec, self.init_params_["non_kwargs"]
         conditions = {name: _names(known) for name, known in spec.categorical.items()}
         values = self.fitted_.get("design", {}).get("values")
-        for j, name in enumerate(spec.continuous):
+        for name, columns in spec.value_columns.items():
+            if spec.numeric[name].kind != "continuous":
+                conditions[name] = f"of kind {spec.numeric[name].kind!r}"
+                continue
             conditions[name] = "a number"
-            if values is not None and not np.isnan(values[:, j]).all():
-                low, high = np.nanmin(values[:, j]), np.nanmax(values[:, j])
+            if values is not None and not np.isnan(values[:, columns]).all():
+                low, high = np.nanmin(values[:, columns]), np.nanmax(values[:, columns])
                 conditions[name] += f", {low:.4g} to {high:.4g} in training"
         nuisances = {k: _names(v) for k, v in spec.nuisances.items() if k in spec.names}
         example = {k: v.tolist()[0] for k, v in spec.categorical.items() if len(v)}

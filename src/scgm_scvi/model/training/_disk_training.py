@@ -125,7 +125,7 @@ class DiskTrainingMixin(StageOneMixin):
             for r in (self.registry_, registry)
         ]
         differences = {"genes": genes[0] != genes[1]}
-        for what in ("categorical", "continuous", "batch", "covariates", "numeric_covariates"):
+        for what in ("categorical", "numeric", "batch", "covariates", "numeric_covariates"):
             a, b = getattr(mine, what), getattr(its, what)
             same = list(a) == list(b)
             if same and isinstance(a, dict):

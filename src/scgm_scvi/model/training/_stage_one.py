@@ -81,7 +81,7 @@ class StageOneMixin(LatentDiffusionMixin):
         keys = [key for key in FEATURE_KEYS if key in manager.data_registry]
         means = [np.asarray(manager.get_from_registry(key).mean(axis=0)).ravel() for key in keys]
         self.module.set_mean(torch.as_tensor(np.concatenate(means).clip(0), dtype=torch.float32))
-        if self.condition_spec.continuous:
+        if self.condition_spec.numeric:
             values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
             self.module.condition_embedding.set_value_range(
                 torch.as_tensor(np.asarray(values, dtype=np.float32))

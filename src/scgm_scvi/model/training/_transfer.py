@@ -212,7 +212,7 @@ class TransferMixin(FineTuningMixin):
         some = torch.zeros(n, 1, dtype=torch.long, device=means.device)  # unspecified; the first
         tensors = {
             SCGM_KEYS.CONDITIONS_KEY: some.expand(-1, len(spec.categorical)),
-            SCGM_KEYS.CONDITION_VALUES_KEY: size.new_full((n, len(spec.continuous)), np.nan),
+            SCGM_KEYS.CONDITION_VALUES_KEY: size.new_full((n, sum(spec.value_widths)), np.nan),
             REGISTRY_KEYS.BATCH_KEY: some,
             REGISTRY_KEYS.CAT_COVS_KEY: some.expand(-1, len(spec.covariates)),
             REGISTRY_KEYS.CONT_COVS_KEY: size.new_zeros(n, len(spec.numeric_covariates)),

@@ -163,8 +163,7 @@ class AugmentationMixin(GenerationMixin):
         return cells.pack(both)
 
     def _check_real(self, adata: ad.AnnData, key: str) -> None:
-        if self.minified_data_type is not None:
-            raise ValueError("The model's data are minified: there are no counts to augment.")
+        self._require_counts_of("augment")
         obs = self._cells.obs(adata)
         if key not in obs:
             raise KeyError(f"key: {key!r} is not a column of adata.obs.")

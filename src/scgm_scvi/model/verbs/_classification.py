@@ -131,12 +131,7 @@ class ClassificationMixin(Verb):
         require_known(key, list(spec.categorical), "key")
         if prior not in ("train", "uniform"):
             raise ValueError(f"prior is {prior!r}; use 'train' or 'uniform'.")
-        if self.minified_data_type is not None:
-            raise ValueError(
-                "The model's data are minified, so their features can't be compared. Load the "
-                "model with the data that it was trained on, or without any: "
-                "SCGM.load(path, adata=False)."
-            )
+        self._require_counts_of("compare")
         settings = {
             "n_samples": whole_number(n_samples, "n_samples"),
             "n_levels": whole_number(n_levels, "n_levels"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from scgm_scvi.model.data._reading import Reading
 from ._differences import DifferencesMixin
 from ._modality_reading import Cells
 from ._multivi_refusals import MultiviRefusalsMixin
+from ._refusals import refused
 
 __all__ = ["MultiviGettersMixin"]
 
@@ -55,17 +56,10 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
         with self._in_order(adata) as cells:
             return super().get_normalized_accessibility(cells, *args, **kwargs)
 
-    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose module can't tell.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            "MULTIVI's module has no marginal likelihood. Use get_elbo, or log_likelihood."
-        )
+    get_marginal_ll = refused(
+        ", whose module can't tell",
+        "MULTIVI's module has no marginal likelihood. Use get_elbo, or log_likelihood.",
+    )
 
     @contextmanager
     def _in_order(self, adata: Cells, ignored: Sequence[str] = ()) -> Iterator[MuData]:

@@ -129,8 +129,7 @@ class OutlierMixin(GenerationMixin):
         """The matrix of cells by the model's features."""
         if adata is not None:
             return self._cells.features(adata)
-        if self.minified_data_type is not None:
-            raise ValueError("The model's data are minified: pass adata, with counts.")
+        self._require_counts_of("compare")
         self._require_unchanged()
         return self._counts_of(self.adata)
 
@@ -175,8 +174,8 @@ class OutlierMixin(GenerationMixin):
         table = pd.DataFrame(index=pd.RangeIndex(_N_CELLS))
         for j, (name, categories) in enumerate(spec.categorical.items()):
             table[name] = np.array([np.nan, *categories], dtype=object)[design["tokens"][rows, j]]
-        for j, name in enumerate(spec.continuous):
-            table[name] = design["values"][rows, j]
+        for name, columns in spec.value_columns.items():
+            table[name] = spec.numeric[name].described(design["values"][rows, columns])
         return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._request import Request
 
 from ._classification import ClassificationMixin
+from ._refusals import refused
 from ._verb import fit_steps, require_expression
 
 __all__ = ["TranslationMixin"]
@@ -171,17 +172,10 @@ class TranslationMixin(ClassificationMixin):
             uns={"scgm": uns},
         )
 
-    def impute(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not for several modalities: :meth:`translate` predicts one that was not measured.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} predicts whole modalities: call translate(data, to=...)."
-        )
+    impute = refused(
+        " of several modalities: :meth:`translate` predicts one that was not measured",
+        "{name} predicts whole modalities: call translate(data, to=...).",
+    )
 
     def _modality_to(self, to: str) -> int:
         """Number of the modality that a user names."""
