@@ -11,10 +11,11 @@ from scvi import REGISTRY_KEYS
 from scvi.model import MULTIVI
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.module import MultimodalVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
-from ._atacscgm import PEAK_LIKELIHOODS
+from ._atacscgm import peak_likelihoods
 from ._two_stage_model import TwoStageModel
 from .data._mudata import MuDataMixin
 from .data._mudata_fields import CountsField
@@ -27,8 +28,6 @@ from .verbs._multivi_refusals import MultiviRefusalsMixin
 from .verbs._translation import TranslationMixin
 
 __all__ = ["MultiSCGM"]
-
-_RNA_LIKELIHOODS = ("nb", "poisson")
 
 
 class MultiSCGM(
@@ -94,8 +93,8 @@ class MultiSCGM(
         self,
         adata: MuData | AnnData | None = None,
         registry: dict | None = None,
-        gene_likelihood: Literal["nb", "poisson"] = "nb",
-        peak_likelihood: Literal["poisson", "nb", "bernoulli"] = "poisson",
+        gene_likelihood: str = "nb",
+        peak_likelihood: str = "poisson",
         n_hidden: int = 256,
         n_latent: int = 256,
         n_layers: int = 2,
@@ -148,9 +147,11 @@ class MultiSCGM(
         self.init_params_ = self._get_init_params(arguments)
 
     def _check_likelihoods(self, gene_likelihood: str, peak_likelihood: str) -> None:
+        peaks = peak_likelihoods()
+        genes = tuple(name for name in peaks if not LIKELIHOODS[name].is_binary)
         for argument, value, known in (
-            ("gene_likelihood", gene_likelihood, _RNA_LIKELIHOODS),
-            ("peak_likelihood", peak_likelihood, PEAK_LIKELIHOODS),
+            ("gene_likelihood", gene_likelihood, genes),
+            ("peak_likelihood", peak_likelihood, peaks),
         ):
             if value not in known:
                 raise ValueError(
@@ -158,7 +159,7 @@ class MultiSCGM(
                 )
         fields = self.registry_["field_registries"]
         state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
-        if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
+        if state.get(CountsField.IS_BINARY_KEY) and not LIKELIHOODS[peak_likelihood].is_binary:
             raise ValueError(
                 f"The peaks ({self._modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
                 f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "

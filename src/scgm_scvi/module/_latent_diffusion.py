@@ -13,10 +13,10 @@ from scvi.module.base import auto_move_data
 from torch.distributions import Distribution, Normal
 
 from scgm_scvi.diffusion import Denoiser
+from scgm_scvi.distributions import modality_sums, of_each_feature
 from scgm_scvi.nn import ScoreNetwork
 
 from ._constants import SCGM_KEYS
-from ._modalities import modality_sums, of_each_feature
 
 __all__ = ["LatentDiffusionModuleMixin", "in_evaluation"]
 

@@ -8,13 +8,19 @@ from typing import Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Poisson
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import auto_move_data
 from torch import nn
 from torch.distributions import Distribution
 
+from scgm_scvi.distributions import (
+    LIKELIHOODS,
+    BlockwiseDistribution,
+    Likelihood,
+    log_likelihood,
+    modality_sums,
+)
 from scgm_scvi.nn import (
     ConditionEmbedding,
     ExpressionDecoder,
@@ -23,12 +29,9 @@ from scgm_scvi.nn import (
     add_adapters,
 )
 
-from ._blockwise import BlockwiseDistribution
 from ._constants import FEATURE_KEYS
-from ._likelihood import log_likelihood
 from ._missing_sizes import MissingSizes
-from ._modalities import modality_dropout_mask, modality_sums
-from ._open import OpenFeatures
+from ._modality_dropout import modality_dropout_mask
 from ._scgmvae import SCGMVAE
 
 __all__ = ["MultimodalVAE"]
@@ -52,8 +55,9 @@ class MultimodalVAE(SCGMVAE):
     widths
         Number of features of each modality.
     likelihoods
-        ``"nb"``, ``"poisson"`` or ``"bernoulli"`` for each modality. Bernoulli: a feature is open or
-        not, with log odds that the log depth (the log number of open features) is added to.
+        For each modality a name in :data:`scgm_scvi.distributions.LIKELIHOODS`, of counts whose
+        zeros are not inflated. ``"bernoulli"``: a feature is open or not, with log odds that the log
+        depth (the log number of open features) is added to.
     modality_dropout
         Probability of hiding one of the modalities of a cell in training.
     dispersion
@@ -79,7 +83,7 @@ class MultimodalVAE(SCGMVAE):
     def __init__(
         self,
         widths: Sequence[int],
-        likelihoods: Sequence[Literal["nb", "poisson", "bernoulli"]],
+        likelihoods: Sequence[str],
         n_batch: int = 0,
         n_hidden: int = 256,
         n_latent: int = 256,
@@ -132,13 +136,13 @@ class MultimodalVAE(SCGMVAE):
                 n,
                 n_cat_list=categories,
                 n_dispersion_factors=_DISPERSION_FACTORS
-                if likelihood == "nb" and dispersion == "gene-cell"
+                if likelihood.has_dispersion and dispersion == "gene-cell"
                 else 0,
-                scale_activation="sigmoid" if likelihood == "bernoulli" else "softmax",
+                scale_activation=likelihood.scale_activation,
                 n_factors=min(n_hidden, _N_FACTORS) if n > _MANY else None,
                 **shared,
             )
-            for n, likelihood in zip(self.widths, self.likelihoods, strict=True)
+            for n, likelihood in zip(self.widths, self._likelihoods, strict=True)
         )
         n_dispersed = sum(self._dispersed)
         self.px_r = nn.Parameter(torch.ones(n_dispersed))
@@ -179,10 +183,14 @@ class MultimodalVAE(SCGMVAE):
         return self.decoders[0]
 
     @property
+    def _likelihoods(self) -> list[Likelihood]:
+        return [LIKELIHOODS[name] for name in self.likelihoods]
+
+    @property
     def _dispersed(self) -> list[int]:
         """Number of features of each modality that have a dispersion."""
-        pairs = zip(self.widths, self.likelihoods, strict=True)
-        return [n if likelihood == "nb" else 0 for n, likelihood in pairs]
+        pairs = zip(self.widths, self._likelihoods, strict=True)
+        return [n if likelihood.has_dispersion else 0 for n, likelihood in pairs]
 
     def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Counts ``(n, n_features)`` of all modalities; of Bernoulli ones 0 and 1."""
@@ -263,11 +271,12 @@ class MultimodalVAE(SCGMVAE):
         return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
 
     def _as_modelled(self, x: torch.Tensor) -> torch.Tensor:
-        """The counts, but for Bernoulli modalities, of which it matters only what is open."""
-        if "bernoulli" not in self.likelihoods:
+        """The counts, but for binary modalities, of which it matters only what is open."""
+        likelihoods = self._likelihoods
+        if not any(likelihood.is_binary for likelihood in likelihoods):
             return x
-        parts = zip(x.split(self.widths, dim=1), self.likelihoods, strict=True)
-        return torch.cat([(p > 0).to(x) if kind == "bernoulli" else p for p, kind in parts], dim=1)
+        pairs = zip(x.split(self.widths, dim=1), likelihoods, strict=True)
+        return torch.cat([likelihood.as_modelled(part) for part, likelihood in pairs], dim=1)
 
     @auto_move_data
     def generative(
@@ -291,8 +300,7 @@ class MultimodalVAE(SCGMVAE):
         for j, table in enumerate(self.px_r_shifts):
             log_dispersions = log_dispersions + table(tokens[:, j])
         log_dispersions = log_dispersions.split(self._dispersed, dim=-1)
-
-        training = self.training
+        likelihoods, training = self._likelihoods, self.training
 
         def part(j: int) -> Distribution:
             decoder = self.decoders[j]
@@ -302,12 +310,10 @@ class MultimodalVAE(SCGMVAE):
                 decoder_input, library[..., j : j + 1], batch_index, *covariates
             )
             decoder.train(before)
-            if self.likelihoods[j] == "nb":
-                log_theta = log_dispersions[j] if shift is None else log_dispersions[j] + shift
-                return NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale)
-            if self.likelihoods[j] == "poisson":
-                return Poisson(rate, scale=scale, validate_args=False)
-            return OpenFeatures(rate, base_logits=scale)
+            theta = None
+            if likelihoods[j].has_dispersion:
+                theta = (log_dispersions[j] if shift is None else log_dispersions[j] + shift).exp()
+            return likelihoods[j].distribution(rate, scale, theta)
 
         if self.n_sizes == 1:
             px = part(0)
@@ -323,7 +329,7 @@ class MultimodalVAE(SCGMVAE):
         px: Distribution,
     ) -> torch.Tensor:
         """Of the modalities that are shown."""
-        parts = px.parts if isinstance(px, BlockwiseDistribution) else [px]
+        parts = [px] if self.n_sizes == 1 else px.parts
         counts = inference_outputs["counts"].split(self.widths, dim=1)
         pairs = list(zip(parts, counts, strict=True))
         if inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:

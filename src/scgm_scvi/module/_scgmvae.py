@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import LossOutput, auto_move_data
@@ -16,6 +15,7 @@ from scvi.utils import unsupported_if_adata_minified
 from torch import nn
 from torch.distributions import Distribution
 
+from scgm_scvi.distributions import LIKELIHOODS, Likelihood, log_likelihood
 from scgm_scvi.nn import (
     ConditionEmbedding,
     ExpressionDecoder,
@@ -26,7 +26,6 @@ from scgm_scvi.nn import (
 )
 
 from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import log_likelihood, nb_log_likelihood
 
 __all__ = ["SCGMVAE"]
 
@@ -43,8 +42,10 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     Parameters
     ----------
     n_input, n_batch, n_hidden, n_latent, n_layers, n_continuous_cov, n_cats_per_cov, \
-    dropout_rate, gene_likelihood, encode_covariates, use_size_factor_key
+    dropout_rate, encode_covariates, use_size_factor_key
         As in :class:`scvi.module.VAE`.
+    gene_likelihood
+        A name in :data:`scgm_scvi.distributions.LIKELIHOODS`.
     dispersion
         ``"gene"``, ``"gene-batch"``; ``"gene-label"``: one per gene, shifted by each condition of
         the cell, the shifts drawn towards zero for rare conditions; ``"gene-cell"``: shifted
@@ -90,7 +91,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         n_cats_per_cov: Sequence[int] | None = None,
         dropout_rate: float = 0.0,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-cell",
-        gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
+        gene_likelihood: str = "nb",
         encode_covariates: bool = False,
         use_size_factor_key: bool = False,
         n_conditions: Sequence[int] = (),
@@ -135,7 +136,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_latent,
             n_cat_list=categories if encode_covariates else None,
             n_features=n_input,
-            normalize=gene_likelihood != "normal",
+            normalize=self.likelihood.is_counts,
             n_memory=n_memory,
             return_dist=True,
             **shared,
@@ -147,9 +148,11 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_latent + width + n_continuous_cov,
             n_input,
             n_cat_list=categories,
-            zero_inflation=gene_likelihood == "zinb",
+            zero_inflation=self.likelihood.zero_inflated,
             n_dispersion_factors=_DISPERSION_FACTORS if dispersion == "gene-cell" else 0,
-            scale_activation="softplus" if use_size_factor_key else "softmax",
+            scale_activation="softplus"
+            if use_size_factor_key
+            else self.likelihood.scale_activation,
             **shared,
         )
         nn.init.ones_(self.px_r)
@@ -174,8 +177,13 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             add_adapters(self, adapter_rank)
 
     @property
+    def likelihood(self) -> Likelihood:
+        """Of the features; of several modalities, the first's."""
+        return LIKELIHOODS[self.gene_likelihood]
+
+    @property
     def drops_modalities(self) -> bool:
-        """Whether training drops_modalities parts of cells."""
+        """Whether training drops modalities."""
         return False
 
     @property
@@ -258,17 +266,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             log_dispersion = log_dispersion + shift(tokens[:, j])
         if cell_shift is not None:
             log_dispersion = log_dispersion + cell_shift
-        theta = log_dispersion.exp()
-        if self.gene_likelihood == "nb":
-            px = NegativeBinomial(mu=rate, theta=theta, scale=scale)
-        elif self.gene_likelihood == "zinb":
-            px = ZeroInflatedNegativeBinomial(
-                mu=rate, theta=theta, zi_logits=zero_logits, scale=scale
-            )
-        elif self.gene_likelihood == "poisson":
-            px = Poisson(rate=rate, scale=scale)
-        else:
-            px = Normal(rate, theta, normal_mu=scale)
+        px = self.likelihood.distribution(rate, scale, log_dispersion.exp(), zero_logits)
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
     @unsupported_if_adata_minified
@@ -304,8 +302,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     ) -> torch.Tensor:
         """Negative log-likelihood ``(..., n)`` of the features."""
         x = self.features(tensors)
-        if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
-            return -nb_log_likelihood(x, px.mu, px.theta)
+        if self.likelihood.has_dispersion and inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:
+            return -log_likelihood(px, x)
         return -px.log_prob(x).sum(-1)
 
     def replay_loss(

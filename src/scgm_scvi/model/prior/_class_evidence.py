@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from scgm_scvi.diffusion import exponential_sigmas, path_evidence
+from scgm_scvi.distributions import log_likelihood
 from scgm_scvi.model._batch_sizes import default_batch_size
-from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS, log_likelihood
+from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 
 __all__ = ["UNCALIBRATED", "ClassEvidenceMixin", "Weighing"]
 

@@ -17,13 +17,13 @@ from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi.distributions import with_mean
 from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.requests._conditions import Conditions, Request
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.training._diffusion import weights_fingerprint
-from scgm_scvi.module import with_mean
 
 __all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
 

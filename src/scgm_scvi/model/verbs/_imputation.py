@@ -13,12 +13,18 @@ from scipy import sparse
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.distributions import (
+    LIKELIHOODS,
+    at_depth,
+    mean_log1p,
+    modality_sums,
+    of_each_feature,
+)
 from scgm_scvi.model._batch_sizes import MEMORY_BUDGET, default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import as_matrix
 from scgm_scvi.model.data._validation import layer_names, validate_adata
-from scgm_scvi.model.prior._posterior import Posterior, at_depth, mean_log1p
-from scgm_scvi.module import modality_sums, of_each_feature
+from scgm_scvi.model.prior._posterior import Posterior
 
 from ._generation import fresh_seed, stacked
 
@@ -174,9 +180,10 @@ class ImputationMixin:
         )
 
     def _require_counts(self) -> None:
-        if getattr(self.module, "gene_likelihood", None) == "normal":
+        likelihood = getattr(self.module, "gene_likelihood", None)
+        if likelihood is not None and not LIKELIHOODS[likelihood].is_counts:
             raise ValueError(
-                "The model has gene_likelihood='normal'; imputing needs counts, whose depth tells "
+                f"The model has gene_likelihood={likelihood!r}; imputing needs counts, whose depth tells "
                 "how much was not measured. Train on raw counts, with 'nb'."
             )
 

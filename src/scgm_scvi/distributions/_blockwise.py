@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
+
+from ._operations import (
+    at_depth,
+    log_likelihood,
+    positive_probability,
+    rates_given_counts,
+    with_dispersion,
+    with_mean,
+    zero_probability,
+)
 
 __all__ = ["BlockwiseDistribution"]
 
@@ -38,7 +48,7 @@ class BlockwiseDistribution(Distribution):
     --------
     >>> import torch
     >>> from torch.distributions import Bernoulli, Poisson
-    >>> from scgm_scvi.module import BlockwiseDistribution
+    >>> from scgm_scvi.distributions import BlockwiseDistribution
     >>> px = BlockwiseDistribution([Poisson(torch.ones(2, 3)), Bernoulli(torch.full((2, 1), 0.5))])
     >>> px.mean
     tensor([[1.0000, 1.0000, 1.0000, 0.5000],
@@ -80,6 +90,11 @@ class BlockwiseDistribution(Distribution):
         return tuple(self.part(i) for i in range(len(self.widths)))
 
     @property
+    def support(self) -> constraints.Constraint:
+        """What values each feature can have."""
+        return constraints.cat([part.support for part in self.parts], -1, self.widths)
+
+    @property
     def mean(self) -> torch.Tensor:
         """Expected features, ``(n, n_features)``."""
         return torch.cat([part.mean for part in self.parts], dim=-1)
@@ -105,3 +120,58 @@ class BlockwiseDistribution(Distribution):
 
     def __repr__(self) -> str:
         return f"BlockwiseDistribution({' + '.join(map(str, self.widths))} features)"
+
+
+@log_likelihood.register(BlockwiseDistribution)
+def _log_likelihood(px: BlockwiseDistribution, x: torch.Tensor) -> torch.Tensor:
+    total = x.new_zeros(len(x))
+    for i, own in enumerate(px.split(x)):
+        measured = (own != 0).any(dim=1)
+        if measured.any():
+            total = total + torch.where(measured, log_likelihood(px.part(i), own), 0.0)
+    return total
+
+
+@with_mean.register(BlockwiseDistribution)
+def _with_mean(px: BlockwiseDistribution, mean: torch.Tensor) -> BlockwiseDistribution:
+    pairs = zip(px.parts, px.split(mean), strict=True)
+    return BlockwiseDistribution([with_mean(*pair) for pair in pairs])
+
+
+@with_dispersion.register(BlockwiseDistribution)
+def _with_dispersion(
+    px: BlockwiseDistribution, rows: torch.Tensor, theta: torch.Tensor
+) -> BlockwiseDistribution:
+    pairs = zip(px.parts, px.split(theta), strict=True)
+    return BlockwiseDistribution([with_dispersion(part, rows, own) for part, own in pairs])
+
+
+@at_depth.register(BlockwiseDistribution)
+def _at_depth(
+    px: BlockwiseDistribution, depth: torch.Tensor, columns: torch.Tensor
+) -> BlockwiseDistribution:
+    ends = torch.as_tensor([0, *px.widths], device=columns.device).cumsum(0).tolist()
+    parts = []
+    for i, (part, start, end) in enumerate(zip(px.parts, ends[:-1], ends[1:], strict=True)):
+        own = columns[(columns >= start) & (columns < end)] - start
+        parts.append(at_depth(part, depth[:, i : i + 1], own))
+    return BlockwiseDistribution(parts)
+
+
+@zero_probability.register(BlockwiseDistribution)
+def _zero_probability(px: BlockwiseDistribution) -> torch.Tensor:
+    return torch.cat([zero_probability(part) for part in px.parts], dim=1)
+
+
+@positive_probability.register(BlockwiseDistribution)
+def _positive_probability(px: BlockwiseDistribution) -> torch.Tensor:
+    return torch.cat([positive_probability(part) for part in px.parts], dim=1)
+
+
+@rates_given_counts.register(BlockwiseDistribution)
+def _rates_given_counts(px: BlockwiseDistribution, x: torch.Tensor) -> torch.Tensor:
+    rates = [
+        torch.where((own != 0).any(dim=1, keepdim=True), rates_given_counts(part, own), part.mean)
+        for part, own in zip(px.parts, px.split(x), strict=True)
+    ]
+    return torch.cat(rates, dim=1)
