@@ -14,7 +14,9 @@ from scipy import sparse
 
 from scgm_scvi import MultiSCGM
 from scgm_scvi._mudata import columns_stay
-from scgm_scvi.model.verbs import _generation, _replaying, pad_modalities
+from scgm_scvi.model import pad_modalities
+from scgm_scvi.model.training import _replaying
+from scgm_scvi.model.verbs import _generation
 
 FAST = {"n_steps": 4, "progress_bar": False}
 B = {"cell_type": "CD19+ B"}
