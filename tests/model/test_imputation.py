@@ -195,7 +195,7 @@ class TestWhatItMeans:
             300,
             {"donor": "d1", "plate": "p1"},
             seed=1,
-            n_fit_steps=10,
+            n_steps=10,
             progress_bar=False,
         )
         x = adata.X.toarray()

@@ -30,9 +30,9 @@ class BlockwiseDistribution(Distribution):
         that makes it, called when it is first asked for: who looks at one modality alone need not wait
         for the others.
     widths
-        Number of features of each; needed where ``parts`` are functions.
+        Number of features of each. Default: as their means have, for which functions are called.
     n_cells
-        ``n``, or leading dimensions, needed there too.
+        ``n``, or leading dimensions; given with ``widths``.
 
     Raises
     ------
@@ -66,9 +66,9 @@ class BlockwiseDistribution(Distribution):
         n_cells: Sequence[int] | None = None,
     ) -> None:
         self._parts = list(parts)
-        if widths is None:
+        if widths is None or n_cells is None:
             # scvi's distributions don't say what shape they have; their means do
-            shapes = [part.mean.shape for part in self._parts]
+            shapes = [self.part(i).mean.shape for i in range(len(self._parts))]
             if not shapes or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
                 raise ValueError(
                     f"parts have means of the shapes {[tuple(shape) for shape in shapes]}; give at "
@@ -80,9 +80,10 @@ class BlockwiseDistribution(Distribution):
 
     def part(self, number: int) -> Distribution:
         """The distribution of one modality."""
-        if not isinstance(self._parts[number], Distribution):
-            self._parts[number] = self._parts[number]()
-        return self._parts[number]
+        part = self._parts[number]
+        if not isinstance(part, Distribution):
+            part = self._parts[number] = part()
+        return part
 
     @property
     def parts(self) -> tuple[Distribution, ...]:
@@ -104,7 +105,7 @@ class BlockwiseDistribution(Distribution):
         """Variances of the features, ``(n, n_features)``."""
         return torch.cat([part.variance for part in self.parts], dim=-1)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> torch.Tensor:
         """Draws of shape ``(*sample_shape, n, n_features)``."""
         shape = torch.Size(sample_shape)
         return torch.cat([part.sample(shape) for part in self.parts], dim=-1)

@@ -1,6 +1,7 @@
 """scvi modules: a mixin that gives any scvi VAE a denoiser, and SCGM's own VAE."""
 
 from ._constants import FEATURE_KEYS, SCGM_KEYS
+from ._contract import LatentDiffusionModule
 from ._fine_tuning import CategoryCounts, grow, new_entries, only_trained
 from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._missing_sizes import MissingSizes
@@ -21,6 +22,7 @@ __all__ = [
     "SCGMVAE",
     "SCGM_KEYS",
     "CategoryCounts",
+    "LatentDiffusionModule",
     "LatentDiffusionModuleMixin",
     "MissingSizes",
     "modality_dropout_mask",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -30,9 +30,10 @@ from scgm_scvi.nn import (
 )
 
 from ._constants import FEATURE_KEYS
+from ._latent_diffusion import Tensors
 from ._missing_sizes import MissingSizes
 from ._modality_dropout import modality_dropout_mask
-from ._scgmvae import SCGMVAE
+from ._two_stage_vae import TwoStageVAE
 
 __all__ = ["MultimodalVAE"]
 
@@ -41,7 +42,7 @@ _MANY = 50_000  # features of a modality, from which on its decoder is narrower
 _N_FACTORS = 64
 
 
-class MultimodalVAE(SCGMVAE):
+class MultimodalVAE(TwoStageVAE):
     """Variational autoencoder of cells measured in one or more modalities.
 
     As :class:`SCGMVAE`, with a depth, a decoder and a likelihood for each modality, and one latent. A
@@ -114,7 +115,7 @@ class MultimodalVAE(SCGMVAE):
         self.encode_covariates, self.use_size_factor_key = encode_covariates, False
         self.dispersion, self.gene_likelihood = dispersion, self.likelihoods[0]
         categories = [n_batch, *self.n_cats_per_cov]
-        shared = {
+        shared: dict[str, Any] = {
             "n_layers": n_layers,
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
@@ -152,8 +153,8 @@ class MultimodalVAE(SCGMVAE):
             self.px_r_shifts.extend(
                 nn.Embedding(n + 1, n_dispersed, padding_idx=0) for n in n_conditions
             )
-            for table in self.px_r_shifts:
-                nn.init.zeros_(table.weight)
+            for shifts in self.px_r_shifts.parameters():
+                nn.init.zeros_(shifts)
         self.prior = MixturePrior(n_components, n_latent)
         self.missing_sizes = MissingSizes(n_latent, self.n_sizes)
         self.init_denoiser(
@@ -180,7 +181,11 @@ class MultimodalVAE(SCGMVAE):
     @property
     def decoder(self) -> ExpressionDecoder:
         """The first modality's, which is the only one of a single modality."""
-        return self.decoders[0]
+        return self._decoders[0]
+
+    @property
+    def _decoders(self) -> list[ExpressionDecoder]:
+        return cast(list[ExpressionDecoder], list(self.decoders))
 
     @property
     def _likelihoods(self) -> list[Likelihood]:
@@ -192,7 +197,7 @@ class MultimodalVAE(SCGMVAE):
         pairs = zip(self.widths, self._likelihoods, strict=True)
         return [n if likelihood.has_dispersion else 0 for n, likelihood in pairs]
 
-    def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def features(self, tensors: Tensors) -> torch.Tensor:
         """Counts ``(n, n_features)`` of all modalities; of Bernoulli ones 0 and 1."""
         parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
         return self._as_modelled(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
@@ -204,15 +209,15 @@ class MultimodalVAE(SCGMVAE):
     @property
     def batch_shifts(self) -> list[nn.Embedding]:
         """Log shifts of features in each batch, one table for each decoder."""
-        return [decoder.batch_shifts for decoder in self.decoders]
+        return [decoder.batch_shifts for decoder in self._decoders]
 
     def set_mean(self, mean: torch.Tensor) -> None:
         """Start the decoders from mean counts of shape ``(n_features,)``."""
-        for decoder, part in zip(self.decoders, mean.split(self.widths), strict=True):
+        for decoder, part in zip(self._decoders, mean.split(self.widths), strict=True):
             decoder.set_mean(part)
 
     def _get_inference_input(
-        self, tensors: Mapping[str, torch.Tensor | None], full_forward_pass: bool = False
+        self, tensors: Tensors, full_forward_pass: bool = False
     ) -> dict[str, torch.Tensor | None]:
         return {
             MODULE_KEYS.X_KEY: self.features(tensors),
@@ -252,9 +257,7 @@ class MultimodalVAE(SCGMVAE):
             "counts": x,
         }
 
-    def encode_state(
-        self, tensors: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance ``(n, n_latent + n_sizes)`` of states; unknown log sizes as expected."""
         mean, variance = super().encode_state(tensors)
         if self.n_sizes == 1:
@@ -303,7 +306,7 @@ class MultimodalVAE(SCGMVAE):
         likelihoods, training = self._likelihoods, self.training
 
         def part(j: int) -> Distribution:
-            decoder = self.decoders[j]
+            decoder = self._decoders[j]
             before = decoder.training
             decoder.train(training)  # as when it was asked for
             scale, shift, rate, _ = decoder(
@@ -323,13 +326,10 @@ class MultimodalVAE(SCGMVAE):
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
     def _reconstruction(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        px: Distribution,
+        self, tensors: Tensors, inference_outputs: dict[str, Any], px: Distribution
     ) -> torch.Tensor:
         """Of the modalities that are shown."""
-        parts = [px] if self.n_sizes == 1 else px.parts
+        parts = px.parts if isinstance(px, BlockwiseDistribution) else (px,)
         counts = inference_outputs["counts"].split(self.widths, dim=1)
         pairs = list(zip(parts, counts, strict=True))
         if inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
-from scvi.module.base import LossOutput, auto_move_data
-from scvi.utils import unsupported_if_adata_minified
+from scvi.module.base import auto_move_data
 from torch import nn
 from torch.distributions import Distribution
 
-from scgm_scvi.distributions import LIKELIHOODS, Likelihood, log_likelihood
+from scgm_scvi.distributions import log_likelihood
 from scgm_scvi.nn import (
     ConditionEmbedding,
     ExpressionDecoder,
     ExpressionEncoder,
     MixturePrior,
     add_adapters,
-    drop_conditions,
 )
 
-from ._latent_diffusion import LatentDiffusionModuleMixin
+from ._latent_diffusion import Tensors
+from ._two_stage_vae import TwoStageVAE
 
 __all__ = ["SCGMVAE"]
 
 _DISPERSION_FACTORS = 8
 
 
-class SCGMVAE(LatentDiffusionModuleMixin, VAE):
+class SCGMVAE(TwoStageVAE):
     """Variational autoencoder of counts whose latent a diffusion model can learn.
 
     Differences from :class:`scvi.module.VAE`: a mixture prior, so that the KL term can keep a
@@ -123,7 +119,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         self.n_cats_per_cov = list(n_cats_per_cov or [])
         self.condition_dropout = condition_dropout
         categories = [n_batch, *self.n_cats_per_cov]
-        shared = {
+        shared: dict[str, Any] = {
             "n_layers": n_layers,
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
@@ -162,8 +158,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             self.px_r_shifts.extend(
                 nn.Embedding(n + 1, n_input, padding_idx=0) for n in n_conditions
             )
-            for table in self.px_r_shifts:
-                nn.init.zeros_(table.weight)
+            for shifts in self.px_r_shifts.parameters():
+                nn.init.zeros_(shifts)
         self.prior = MixturePrior(n_components, n_latent)
         self.init_denoiser(
             n_latent,
@@ -175,11 +171,6 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         )
         if adapter_rank:
             add_adapters(self, adapter_rank)
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """Of the features; of several modalities, the first's."""
-        return LIKELIHOODS[self.gene_likelihood]
 
     @property
     def drops_modalities(self) -> bool:
@@ -194,46 +185,6 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     def set_mean(self, mean: torch.Tensor) -> None:
         """Start the decoder from mean counts of shape ``(n_features,)``."""
         self.decoder.set_mean(mean)
-
-    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
-        """Log-density in nats of latents ``(..., n_latent)`` under the mixture prior."""
-        return self.prior.log_prob(z)
-
-    def _get_generative_input(
-        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
-    ) -> dict[str, torch.Tensor | None]:
-        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        tokens, values = self.conditions(tensors)
-        return {
-            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
-            MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],
-            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
-            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
-            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
-            MODULE_KEYS.SIZE_FACTOR_KEY: None if size_factor is None else size_factor.log(),
-            "tokens": tokens,
-            "values": values,
-        }
-
-    def _decoder_input(
-        self,
-        z: torch.Tensor,
-        cont_covs: torch.Tensor | None,
-        tokens: torch.Tensor | None,
-        values: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What decoders read, and the tokens of the conditions, some dropped in training."""
-        n, embedding = z.shape[-2], self.condition_embedding
-        if tokens is None:
-            tokens = torch.zeros(n, len(embedding.tables), dtype=torch.long, device=z.device)
-        if values is None:
-            values = z.new_full((n, len(embedding.curves)), float("nan"))
-        if self.training:
-            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
-        extra = [embedding(tokens, values)]
-        if cont_covs is not None:
-            extra.append(cont_covs)
-        return torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1), tokens
 
     @auto_move_data
     def generative(
@@ -259,7 +210,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             batch_index,
             *covariates,
         )
-        log_dispersion = self.px_r
+        log_dispersion: torch.Tensor = self.px_r
         if self.dispersion == "gene-batch":
             log_dispersion = self.px_r.T[batch_index.squeeze(-1).long()]
         for j, shift in enumerate(self.px_r_shifts):
@@ -269,84 +220,10 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         px = self.likelihood.distribution(rate, scale, log_dispersion.exp(), zero_logits)
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
-    @unsupported_if_adata_minified
-    def loss(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Distribution | None],
-        kl_weight: torch.Tensor | float = 1.0,
-        n_obs: int = 1,
-    ) -> LossOutput:
-        """Negative ELBO; the KL term by one posterior sample, as the prior is a mixture."""
-        z = inference_outputs[MODULE_KEYS.Z_KEY]
-        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
-        kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        px = generative_outputs[MODULE_KEYS.PX_KEY]
-        reconstruction = self._reconstruction(tensors, inference_outputs, px)
-        loss = (reconstruction + kl_weight * kl).mean()
-        if self.px_r_shifts and n_obs > 1:
-            # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.
-            loss = loss + sum(t.weight.square().sum() for t in self.px_r_shifts) / (2 * n_obs)
-        return LossOutput(
-            loss=loss,
-            reconstruction_loss=reconstruction,
-            kl_local={MODULE_KEYS.KL_Z_KEY: kl},
-        )
-
     def _reconstruction(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        px: Distribution,
+        self, tensors: Tensors, inference_outputs: dict[str, Any], px: Distribution
     ) -> torch.Tensor:
-        """Negative log-likelihood ``(..., n)`` of the features."""
         x = self.features(tensors)
         if self.likelihood.has_dispersion and inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:
             return -log_likelihood(px, x)
         return -px.log_prob(x).sum(-1)
-
-    def replay_loss(
-        self,
-        state: torch.Tensor,
-        tensors: dict[str, torch.Tensor],
-        kl_weight: torch.Tensor | float = 1.0,
-    ) -> torch.Tensor:
-        """Mean negative log-likelihood of generated cells whose states ``(n, n_latent + n_sizes)`` are known.
-
-        The ELBO with the known latent in place of a sample of the encoder's: the decoder goes on
-        decoding it to the cell, and the encoder encoding the cell to it. What the model knew thus
-        stays where it was in the latent. The encoder's part is the sleep phase of Hinton et al.
-        1995, doi:10.1126/science.7761831.
-        """
-        latent, _ = self.split_state(state)
-        qz = self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
-        px = self.decode_state(state, tensors)
-        reconstruction = -log_likelihood(px, self.features(tensors))
-        known = qz.log_prob(latent).sum(-1) + self.prior.log_prob(latent)
-        return (reconstruction - kl_weight * known).mean()
-
-    @torch.inference_mode()
-    @auto_move_data
-    def marginal_ll(
-        self,
-        tensors: dict[str, torch.Tensor],
-        n_mc_samples: int,
-        return_mean: bool = False,
-        n_mc_samples_per_pass: int = 1,
-    ) -> torch.Tensor | float:
-        """Importance-sampled log-likelihood in nats a cell, as :class:`scvi.module.VAE`."""
-        terms = []
-        for _ in range(math.ceil(n_mc_samples / n_mc_samples_per_pass)):
-            inference, _, losses = self.forward(
-                tensors,
-                inference_kwargs={"n_samples": n_mc_samples_per_pass},
-                get_inference_input_kwargs={"full_forward_pass": True},
-            )
-            z, qz = inference[MODULE_KEYS.Z_KEY], inference[MODULE_KEYS.QZ_KEY]
-            log_weight = self.prior.log_prob(z) - qz.log_prob(z).sum(-1)
-            log_weight = log_weight - losses.dict_sum(losses.reconstruction_loss)
-            terms.append(log_weight.reshape(-1, z.shape[-2]))
-        weights = torch.cat(terms)
-        out = torch.logsumexp(weights, dim=0) - math.log(len(weights))
-        return out.mean().item() if return_mean else out.cpu()

@@ -42,8 +42,8 @@ class ConditionEmbedding(nn.Module):
         super().__init__()
         self.n_output = n_output
         self.tables = nn.ModuleList(nn.Embedding(n + 1, n_output) for n in n_categories)
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.3)
+        for weight in self.tables.parameters():
+            nn.init.normal_(weight, std=0.3)
         self.curves = nn.ModuleList(
             nn.Sequential(nn.Linear(2, n_output), nn.SiLU(), nn.Linear(n_output, n_output))
             for _ in range(n_continuous)
