@@ -3,7 +3,8 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from scgm_scvi.module import SCGM_KEYS, MissingSizes, MultimodalVAE, log_likelihood
+from scgm_scvi.distributions import log_likelihood
+from scgm_scvi.module import SCGM_KEYS, MissingSizes, MultimodalVAE
 
 BLOCKS = [12, 30]
 

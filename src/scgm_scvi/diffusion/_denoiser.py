@@ -122,7 +122,7 @@ class Denoiser(nn.Module):
         -------
         Tensor of shape ``(n,)``.
         """
-        weight = 1.0
+        weight: torch.Tensor | float = 1.0
         if sigma is None:
             sigma = self.noise.draw(len(x0), generator=generator, device=x0.device)
             weight = self.noise.weight(sigma)

@@ -163,7 +163,8 @@ def _trace(x: torch.Tensor, denoised: torch.Tensor, probes: torch.Tensor | None)
 
     if probes is None:  # rows are independent: the derivative of a column's sum holds every row's
         columns = range(x.shape[1])
-        return sum(pull_back(denoised[:, j].sum())[:, j] for j in columns)
+        each = (pull_back(denoised[:, j].sum())[:, j] for j in columns)
+        return sum(each, start=x.new_zeros(()))
     products = [(pull_back(denoised, v.to(denoised)) * v).sum(dim=1) for v in probes]
     return torch.stack(products).mean(dim=0)
 

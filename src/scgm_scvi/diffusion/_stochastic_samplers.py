@@ -165,7 +165,7 @@ def dpmpp_2m_sde(
     """
     if not eta >= 0:
         raise ValueError(f"eta is {eta}; it must be 0 (no noise) or more.")
-    x, previous, h_previous = x.double(), None, None
+    x, previous, h_previous = x.double(), None, math.inf
     for i, sigma, sigma_next in steps(sigmas):
         denoised = denoise(x, sigmas[i]).double()
         if sigma_next == 0:  # lambda is infinite: the step lands on the estimate

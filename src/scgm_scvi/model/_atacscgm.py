@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -13,6 +13,7 @@ from scvi.external import POISSONVI
 from scvi.model import PEAKVI
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.module import MultimodalVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
@@ -20,9 +21,8 @@ from ._two_stage_model import TwoStageModel
 from .training._disk_training import own_registry
 from .verbs._peak_getters import PeakGettersMixin
 
-__all__ = ["ATACSCGM", "PEAK_LIKELIHOODS", "check_peaks"]
+__all__ = ["ATACSCGM", "check_peaks", "peak_likelihoods"]
 
-PEAK_LIKELIHOODS = ("poisson", "nb", "bernoulli")
 _FEW_ODD = 0.2  # share of odd numbers among counts, below which they are of both ends of fragments
 
 
@@ -75,7 +75,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
         self,
         adata: AnnData | None = None,
         registry: dict | None = None,
-        peak_likelihood: Literal["poisson", "nb", "bernoulli"] = "poisson",
+        peak_likelihood: str = "poisson",
         n_hidden: int = 256,
         n_latent: int = 256,
         n_layers: int = 2,
@@ -114,6 +114,11 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
         check_peaks(x, peak_likelihood, place)
 
 
+def peak_likelihoods() -> tuple[str, ...]:
+    """Names of the likelihoods that peaks can have."""
+    return tuple(n for n, kind in LIKELIHOODS.items() if kind.is_counts and not kind.zero_inflated)
+
+
 def check_peaks(x: np.ndarray | sparse.spmatrix | None, likelihood: str, place: str) -> None:
     """Check that a matrix of peaks goes with a likelihood.
 
@@ -134,12 +139,13 @@ def check_peaks(x: np.ndarray | sparse.spmatrix | None, likelihood: str, place: 
     UserWarning
         If counts look like those of reads, two a fragment.
     """
-    if likelihood not in PEAK_LIKELIHOODS:
+    known = peak_likelihoods()
+    if likelihood not in known:
         raise ValueError(
-            f"peak_likelihood is {likelihood!r}.{nearest(likelihood, PEAK_LIKELIHOODS)} "
-            f"Use one of {listed(PEAK_LIKELIHOODS)}."
+            f"peak_likelihood is {likelihood!r}.{nearest(likelihood, known)} "
+            f"Use one of {listed(known)}."
         )
-    if x is None or likelihood == "bernoulli":
+    if x is None or LIKELIHOODS[likelihood].is_binary:
         return
     values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
     values = values[values > 0]

@@ -10,10 +10,11 @@ from scvi import REGISTRY_KEYS
 from scvi.model import MULTIVI
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.module import MultimodalVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
-from ._atacscgm import PEAK_LIKELIHOODS
+from ._atacscgm import peak_likelihoods
 from ._two_stage_model import TwoStageModel
 from .data._mudata_cells import MuDataCells
 from .data._mudata_fields import CountsField
@@ -25,8 +26,6 @@ from .verbs._multivi_refusals import MultiviRefusalsMixin
 from .verbs._translation import TranslationMixin
 
 __all__ = ["MultiSCGM"]
-
-_RNA_LIKELIHOODS = ("nb", "poisson")
 
 
 class MultiSCGM(
@@ -91,8 +90,8 @@ class MultiSCGM(
         self,
         adata: MuData | AnnData | None = None,
         registry: dict | None = None,
-        gene_likelihood: Literal["nb", "poisson"] = "nb",
-        peak_likelihood: Literal["poisson", "nb", "bernoulli"] = "poisson",
+        gene_likelihood: str = "nb",
+        peak_likelihood: str = "poisson",
         n_hidden: int = 256,
         n_latent: int = 256,
         n_layers: int = 2,
@@ -121,9 +120,11 @@ class MultiSCGM(
         self.get_normalized_function_name = "get_normalized_accessibility"
 
     def _check_likelihoods(self, gene_likelihood: str, peak_likelihood: str) -> None:
+        peaks = peak_likelihoods()
+        genes = tuple(name for name in peaks if not LIKELIHOODS[name].is_binary)
         for argument, value, known in (
-            ("gene_likelihood", gene_likelihood, _RNA_LIKELIHOODS),
-            ("peak_likelihood", peak_likelihood, PEAK_LIKELIHOODS),
+            ("gene_likelihood", gene_likelihood, genes),
+            ("peak_likelihood", peak_likelihood, peaks),
         ):
             if value not in known:
                 raise ValueError(
@@ -131,7 +132,7 @@ class MultiSCGM(
                 )
         fields = self.registry_["field_registries"]
         state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
-        if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
+        if state.get(CountsField.IS_BINARY_KEY) and not LIKELIHOODS[peak_likelihood].is_binary:
             raise ValueError(
                 f"The peaks ({self._cells.modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
                 f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "

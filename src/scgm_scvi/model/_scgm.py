@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from anndata import AnnData
 from scvi.model import SCVI
 
+from scgm_scvi._errors import listed
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.module import SCGMVAE
 from scgm_scvi.train import SCGMTrainingPlan
 
@@ -46,7 +49,8 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         by a few factors decoded from the latent. How a gene varies between cells of one state
         differs between states and assays, and a classifier sees it.
     gene_likelihood
-        ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` for log-normalised input.
+        ``"nb"``, ``"zinb"``, ``"poisson"``, or ``"normal"`` for log-normalised input; or another
+        of :data:`scgm_scvi.distributions.LIKELIHOODS` that is not binary.
     n_components
         Number of Gaussians in stage one's prior.
     condition_dropout
@@ -88,7 +92,7 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         n_layers: int = 2,
         dropout_rate: float = 0.0,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-cell",
-        gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
+        gene_likelihood: str = "nb",
         n_components: int = 64,
         condition_dropout: float = 0.1,
         encode_covariates: bool = False,
@@ -113,13 +117,19 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         self.module.minified_data_type = self.minified_data_type
 
     def _check_likelihood(self, gene_likelihood: str) -> None:
-        known = ("nb", "zinb", "poisson", "normal")
+        known = tuple(name for name, kind in LIKELIHOODS.items() if not kind.is_binary)
         if gene_likelihood not in known:
             raise ValueError(f"gene_likelihood is {gene_likelihood!r}; use one of {known}.")
         is_count_data = self.registry_["setup_args"].get("is_count_data", True)
-        if is_count_data == (gene_likelihood == "normal"):
+        if is_count_data != LIKELIHOODS[gene_likelihood].is_counts:
+            counts = [name for name in known if LIKELIHOODS[name].is_counts]
+            values = [name for name in known if name not in counts]
             raise ValueError(
                 f"gene_likelihood is {gene_likelihood!r}, but setup_anndata was told "
-                f"is_count_data={is_count_data}. Counts go with 'nb', 'zinb' or 'poisson'; "
-                "log-normalised values with 'normal'."
+                f"is_count_data={is_count_data}. Counts go with {_either(counts)}; "
+                f"log-normalised values with {_either(values)}."
             )
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(listed(names).rsplit(", ", 1))

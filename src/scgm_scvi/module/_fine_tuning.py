@@ -13,6 +13,8 @@ from torch import nn
 
 from scgm_scvi.nn import ExpressionDecoder
 
+from ._two_stage_vae import TwoStageVAE
+
 __all__ = ["CategoryCounts", "grow", "new_entries", "only_trained"]
 
 _ADAPTER = "adapter_"
@@ -34,7 +36,7 @@ class CategoryCounts:
 
 
 def grow(
-    module: nn.Module,
+    module: TwoStageVAE,
     state: Mapping[str, torch.Tensor],
     before: CategoryCounts,
     after: CategoryCounts,
@@ -66,7 +68,7 @@ def grow(
 
 
 def new_entries(
-    module: nn.Module, before: CategoryCounts, after: CategoryCounts
+    module: TwoStageVAE, before: CategoryCounts, after: CategoryCounts
 ) -> dict[str, torch.Tensor]:
     """Parameter name to a mask of its entries that belong to categories only ``after`` has.
 
@@ -144,7 +146,7 @@ class _Stretch(NamedTuple):
 
 
 def _growing(
-    module: nn.Module, before: CategoryCounts, after: CategoryCounts
+    module: TwoStageVAE, before: CategoryCounts, after: CategoryCounts
 ) -> Iterator[tuple[str, int, list[_Stretch]]]:
     """Weights with an entry a category, the dimension it lies along, and what lies along it."""
     for name, layers in module.named_modules():

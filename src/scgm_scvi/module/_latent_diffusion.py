@@ -13,14 +13,15 @@ from scvi.module.base import auto_move_data
 from torch.distributions import Distribution, Normal
 
 from scgm_scvi.diffusion import Denoiser
+from scgm_scvi.distributions import modality_sums, of_each_feature
 from scgm_scvi.nn import ScoreNetwork
 
 from ._constants import SCGM_KEYS
-from ._modalities import modality_sums, of_each_feature
+from ._scvi_module import ScviModule
 
 __all__ = ["LatentDiffusionModuleMixin", "in_evaluation"]
 
-Tensors = Mapping[str, torch.Tensor | None]
+Tensors = Mapping[str, torch.Tensor]
 
 
 def in_evaluation(method: Callable) -> Callable:
@@ -42,7 +43,7 @@ def in_evaluation(method: Callable) -> Callable:
     return evaluated
 
 
-class LatentDiffusionModuleMixin:
+class LatentDiffusionModuleMixin(ScviModule):
     """Encode cells to a state, decode a state to a distribution, and hold the denoiser of states.
 
     The state of a cell is its latent with the log library size (or log size factor) appended:

@@ -93,12 +93,11 @@ def _ridge(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     mean = x[:, :-1].mean(dim=0)
     centred, left = x[:, :-1] - mean, y - y.mean()
     u, s, v = torch.linalg.svd(centred, full_matrices=False)
-    n, best = len(y), None
+    n, fits = len(y), []
     for penalty in _PENALTIES:
         shrunk = s.square() / (s.square() + penalty * s.square().mean().clamp(min=1e-12))
         leverage = (u.square() * shrunk).sum(dim=1) + 1 / n
         error = ((left - u @ (shrunk * (u.T @ left))) / (1 - leverage).clamp(min=1e-6)).square()
-        if best is None or error.mean() < best[0]:
-            best = error.mean(), v.T @ (shrunk / s.clamp(min=1e-12) * (u.T @ left))
-    error, weights = best
+        fits.append((error.mean(), v.T @ (shrunk / s.clamp(min=1e-12) * (u.T @ left))))
+    error, weights = min(fits, key=lambda fit: float(fit[0]))
     return torch.cat([weights, (y.mean() - mean @ weights)[None]]), error

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Poisson
 from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import auto_move_data
 from torch import nn
 from torch.distributions import Distribution
 
+from scgm_scvi.distributions import (
+    LIKELIHOODS,
+    BlockwiseDistribution,
+    Likelihood,
+    log_likelihood,
+    modality_sums,
+)
 from scgm_scvi.nn import (
     ConditionEmbedding,
     ExpressionDecoder,
@@ -23,13 +29,11 @@ from scgm_scvi.nn import (
     add_adapters,
 )
 
-from ._blockwise import BlockwiseDistribution
 from ._constants import FEATURE_KEYS
-from ._likelihood import log_likelihood
+from ._latent_diffusion import Tensors
 from ._missing_sizes import MissingSizes
-from ._modalities import modality_dropout_mask, modality_sums
-from ._open import OpenFeatures
-from ._scgmvae import SCGMVAE
+from ._modality_dropout import modality_dropout_mask
+from ._two_stage_vae import TwoStageVAE
 
 __all__ = ["MultimodalVAE"]
 
@@ -38,7 +42,7 @@ _MANY = 50_000  # features of a modality, from which on its decoder is narrower
 _N_FACTORS = 64
 
 
-class MultimodalVAE(SCGMVAE):
+class MultimodalVAE(TwoStageVAE):
     """Variational autoencoder of cells measured in one or more modalities.
 
     As :class:`SCGMVAE`, with a depth, a decoder and a likelihood for each modality, and one latent. A
@@ -52,8 +56,9 @@ class MultimodalVAE(SCGMVAE):
     widths
         Number of features of each modality.
     likelihoods
-        ``"nb"``, ``"poisson"`` or ``"bernoulli"`` for each modality. Bernoulli: a feature is open or
-        not, with log odds that the log depth (the log number of open features) is added to.
+        For each modality a name in :data:`scgm_scvi.distributions.LIKELIHOODS`, of counts whose
+        zeros are not inflated. ``"bernoulli"``: a feature is open or not, with log odds that the log
+        depth (the log number of open features) is added to.
     modality_dropout
         Probability of hiding one of the modalities of a cell in training.
     dispersion
@@ -79,7 +84,7 @@ class MultimodalVAE(SCGMVAE):
     def __init__(
         self,
         widths: Sequence[int],
-        likelihoods: Sequence[Literal["nb", "poisson", "bernoulli"]],
+        likelihoods: Sequence[str],
         n_batch: int = 0,
         n_hidden: int = 256,
         n_latent: int = 256,
@@ -110,7 +115,7 @@ class MultimodalVAE(SCGMVAE):
         self.encode_covariates, self.use_size_factor_key = encode_covariates, False
         self.dispersion, self.gene_likelihood = dispersion, self.likelihoods[0]
         categories = [n_batch, *self.n_cats_per_cov]
-        shared = {
+        shared: dict[str, Any] = {
             "n_layers": n_layers,
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
@@ -131,13 +136,13 @@ class MultimodalVAE(SCGMVAE):
                 n,
                 n_cat_list=categories,
                 n_dispersion_factors=_DISPERSION_FACTORS
-                if likelihood == "nb" and dispersion == "gene-cell"
+                if likelihood.has_dispersion and dispersion == "gene-cell"
                 else 0,
-                scale_activation="sigmoid" if likelihood == "bernoulli" else "softmax",
+                scale_activation=likelihood.scale_activation,
                 n_factors=min(n_hidden, _N_FACTORS) if n > _MANY else None,
                 **shared,
             )
-            for n, likelihood in zip(self.widths, self.likelihoods, strict=True)
+            for n, likelihood in zip(self.widths, self._likelihoods, strict=True)
         )
         n_dispersed = sum(self._dispersed)
         self.px_r = nn.Parameter(torch.ones(n_dispersed))
@@ -147,8 +152,8 @@ class MultimodalVAE(SCGMVAE):
             self.px_r_shifts.extend(
                 nn.Embedding(n + 1, n_dispersed, padding_idx=0) for n in n_conditions
             )
-            for table in self.px_r_shifts:
-                nn.init.zeros_(table.weight)
+            for shifts in self.px_r_shifts.parameters():
+                nn.init.zeros_(shifts)
         self.prior = MixturePrior(n_components, n_latent)
         self.missing_sizes = MissingSizes(n_latent, self.n_sizes)
         self.init_denoiser(
@@ -175,15 +180,23 @@ class MultimodalVAE(SCGMVAE):
     @property
     def decoder(self) -> ExpressionDecoder:
         """The first modality's, which is the only one of a single modality."""
-        return self.decoders[0]
+        return self._decoders[0]
+
+    @property
+    def _decoders(self) -> list[ExpressionDecoder]:
+        return cast(list[ExpressionDecoder], list(self.decoders))
+
+    @property
+    def _likelihoods(self) -> list[Likelihood]:
+        return [LIKELIHOODS[name] for name in self.likelihoods]
 
     @property
     def _dispersed(self) -> list[int]:
         """Number of features of each modality that have a dispersion."""
-        pairs = zip(self.widths, self.likelihoods, strict=True)
-        return [n if likelihood == "nb" else 0 for n, likelihood in pairs]
+        pairs = zip(self.widths, self._likelihoods, strict=True)
+        return [n if likelihood.has_dispersion else 0 for n, likelihood in pairs]
 
-    def features(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def features(self, tensors: Tensors) -> torch.Tensor:
         """Counts ``(n, n_features)`` of all modalities; of Bernoulli ones 0 and 1."""
         parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
         return self._as_modelled(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
@@ -195,15 +208,15 @@ class MultimodalVAE(SCGMVAE):
     @property
     def batch_shifts(self) -> list[nn.Embedding]:
         """Log shifts of features in each batch, one table for each decoder."""
-        return [decoder.batch_shifts for decoder in self.decoders]
+        return [decoder.batch_shifts for decoder in self._decoders]
 
     def set_mean(self, mean: torch.Tensor) -> None:
         """Start the decoders from mean counts of shape ``(n_features,)``."""
-        for decoder, part in zip(self.decoders, mean.split(self.widths), strict=True):
+        for decoder, part in zip(self._decoders, mean.split(self.widths), strict=True):
             decoder.set_mean(part)
 
     def _get_inference_input(
-        self, tensors: Mapping[str, torch.Tensor | None], full_forward_pass: bool = False
+        self, tensors: Tensors, full_forward_pass: bool = False
     ) -> dict[str, torch.Tensor | None]:
         return {
             MODULE_KEYS.X_KEY: self.features(tensors),
@@ -243,9 +256,7 @@ class MultimodalVAE(SCGMVAE):
             "counts": x,
         }
 
-    def encode_state(
-        self, tensors: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_state(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance ``(n, n_latent + n_sizes)`` of states; unknown log sizes as expected."""
         mean, variance = super().encode_state(tensors)
         if self.n_sizes == 1:
@@ -262,11 +273,12 @@ class MultimodalVAE(SCGMVAE):
         return torch.cat([latent, sizes], dim=1), torch.cat([spread, unknown], dim=1)
 
     def _as_modelled(self, x: torch.Tensor) -> torch.Tensor:
-        """The counts, but for Bernoulli modalities, of which it matters only what is open."""
-        if "bernoulli" not in self.likelihoods:
+        """The counts, but for binary modalities, of which it matters only what is open."""
+        likelihoods = self._likelihoods
+        if not any(likelihood.is_binary for likelihood in likelihoods):
             return x
-        parts = zip(x.split(self.widths, dim=1), self.likelihoods, strict=True)
-        return torch.cat([(p > 0).to(x) if kind == "bernoulli" else p for p, kind in parts], dim=1)
+        pairs = zip(x.split(self.widths, dim=1), likelihoods, strict=True)
+        return torch.cat([likelihood.as_modelled(part) for part, likelihood in pairs], dim=1)
 
     @auto_move_data
     def generative(
@@ -290,23 +302,20 @@ class MultimodalVAE(SCGMVAE):
         for j, table in enumerate(self.px_r_shifts):
             log_dispersions = log_dispersions + table(tokens[:, j])
         log_dispersions = log_dispersions.split(self._dispersed, dim=-1)
-
-        training = self.training
+        likelihoods, training = self._likelihoods, self.training
 
         def part(j: int) -> Distribution:
-            decoder = self.decoders[j]
+            decoder = self._decoders[j]
             before = decoder.training
             decoder.train(training)  # as when it was asked for
             scale, shift, rate, _ = decoder(
                 decoder_input, library[..., j : j + 1], batch_index, *covariates
             )
             decoder.train(before)
-            if self.likelihoods[j] == "nb":
-                log_theta = log_dispersions[j] if shift is None else log_dispersions[j] + shift
-                return NegativeBinomial(mu=rate, theta=log_theta.exp(), scale=scale)
-            if self.likelihoods[j] == "poisson":
-                return Poisson(rate, scale=scale, validate_args=False)
-            return OpenFeatures(rate, base_logits=scale)
+            theta = None
+            if likelihoods[j].has_dispersion:
+                theta = (log_dispersions[j] if shift is None else log_dispersions[j] + shift).exp()
+            return likelihoods[j].distribution(rate, scale, theta)
 
         if self.n_sizes == 1:
             px = part(0)
@@ -316,13 +325,10 @@ class MultimodalVAE(SCGMVAE):
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
     def _reconstruction(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        px: Distribution,
+        self, tensors: Tensors, inference_outputs: dict[str, Any], px: Distribution
     ) -> torch.Tensor:
         """Of the modalities that are shown."""
-        parts = px.parts if isinstance(px, BlockwiseDistribution) else [px]
+        parts = px.parts if isinstance(px, BlockwiseDistribution) else (px,)
         counts = inference_outputs["counts"].split(self.widths, dim=1)
         pairs = list(zip(parts, counts, strict=True))
         if inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:

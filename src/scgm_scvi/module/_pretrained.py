@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, ZeroInflatedNegativeBinomial
 from scvi.module import SCANVAE, VAE
 from torch.distributions import Distribution
+
+from scgm_scvi.distributions import with_dispersion
 
 from ._latent_diffusion import LatentDiffusionModuleMixin, Tensors
 
@@ -43,22 +44,8 @@ class LabelsModuleMixin(LatentDiffusionModuleMixin):
         known = {**tensors, REGISTRY_KEYS.LABELS_KEY: labels.clamp(min=0)}
         px = super().decode_state(state, known)
         if self.dispersion == "gene-label" and bool((labels < 0).any()):
-            return _with_dispersion(px, labels < 0, self.px_r.mean(dim=1).exp())
+            return with_dispersion(px, labels < 0, self.px_r.mean(dim=1).exp())
         return px
-
-
-def _with_dispersion(px: Distribution, rows: torch.Tensor, theta: torch.Tensor) -> Distribution:
-    """The distribution with another dispersion in some of its rows ``(n, 1)``."""
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        theta = torch.where(rows, theta, px.theta)
-        return ZeroInflatedNegativeBinomial(
-            mu=px.mu, theta=theta, zi_logits=px.zi_logits, scale=px.scale
-        )
-    if isinstance(px, NegativeBinomial):
-        return NegativeBinomial(mu=px.mu, theta=torch.where(rows, theta, px.theta), scale=px.scale)
-    if isinstance(px, Normal):
-        return Normal(px.loc, torch.where(rows, theta, px.scale), normal_mu=px.normal_mu)
-    return px  # a Poisson has none
 
 
 class DiffusionVAE(LabelsModuleMixin, VAE):

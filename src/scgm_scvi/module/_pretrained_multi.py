@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module import MULTIVAE
 from scvi.module.base import auto_move_data
 from torch.distributions import Distribution
 
-from ._blockwise import BlockwiseDistribution
+from scgm_scvi.distributions import LIKELIHOODS, BlockwiseDistribution
+
 from ._constants import FEATURE_KEYS
 from ._latent_diffusion import LatentDiffusionModuleMixin, Tensors, in_evaluation
 from ._missing_sizes import MissingSizes
@@ -115,11 +115,6 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
 
     def _genes(self, outputs: dict[str, Any]) -> Distribution:
         """Counts of genes, by the model's likelihood."""
-        rate, scale = outputs["px_rate"], outputs["px_scale"]
-        if self.gene_likelihood == "poisson":
-            return Poisson(rate, scale=scale)
-        if self.gene_likelihood == "nb":
-            return NegativeBinomial(mu=rate, theta=outputs["px_r"], scale=scale)
-        return ZeroInflatedNegativeBinomial(
-            mu=rate, theta=outputs["px_r"], zi_logits=outputs["px_dropout"], scale=scale
+        return LIKELIHOODS[self.gene_likelihood].distribution(
+            outputs["px_rate"], outputs["px_scale"], outputs["px_r"], outputs["px_dropout"]
         )

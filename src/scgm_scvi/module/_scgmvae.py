@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
-from scvi.module import VAE
 from scvi.module._constants import MODULE_KEYS
-from scvi.module.base import LossOutput, auto_move_data
-from scvi.utils import unsupported_if_adata_minified
+from scvi.module.base import auto_move_data
 from torch import nn
 from torch.distributions import Distribution
 
+from scgm_scvi.distributions import log_likelihood
 from scgm_scvi.nn import (
     ConditionEmbedding,
     ExpressionDecoder,
     ExpressionEncoder,
     MixturePrior,
     add_adapters,
-    drop_conditions,
 )
 
-from ._latent_diffusion import LatentDiffusionModuleMixin
-from ._likelihood import log_likelihood, nb_log_likelihood
+from ._latent_diffusion import Tensors
+from ._two_stage_vae import TwoStageVAE
 
 __all__ = ["SCGMVAE"]
 
 _DISPERSION_FACTORS = 8
 
 
-class SCGMVAE(LatentDiffusionModuleMixin, VAE):
+class SCGMVAE(TwoStageVAE):
     """Variational autoencoder of counts whose latent a diffusion model can learn.
 
     Differences from :class:`scvi.module.VAE`: a mixture prior, so that the KL term can keep a
@@ -43,8 +38,10 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     Parameters
     ----------
     n_input, n_batch, n_hidden, n_latent, n_layers, n_continuous_cov, n_cats_per_cov, \
-    dropout_rate, gene_likelihood, encode_covariates, use_size_factor_key
+    dropout_rate, encode_covariates, use_size_factor_key
         As in :class:`scvi.module.VAE`.
+    gene_likelihood
+        A name in :data:`scgm_scvi.distributions.LIKELIHOODS`.
     dispersion
         ``"gene"``, ``"gene-batch"``; ``"gene-label"``: one per gene, shifted by each condition of
         the cell, the shifts drawn towards zero for rare conditions; ``"gene-cell"``: shifted
@@ -90,7 +87,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         n_cats_per_cov: Sequence[int] | None = None,
         dropout_rate: float = 0.0,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene-cell",
-        gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
+        gene_likelihood: str = "nb",
         encode_covariates: bool = False,
         use_size_factor_key: bool = False,
         n_conditions: Sequence[int] = (),
@@ -122,7 +119,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         self.n_cats_per_cov = list(n_cats_per_cov or [])
         self.condition_dropout = condition_dropout
         categories = [n_batch, *self.n_cats_per_cov]
-        shared = {
+        shared: dict[str, Any] = {
             "n_layers": n_layers,
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
@@ -135,7 +132,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_latent,
             n_cat_list=categories if encode_covariates else None,
             n_features=n_input,
-            normalize=gene_likelihood != "normal",
+            normalize=self.likelihood.is_counts,
             n_memory=n_memory,
             return_dist=True,
             **shared,
@@ -146,9 +143,11 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             n_latent + width + n_continuous_cov,
             n_input,
             n_cat_list=categories,
-            zero_inflation=gene_likelihood == "zinb",
+            zero_inflation=self.likelihood.zero_inflated,
             n_dispersion_factors=_DISPERSION_FACTORS if dispersion == "gene-cell" else 0,
-            scale_activation="softplus" if use_size_factor_key else "softmax",
+            scale_activation="softplus"
+            if use_size_factor_key
+            else self.likelihood.scale_activation,
             **shared,
         )
         nn.init.ones_(self.px_r)
@@ -158,8 +157,8 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             self.px_r_shifts.extend(
                 nn.Embedding(n + 1, n_input, padding_idx=0) for n in n_conditions
             )
-            for table in self.px_r_shifts:
-                nn.init.zeros_(table.weight)
+            for shifts in self.px_r_shifts.parameters():
+                nn.init.zeros_(shifts)
         self.prior = MixturePrior(n_components, n_latent)
         self.init_denoiser(
             n_latent,
@@ -186,49 +185,6 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         """Start the decoder from mean counts of shape ``(n_features,)``."""
         self.decoder.set_mean(mean)
 
-    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
-        """Log-density in nats of latents ``(..., n_latent)`` under the mixture prior."""
-        return self.prior.log_prob(z)
-
-    def _get_generative_input(
-        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, Any]
-    ) -> dict[str, torch.Tensor | None]:
-        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        tokens, values = self.conditions(tensors)
-        return {
-            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
-            MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],
-            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
-            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
-            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
-            MODULE_KEYS.SIZE_FACTOR_KEY: None if size_factor is None else size_factor.log(),
-            "tokens": tokens,
-            "values": values,
-        }
-
-    def _decoder_input(
-        self,
-        z: torch.Tensor,
-        cont_covs: torch.Tensor | None,
-        tokens: torch.Tensor | None,
-        values: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What decoders read, and the tokens of the conditions, some dropped in training."""
-        n, embedding = z.shape[-2], self.condition_embedding
-        if tokens is None:
-            tokens = torch.zeros(n, len(embedding.tables), dtype=torch.long, device=z.device)
-        if values is None:
-            values = z.new_full((n, sum(embedding.value_widths)), float("nan"))
-        if self.training:
-            widths = embedding.value_widths
-            tokens, values = drop_conditions(
-                tokens, values, self.condition_dropout, value_widths=widths
-            )
-        extra = [embedding(tokens, values)]
-        if cont_covs is not None:
-            extra.append(cont_covs)
-        return torch.cat([z, *(e.expand(*z.shape[:-1], -1) for e in extra)], dim=-1), tokens
-
     @auto_move_data
     def generative(
         self,
@@ -253,104 +209,20 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             batch_index,
             *covariates,
         )
-        log_dispersion = self.px_r
+        log_dispersion: torch.Tensor = self.px_r
         if self.dispersion == "gene-batch":
             log_dispersion = self.px_r.T[batch_index.squeeze(-1).long()]
         for j, shift in enumerate(self.px_r_shifts):
             log_dispersion = log_dispersion + shift(tokens[:, j])
         if cell_shift is not None:
             log_dispersion = log_dispersion + cell_shift
-        theta = log_dispersion.exp()
-        if self.gene_likelihood == "nb":
-            px = NegativeBinomial(mu=rate, theta=theta, scale=scale)
-        elif self.gene_likelihood == "zinb":
-            px = ZeroInflatedNegativeBinomial(
-                mu=rate, theta=theta, zi_logits=zero_logits, scale=scale
-            )
-        elif self.gene_likelihood == "poisson":
-            px = Poisson(rate=rate, scale=scale)
-        else:
-            px = Normal(rate, theta, normal_mu=scale)
+        px = self.likelihood.distribution(rate, scale, log_dispersion.exp(), zero_logits)
         return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: None, MODULE_KEYS.PZ_KEY: None}
 
-    @unsupported_if_adata_minified
-    def loss(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Distribution | None],
-        kl_weight: torch.Tensor | float = 1.0,
-        n_obs: int = 1,
-    ) -> LossOutput:
-        """Negative ELBO; the KL term by one posterior sample, as the prior is a mixture."""
-        z = inference_outputs[MODULE_KEYS.Z_KEY]
-        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
-        kl = qz.log_prob(z).sum(-1) - self.prior.log_prob(z)
-        px = generative_outputs[MODULE_KEYS.PX_KEY]
-        reconstruction = self._reconstruction(tensors, inference_outputs, px)
-        loss = (reconstruction + kl_weight * kl).mean()
-        if self.px_r_shifts and n_obs > 1:
-            # N(0, 1) on the shifts of the log dispersions: rare conditions stay near the gene's.
-            loss = loss + sum(t.weight.square().sum() for t in self.px_r_shifts) / (2 * n_obs)
-        return LossOutput(
-            loss=loss,
-            reconstruction_loss=reconstruction,
-            kl_local={MODULE_KEYS.KL_Z_KEY: kl},
-        )
-
     def _reconstruction(
-        self,
-        tensors: dict[str, torch.Tensor],
-        inference_outputs: dict[str, Any],
-        px: Distribution,
+        self, tensors: Tensors, inference_outputs: dict[str, Any], px: Distribution
     ) -> torch.Tensor:
-        """Negative log-likelihood ``(..., n)`` of the features."""
         x = self.features(tensors)
-        if self.gene_likelihood == "nb" and px.mu.shape == x.shape:
-            return -nb_log_likelihood(x, px.mu, px.theta)
+        if self.likelihood.has_dispersion and inference_outputs[MODULE_KEYS.Z_KEY].dim() == 2:
+            return -log_likelihood(px, x)
         return -px.log_prob(x).sum(-1)
-
-    def replay_loss(
-        self,
-        state: torch.Tensor,
-        tensors: dict[str, torch.Tensor],
-        kl_weight: torch.Tensor | float = 1.0,
-    ) -> torch.Tensor:
-        """Mean negative log-likelihood of generated cells whose states ``(n, n_latent + n_sizes)`` are known.
-
-        The ELBO with the known latent in place of a sample of the encoder's: the decoder goes on
-        decoding it to the cell, and the encoder encoding the cell to it. What the model knew thus
-        stays where it was in the latent. The encoder's part is the sleep phase of Hinton et al.
-        1995, doi:10.1126/science.7761831.
-        """
-        latent, _ = self.split_state(state)
-        qz = self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
-        px = self.decode_state(state, tensors)
-        reconstruction = -log_likelihood(px, self.features(tensors))
-        known = qz.log_prob(latent).sum(-1) + self.prior.log_prob(latent)
-        return (reconstruction - kl_weight * known).mean()
-
-    @torch.inference_mode()
-    @auto_move_data
-    def marginal_ll(
-        self,
-        tensors: dict[str, torch.Tensor],
-        n_mc_samples: int,
-        return_mean: bool = False,
-        n_mc_samples_per_pass: int = 1,
-    ) -> torch.Tensor | float:
-        """Importance-sampled log-likelihood in nats a cell, as :class:`scvi.module.VAE`."""
-        terms = []
-        for _ in range(math.ceil(n_mc_samples / n_mc_samples_per_pass)):
-            inference, _, losses = self.forward(
-                tensors,
-                inference_kwargs={"n_samples": n_mc_samples_per_pass},
-                get_inference_input_kwargs={"full_forward_pass": True},
-            )
-            z, qz = inference[MODULE_KEYS.Z_KEY], inference[MODULE_KEYS.QZ_KEY]
-            log_weight = self.prior.log_prob(z) - qz.log_prob(z).sum(-1)
-            log_weight = log_weight - losses.dict_sum(losses.reconstruction_loss)
-            terms.append(log_weight.reshape(-1, z.shape[-2]))
-        weights = torch.cat(terms)
-        out = torch.logsumexp(weights, dim=0) - math.log(len(weights))
-        return out.mean().item() if return_mean else out.cpu()

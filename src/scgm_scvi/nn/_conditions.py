@@ -45,8 +45,8 @@ class ConditionEmbedding(nn.Module):
         self.n_output = n_output
         self.value_widths = widths_of(n_continuous)
         self.tables = nn.ModuleList(nn.Embedding(n + 1, n_output) for n in n_categories)
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.3)
+        for weight in self.tables.parameters():
+            nn.init.normal_(weight, std=0.3)
         self.curves = nn.ModuleList(
             nn.Sequential(nn.Linear(n + 1, n_output), nn.SiLU(), nn.Linear(n_output, n_output))
             for n in self.value_widths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 __all__ = ["ExpressionDecoder"]
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softmax": lambda: nn.Softmax(dim=-1),
     "softplus": nn.Softplus,
     "sigmoid": nn.Sigmoid,
@@ -133,7 +133,7 @@ class ExpressionDecoder(nn.Module):
             scale = self.activation(logits)
             rate = torch.exp(log_size) * scale
         shift = None
-        if self.dispersion_factors is not None:
+        if self.dispersion_factors is not None and self.dispersion_loadings is not None:
             shift = self.dispersion_loadings(self.dispersion_factors(h))
         zero_logits = None if self.zero_logits is None else self.zero_logits(h)
         return scale, shift, rate, zero_logits

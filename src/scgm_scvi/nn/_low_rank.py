@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,9 @@ class LowRankLinear(nn.Linear):
 
     Examples
     --------
-    >>> import torch
+    >>> from typing import Any
+
+    import torch
     >>> from scgm_scvi.nn import LowRankLinear
     >>> linear, x = torch.nn.Linear(20, 10), torch.randn(2, 20)
     >>> bool((LowRankLinear(linear, rank=2)(x) == linear(x)).all())
@@ -42,7 +45,7 @@ class LowRankLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+        like: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         self.adapter_down = nn.Parameter(torch.empty(rank, self.in_features, **like))
         self.adapter_up = nn.Parameter(torch.zeros(self.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.adapter_down, a=math.sqrt(5))
@@ -82,7 +85,9 @@ def add_adapters(module: nn.Module, rank: int) -> None:
 
     Examples
     --------
-    >>> import torch
+    >>> from typing import Any
+
+    import torch
     >>> from scgm_scvi.nn import add_adapters
     >>> network = torch.nn.Sequential(torch.nn.Linear(20, 10), torch.nn.Linear(10, 1))
     >>> add_adapters(network, rank=2)
@@ -106,7 +111,9 @@ def merge_adapters(module: nn.Module) -> None:
 
     Examples
     --------
-    >>> import torch
+    >>> from typing import Any
+
+    import torch
     >>> from scgm_scvi.nn import add_adapters, merge_adapters
     >>> network = torch.nn.Sequential(torch.nn.Linear(20, 10))
     >>> add_adapters(network, rank=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from scvi.nn import Encoder
@@ -92,7 +92,8 @@ class MultimodalEncoder(nn.Module):
             values = part[rows, columns]
             depth = values.new_zeros(len(part)).index_add(0, rows, values)
             values = torch.log1p(values * (1e4 / depth)[rows])
-            h = self.inputs[j].of_entries(rows, columns, values, len(part))
+            layer = cast(SparseLinear, self.inputs[j])
+            h = layer.of_entries(rows, columns, values, len(part))
             h = nn.functional.silu(self.norms[j](h))
             hidden.append(torch.where(shown[:, j : j + 1], h, self.absent[j]))
         return self.trunk(torch.cat(hidden, dim=1), *cat_list)

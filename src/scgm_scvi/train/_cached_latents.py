@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ class _Training:
                     mixed = [torch.cat(parts) for parts in zip(rest, mixed, strict=True)]
                 n = len(mixed[0]) // size * size
                 for start in range(0, n, size):
-                    yield _sampled(*(part[start : start + size] for part in mixed), self.generator)
+                    yield _sampled([part[start : start + size] for part in mixed], self.generator)
                 rest = [part[n:] for part in mixed]
 
     def _drawn(self, blocks: list[slice]) -> np.ndarray:
@@ -152,14 +152,9 @@ class _Validation:
         generator = torch.Generator().manual_seed(self.data.seed + 1)
         for start in range(self.start, self.stop, self.data.batch_size):
             rows = slice(start, min(start + self.data.batch_size, self.stop))
-            yield _sampled(*self.data.cells([rows]), generator)
+            yield _sampled(self.data.cells([rows]), generator)
 
 
-def _sampled(
-    mean: torch.Tensor,
-    std: torch.Tensor,
-    tokens: torch.Tensor,
-    values: torch.Tensor,
-    generator: torch.Generator,
-) -> Batch:
+def _sampled(cells: Sequence[torch.Tensor], generator: torch.Generator) -> Batch:
+    mean, std, tokens, values = cells
     return mean + std * torch.randn(mean.shape, generator=generator), tokens, values

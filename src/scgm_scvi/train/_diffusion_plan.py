@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from scgm_scvi.diffusion import Denoiser
 from scgm_scvi.nn import drop_conditions
@@ -107,7 +106,7 @@ class DiffusionTrainingPlan(LightningModule):
             sync_dist=True,
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, warm-up, cosine decay to zero."""
         return adamw_with_cosine(
             [p for p in self.module.parameters() if p.requires_grad],

@@ -35,9 +35,11 @@ class EMAOfWeights(EMAWeightAveraging):
 
     def __init__(self, n_steps: int | None, decay: float) -> None:
         self._decay, self._is_planned = decay, n_steps is not None
-        n_steps = n_steps or 1
+        self._plan(n_steps or 1)
+
+    def _plan(self, n_steps: int) -> None:
         super().__init__(
-            decay=min(decay, max(0.0, 1 - 5 / n_steps)),
+            decay=min(self._decay, max(0.0, 1 - 5 / n_steps)),
             use_buffers=False,
             update_starting_at_step=n_steps // 4,
         )
@@ -45,11 +47,12 @@ class EMAOfWeights(EMAWeightAveraging):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Plan the average where that was left open, and make room for it."""
         if not self._is_planned:
-            self.__init__(int(trainer.estimated_stepping_batches), self._decay)
+            self._plan(int(trainer.estimated_stepping_batches))
+            self._is_planned = True
         super().setup(trainer, pl_module, stage)
 
     def _started(self, trainer: Trainer) -> bool:
-        return trainer.global_step > self.update_starting_at_step
+        return trainer.global_step > (self.update_starting_at_step or 0)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the average in, once there is one."""

@@ -48,8 +48,11 @@ class KeepBest(Callback):
         Here, and not when the metric is known: by then weight averaging, which must come later in
         the list of callbacks, has swapped its average out again.
         """
-        state = {k: p for k, p in pl_module.module.named_parameters() if p.requires_grad}
-        state |= dict(pl_module.module.named_buffers())
+        module = pl_module.get_submodule("module")
+        state: dict[str, torch.Tensor] = {
+            k: p for k, p in module.named_parameters() if p.requires_grad
+        }
+        state |= dict(module.named_buffers())
         if self._candidate is None:
             self._candidate = {k: v.detach().clone() for k, v in state.items()}
         else:
@@ -69,5 +72,6 @@ class KeepBest(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Put the best weights back."""
         if self._weights is not None:
-            pl_module.module.load_state_dict(self._weights, strict=False)  # frozen: not kept
+            module = pl_module.get_submodule("module")
+            module.load_state_dict(self._weights, strict=False)  # frozen: not kept
             self._weights = None

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 __all__ = ["adamw_with_cosine"]
 
@@ -20,7 +21,7 @@ def adamw_with_cosine(
     weight_decay: float,
     warmup_steps: int,
     n_steps: int,
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """AdamW with linear warm-up, then half a cosine down to zero at ``n_steps``.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,10 +77,9 @@ class Replay:
         """States and minibatch, with the entries of ``batch``, of cells to stand beside it."""
         n = max(1, round(self.ratio * len(batch[REGISTRY_KEYS.X_KEY])))
         rows = self.generator.integers(len(self), size=n)
-        x = self.x[rows]
-        x = torch.as_tensor(x.toarray() if sparse.issparse(x) else x)
-        rows = torch.as_tensor(rows)
-        drawn = {k: v[rows] for k, v in self.tensors.items()} | {REGISTRY_KEYS.X_KEY: x}
+        x: Any = self.x[rows]
+        drawn = {k: v[rows] for k, v in self.tensors.items()}
+        drawn[REGISTRY_KEYS.X_KEY] = torch.as_tensor(x.toarray() if sparse.issparse(x) else x)
         like = batch[REGISTRY_KEYS.X_KEY]
         tensors = {k: drawn[k].to(v.device, v.dtype) for k, v in batch.items() if k in drawn}
         return self.state[rows].to(like.device), tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
 
@@ -85,7 +86,7 @@ class SCGMTrainingPlan(TrainingPlan):
         share = self.replay.ratio / (1 + self.replay.ratio)
         return (1 - share) * loss + share * replayed
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Two parameter groups; warm-up, then cosine decay to zero over all steps."""
         named = [(k, p) for k, p in self.module.named_parameters() if p.requires_grad]
         fast = [p for k, p in named if k.startswith("px_r")]

@@ -8,15 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from helpers import QUIET, SMALL, make_adata
-from scipy import sparse, stats
+from scipy import sparse
 from scipy.special import xlogy
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
+from scgm_scvi.distributions import rates_given_counts
 from scgm_scvi.model.prior import _posterior
 from scgm_scvi.model.prior._latent_prior import LatentPrior
-from scgm_scvi.model.prior._posterior import Posterior, at_depth, fit_posterior, zero_probability
-from scgm_scvi.model.verbs._enhancement import rates_given_counts
+from scgm_scvi.model.prior._posterior import Posterior, fit_posterior
 
 KEY = "scgm_enhanced"
 
@@ -32,51 +31,6 @@ def enhanced(model, adata, **kwargs):
 
 def cells_of(n) -> ad.AnnData:
     return make_adata()[:n].copy()
-
-
-class TestRates:
-    """Against sums over a fine grid of rates."""
-
-    MU, THETA, PI = 3.0, 0.7, 0.4
-
-    @pytest.mark.parametrize("x", [0, 1, 8])
-    @pytest.mark.parametrize("pi", [0.0, 0.4])
-    def test_negative_binomial_with_and_without_inflated_zeros(self, x, pi):
-        rate = np.exp(np.linspace(-25, 5, 200_001))
-        prior = stats.gamma(self.THETA, scale=self.MU / self.THETA).pdf(rate) * rate
-        prior *= (1 - pi) / prior.sum()
-        joint = prior * stats.poisson(rate).pmf(x)
-        want = (joint * rate).sum() / (joint.sum() + pi * (x == 0))
-        mu, theta = torch.tensor([[self.MU]]), torch.tensor([[self.THETA]])
-        px = NegativeBinomial(mu=mu, theta=theta)
-        if pi:
-            logits = torch.logit(torch.tensor([[pi]]))
-            px = ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=logits)
-        got = rates_given_counts(px, torch.tensor([[float(x)]]))
-        assert got.item() == pytest.approx(want, rel=1e-3)
-
-    def test_the_rate_of_a_poisson_is_known(self):
-        rate = torch.tensor([[2.0, 3.0]])
-        assert (rates_given_counts(Poisson(rate), torch.tensor([[0.0, 9.0]])) == rate).all()
-
-    @pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
-    def test_probability_of_zero_and_depth(self, name):
-        mu = torch.tensor([[0.01, 1.0, 20.0]])
-        theta = torch.tensor([[0.5, 2.0, 1e4]])
-        logits = torch.tensor([[-1.0, 0.0, 1.0]])
-        px = {
-            "nb": NegativeBinomial(mu=mu, theta=theta),
-            "zinb": ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=logits),
-            "poisson": Poisson(mu),
-        }[name]
-        zero = px.log_prob(torch.zeros_like(mu)).exp()
-        torch.testing.assert_close(zero_probability(px), zero, rtol=1e-3, atol=1e-7)
-        columns, depth = torch.tensor([2, 0]), torch.tensor([[3.0]])
-        part = at_depth(px, depth, columns)
-        assert type(part) is type(px)
-        torch.testing.assert_close(part.mean, 3 * px.mean[:, columns])
-        if name != "poisson":
-            torch.testing.assert_close(part.theta, theta[:, columns])
 
 
 class TestPosterior:

@@ -9,13 +9,11 @@ import torch
 from anndata import AnnData
 from helpers import QUIET
 from scipy import sparse
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.model import SCVI
 from scvi.model.base import RNASeqMixin
 
 from scgm_scvi import ATACSCGM, SCGM
-from scgm_scvi.model.verbs._importance import _at
-from scgm_scvi.module import OpenFeatures
+from scgm_scvi.distributions import at_size
 
 N, GENES = 120, 15
 
@@ -88,7 +86,7 @@ def integrated(model, rows=np.arange(10)):
     with torch.inference_mode():
         size = torch.zeros(len(grid), 1)
         px = model.module.generative(grid, size, torch.zeros(len(grid), 1))["px"]
-        each = [_at(px, n[None], None).log_prob(c).sum(1) for c, n in zip(x, x.sum(1), strict=True)]
+        each = [at_size(px, n[None]).log_prob(c).sum(1) for c, n in zip(x, x.sum(1), strict=True)]
         log_p = torch.stack(each) + model.module.log_prior(grid)
     p = log_p.double().softmax(dim=1).mean(dim=0)
     return moments(p.numpy(), grid, px.get_normalized("scale"))
@@ -172,26 +170,6 @@ def test_every_likelihood(likelihood, sized):
     )
     assert len(table) == 2 * GENES
     assert np.isfinite(table["bayes_factor"]).all()
-
-
-def test_a_distribution_at_another_size():
-    size, own = torch.tensor([[2.0], [10.0]]), torch.tensor([[5.0], [4.0]])
-    share = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
-    theta, logits = torch.ones(2, 2), torch.zeros(2, 2)
-    nb = {"mu": share * own, "theta": theta, "scale": share}
-    for px in (
-        NegativeBinomial(**nb),
-        ZeroInflatedNegativeBinomial(**nb, zi_logits=logits),
-        Poisson(share * own),
-    ):
-        for factors in (None, own):
-            found = _at(px, size, factors)
-            mean = found.mu if isinstance(px, NegativeBinomial) else found.mean
-            torch.testing.assert_close(mean, share * size)
-    odds = torch.tensor([[0.1, 0.4], [0.2, 0.3]])
-    px = OpenFeatures(odds * own / (1 + odds * own), odds.log())
-    torch.testing.assert_close(_at(px, size, None).probs, odds * size / (1 + odds * size))
-    torch.testing.assert_close(_at(px, own, None).probs, px.probs)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "nb", "bernoulli"])

@@ -12,11 +12,10 @@ import torch
 from helpers import SMALL, make_adata
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import sparse, stats
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.prior._posterior import fit_posterior, mean_log1p
+from scgm_scvi.model.prior._posterior import fit_posterior
 from scgm_scvi.model.verbs._imputation import _n_inside, _predicted, narrowest_interval
 
 
@@ -57,36 +56,6 @@ class TestNarrowestInterval:
         # choosing the narrowest costs a little
         assert interval - 0.05 < covered.mean().item() < interval + 0.01
         assert high.median().item() == pytest.approx(-np.log(1 - interval), rel=0.1)
-
-
-@pytest.mark.parametrize("mu", [0.02, 0.7, 6.0])
-@pytest.mark.parametrize("theta", [0.4, 3.0, 1e3])
-@pytest.mark.parametrize("factor", [2.0, 30.0])
-def test_mean_log1p(mu, theta, factor):
-    """Against the sum over counts."""
-    x = np.arange(2000)
-    pmf = stats.nbinom(theta, theta / (theta + mu)).pmf(x)
-    want = (pmf * np.log1p(factor * x)).sum()
-    px = NegativeBinomial(mu=torch.tensor([[mu]]), theta=torch.tensor([[theta]]))
-    mean, counted = mean_log1p(px, torch.tensor([[factor]]))
-    assert counted.item() == pytest.approx(1 - pmf[0], rel=1e-3)
-    assert mean.item() == pytest.approx(want, rel=0.05)
-
-
-def test_mean_log1p_of_other_counts():
-    rate, logits = torch.tensor([[0.5, 4.0]]), torch.tensor([[0.3, -1.0]])
-    theta = torch.tensor([[2.0, 2.0]])
-    generator = np.random.default_rng(0)
-    lam = generator.gamma(2, rate.numpy() / 2, (200_000, 2))
-    x = generator.poisson(lam) * (generator.random((200_000, 2)) < torch.sigmoid(-logits).numpy())
-    px = ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=logits)
-    mean, counted = mean_log1p(px, torch.tensor([[5.0]]))
-    np.testing.assert_allclose(counted[0], (x > 0).mean(axis=0), rtol=0.02)
-    np.testing.assert_allclose(mean[0], np.log1p(5 * x).mean(axis=0), rtol=0.05)
-    x = generator.poisson(rate.numpy(), (200_000, 2))
-    mean, counted = mean_log1p(Poisson(rate), torch.tensor([[5.0]]))
-    np.testing.assert_allclose(counted[0], (x > 0).mean(axis=0), rtol=0.02)
-    np.testing.assert_allclose(mean[0], np.log1p(5 * x).mean(axis=0), rtol=0.03)
 
 
 class TestWhatComesBack:

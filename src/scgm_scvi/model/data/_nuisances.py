@@ -12,8 +12,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.distributions import log_likelihood
 from scgm_scvi.model.requests._spec import ConditionSpec
-from scgm_scvi.module import log_likelihood
 
 from ._changes import write_registered
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from scgm_scvi.diffusion import exponential_sigmas, path_evidence
+from scgm_scvi.distributions import log_likelihood
 from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.module import log_likelihood
 
 from ._latent_prior import LatentPrior
 

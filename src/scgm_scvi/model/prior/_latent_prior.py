@@ -23,11 +23,11 @@ from scgm_scvi.diffusion import (
     sdedit,
     sigmas_for,
 )
+from scgm_scvi.distributions import with_mean
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._energy import energy_of_states
 from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
-from scgm_scvi.module import with_mean
 
 from ._analogy import Analogy
 

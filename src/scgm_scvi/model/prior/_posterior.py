@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Distribution
 
+from scgm_scvi.distributions import at_depth, log_likelihood, modality_sums
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.module import BlockwiseDistribution, log_likelihood, modality_sums
 
 from ._latent_prior import LatentPrior
 
-__all__ = ["Posterior", "at_depth", "fit_posterior", "mean_log1p", "zero_probability"]
+__all__ = ["Posterior", "fit_posterior"]
 
 _LEVEL = 0.2  # of noise, at which the prior is asked; posteriors are .1 and more wide
-_CERTAIN = 1 - 1e-6  # a probability that still has a logarithm of what it leaves
 _NOTHING = 1e-30  # counts, in place of an expectation of 0
 _RATE = 0.1  # of Adam, in standard deviations of the latent
 
@@ -172,73 +170,3 @@ def _score(
     noise = torch.randn(state.shape, generator=generator, device=state.device, dtype=state.dtype)
     noisy = state + level * noise
     return split((denoise(noisy, level) - noisy) / level**2)[0].to(u.dtype)
-
-
-def at_depth(px: Distribution, depth: torch.Tensor, columns: torch.Tensor) -> Distribution:
-    """The distribution of some of the counts, at ``depth`` ``(n, n_modalities)`` times the depth.
-
-    Where there are several modalities, ``columns`` are in order. Of a Bernoulli distribution the
-    probabilities are multiplied, up to 1.
-    """
-    if isinstance(px, BlockwiseDistribution):
-        ends = torch.as_tensor([0, *px.widths], device=columns.device).cumsum(0).tolist()
-        parts = []
-        for i, (part, start, end) in enumerate(zip(px.parts, ends[:-1], ends[1:], strict=True)):
-            own = columns[(columns >= start) & (columns < end)] - start
-            parts.append(at_depth(part, depth[:, i : i + 1], own))
-        return BlockwiseDistribution(parts)
-    if isinstance(px, Bernoulli):
-        return Bernoulli(probs=(px.probs[:, columns] * depth).clamp(max=_CERTAIN))
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        return ZeroInflatedNegativeBinomial(
-            mu=px.mu[:, columns] * depth,
-            theta=px.theta[:, columns],
-            zi_logits=px.zi_logits[:, columns],
-        )
-    if isinstance(px, NegativeBinomial):
-        return NegativeBinomial(mu=px.mu[:, columns] * depth, theta=px.theta[:, columns])
-    if isinstance(px, Poisson):
-        return Poisson(px.rate[:, columns] * depth)
-    raise TypeError(f"{type(px).__name__} is no distribution of counts.")
-
-
-def zero_probability(px: Distribution) -> torch.Tensor:
-    """Probability of a count of 0, which ``px.log_prob`` finds by differences of large numbers."""
-    if isinstance(px, BlockwiseDistribution):
-        return torch.cat([zero_probability(part) for part in px.parts], dim=1)
-    if isinstance(px, Bernoulli):
-        return 1 - px.probs
-    if not isinstance(px, NegativeBinomial):
-        return (-px.mean).exp()
-    zero = (-px.theta * torch.log1p(px.mu / px.theta)).exp()
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        zero = px.zi_probs + (1 - px.zi_probs) * zero
-    return zero
-
-
-def mean_log1p(px: Distribution, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Expectation of :math:`\ln(1 + f x)` of counts, and the probability that they are not 0.
-
-    From the probability :math:`q` of a count and from mean and variance of the counts above 0,
-    as if :math:`1 + f x` had a log-normal distribution there: exact where the only count is 1.
-
-    .. math::
-        q \left[\ln(1 + f m) - \tfrac12 \ln\left(1 + \frac{f^2 v}{(1 + f m)^2}\right)\right]
-
-    Parameters
-    ----------
-    px
-        Distribution of counts ``(n, n_features)``.
-    factor
-        :math:`f`, ``(n, 1)`` or ``(n, n_features)``.
-
-    Returns
-    -------
-    Two tensors ``(n, n_features)``.
-    """
-    counted = 1 - zero_probability(px)
-    some = counted.clamp(min=1e-8)
-    m = px.mean / some
-    v = ((px.variance + px.mean**2) / some - m**2).clamp(min=0)
-    base = 1 + factor * m
-    return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2), counted

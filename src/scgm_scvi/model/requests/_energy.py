@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from scgm_scvi.module import modality_sums, of_each_feature
+from scgm_scvi.distributions import modality_sums, of_each_feature
 
 from ._attributes import Attributes
 

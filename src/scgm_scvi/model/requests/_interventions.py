@@ -11,7 +11,7 @@ import torch
 from torch.distributions import Distribution
 
 from scgm_scvi._errors import listed
-from scgm_scvi.module import modality_sums, of_each_feature
+from scgm_scvi.distributions import modality_sums, of_each_feature
 
 from ._energy import DenoisedCells, Energy
 from ._gene_targets import (

@@ -13,6 +13,7 @@ from scvi.data.fields import BaseAnnDataField
 from scvi.model import SCANVI, SCVI
 from scvi.model.base import BaseModelClass
 
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.model._latent_diffusion_model import LatentDiffusionModel
 from scgm_scvi.model.data._registry import completed_registry
 from scgm_scvi.model.data._setup import SetupMixin
@@ -126,7 +127,8 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
     def _set_up_as(cls, scvi_model: BaseModelClass, adata: Any, **conditions: Any) -> None:
         """Register cells as those of a trained model are."""
         setup = {k: v for k, v in scvi_model.registry["setup_args"].items() if k in _SETUP}
-        counts = getattr(scvi_model.module, "gene_likelihood", None) != "normal"
+        likelihood = getattr(scvi_model.module, "gene_likelihood", None)
+        counts = likelihood is None or LIKELIHOODS[likelihood].is_counts
         cls.setup_anndata(
             adata,
             is_count_data=counts and not has_fractions(adata, setup.get("layer")),

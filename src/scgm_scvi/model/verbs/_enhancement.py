@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 from anndata import AnnData
-from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi.distributions import rates_given_counts
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._reading import Reading
-from scgm_scvi.model.prior._posterior import fit_posterior, zero_probability
-from scgm_scvi.module import BlockwiseDistribution
+from scgm_scvi.model.prior._posterior import fit_posterior
 
 from ._verb import Verb, fit_steps
 
-__all__ = ["EnhancementMixin", "rates_given_counts"]
+__all__ = ["EnhancementMixin"]
 
 
 class EnhancementMixin(Verb):
@@ -142,43 +141,7 @@ class EnhancementMixin(Verb):
 
     def _expression(self, px: Distribution, x: torch.Tensor | None) -> torch.Tensor:
         """Rates, with the counts where they are given, as counts per 10,000."""
-        if isinstance(px, Normal):
+        if not px.support.is_discrete:  # no counts
             return px.mean
         rates = px.mean if x is None else rates_given_counts(px, x)
         return self.module.proportions(rates) * 1e4
-
-
-def rates_given_counts(px: Distribution, x: torch.Tensor) -> torch.Tensor:
-    r"""Expectation of the rates, given the counts ``x`` that were drawn with them.
-
-    A negative binomial is a Poisson whose rate is drawn from a gamma distribution of shape
-    :math:`\theta` and mean :math:`\mu`; given a count, the rate's distribution is gamma again, of
-    shape :math:`\theta + x` and mean :math:`\mu(\theta+x)/(\theta+\mu)`. Where zeros are inflated,
-    a zero is a true one with a probability below 1, and the rate of a false one is 0. The rate of
-    a Poisson is known, and the probability of a Bernoulli. Of several modalities, one without any count
-    in a cell was not measured in it, and tells nothing.
-
-    Parameters
-    ----------
-    px
-        Distribution of the counts.
-    x
-        Counts ``(n, n_features)``.
-
-    Returns
-    -------
-    Tensor ``(n, n_features)``.
-    """
-    if isinstance(px, BlockwiseDistribution):
-        rates = [
-            torch.where((part != 0).any(dim=1, keepdim=True), rates_given_counts(p, part), p.mean)
-            for p, part in zip(px.parts, px.split(x), strict=True)
-        ]
-        return torch.cat(rates, dim=1)
-    if not isinstance(px, NegativeBinomial):
-        return px.mean
-    rates = px.mu * (px.theta + x) / (px.theta + px.mu)
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        false = px.zi_probs / zero_probability(px)
-        rates = torch.where(x > 0, rates, rates * (1 - false))
-    return rates

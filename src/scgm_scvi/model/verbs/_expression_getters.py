@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import require_keywords
+from scgm_scvi.distributions import LIKELIHOODS
 from scgm_scvi.model.data._features import require_features
 from scgm_scvi.model.data._groups import require_groups
 
 from ._importance import ImportanceMixin
 
 __all__ = ["ExpressionGettersMixin"]
-
-_UNDISPERSED = ("poisson", "normal", "bernoulli")
 
 
 class ExpressionGettersMixin(ImportanceMixin):
@@ -45,10 +44,11 @@ class ExpressionGettersMixin(ImportanceMixin):
         genes = inspect.signature(scvi_s).bind_partial(*args, **kwargs).arguments.get("gene_list")
         if genes is not None:
             require_features(genes, self.var_.index, "gene_list")
-        if kwargs.get("weights") == "importance" and self.module.gene_likelihood == "normal":
+        likelihood = self.module.gene_likelihood
+        if kwargs.get("weights") == "importance" and not LIKELIHOODS[likelihood].is_counts:
             raise ValueError(
                 "weights='importance' is for models of counts, and the model's likelihood is "
-                "'normal'. Use weights=\"uniform\"."
+                f'{likelihood!r}. Use weights="uniform".'
             )
         return scvi_s(*args, **kwargs)
 
@@ -94,8 +94,9 @@ class ExpressionGettersMixin(ImportanceMixin):
         return super().get_feature_correlation_matrix(*args, **kwargs)
 
     def _require_dispersion(self, method: str) -> None:
-        likelihood = getattr(self.module, "gene_likelihood", "bernoulli")
-        if likelihood in _UNDISPERSED:
+        likelihood = self.module.gene_likelihood
+        kind = LIKELIHOODS[likelihood]
+        if not (kind.has_dispersion and kind.is_counts):
             raise ValueError(
                 f"{method} reads dispersions, which the model's likelihood ({likelihood!r}) does "
                 f"not have. {self._means} gives its means."

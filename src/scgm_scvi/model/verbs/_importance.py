@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution
 
+from scgm_scvi.distributions import at_size
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
-from scgm_scvi.module import OpenFeatures
 
 __all__ = ["ImportanceMixin"]
 
@@ -107,7 +106,7 @@ class ImportanceMixin(LatentDiffusionMixin):
         )
         for size, tensors in zip(sizes[anchors], loader, strict=True):
             x = self.module.features(tensors).cpu()
-            columns.append(_at(px, size, factors).log_prob(x).sum(dim=-1).reshape(-1, 1))
+            columns.append(at_size(px, size, factors).log_prob(x).sum(dim=-1).reshape(-1, 1))
         log_px_z = torch.cat(columns, dim=1)
         mixture = torch.logsumexp(log_qz, dim=1, keepdim=True)
         log_weight = torch.logsumexp(log_pz + log_px_z - log_px.cpu() - mixture, dim=1)
@@ -129,18 +128,3 @@ class ImportanceMixin(LatentDiffusionMixin):
             else:
                 sizes.append(self.module.features(tensors).sum(dim=1, keepdim=True))
         return torch.cat(sizes).cpu()
-
-
-def _at(px: Distribution, size: torch.Tensor, size_factors: torch.Tensor | None) -> Distribution:
-    """The distribution in cells of another size. Of some, scvi-tools keeps the means alone."""
-    if isinstance(px, OpenFeatures):
-        return px.at(size)
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        return ZeroInflatedNegativeBinomial(
-            mu=px.scale * size, theta=px.theta, zi_logits=px.zi_logits
-        )
-    if isinstance(px, NegativeBinomial):
-        return NegativeBinomial(mu=px.scale * size, theta=px.theta)
-    mean = px.mean
-    own = mean.sum(dim=-1, keepdim=True) if size_factors is None else size_factors
-    return Poisson(mean / own * size, validate_args=False)

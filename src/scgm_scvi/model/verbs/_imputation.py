@@ -13,13 +13,19 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.distributions import (
+    LIKELIHOODS,
+    at_depth,
+    mean_log1p,
+    modality_sums,
+    of_each_feature,
+)
 from scgm_scvi.model._batch_sizes import MEMORY_BUDGET
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import as_matrix, stacked
 from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._validation import layer_names, validate_adata
-from scgm_scvi.model.prior._posterior import Posterior, at_depth, fit_posterior, mean_log1p
-from scgm_scvi.module import modality_sums, of_each_feature
+from scgm_scvi.model.prior._posterior import Posterior, fit_posterior
 
 from ._verb import Verb, fit_steps
 
@@ -169,9 +175,10 @@ class ImputationMixin(Verb):
         )
 
     def _require_counts(self) -> None:
-        if getattr(self.module, "gene_likelihood", None) == "normal":
+        likelihood = getattr(self.module, "gene_likelihood", None)
+        if likelihood is not None and not LIKELIHOODS[likelihood].is_counts:
             raise ValueError(
-                "The model has gene_likelihood='normal'; imputing needs counts, whose depth tells "
+                f"The model has gene_likelihood={likelihood!r}; imputing needs counts, whose depth tells "
                 "how much was not measured. Train on raw counts, with 'nb'."
             )
 

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from torch.distributions import Bernoulli
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.distributions import positive_probability
 from scgm_scvi.model.data._features import require_features
 from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._rows import chosen_rows
@@ -246,8 +246,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
                 state[:, -1] = size
             parts = []
             for some in self._in_batches(tensors, transform_batch):
-                px = self.module.decode_state(state, some).parts[1]
-                p = px.probs if isinstance(px, Bernoulli) else 1 - _log_zero(px).exp()
+                p = positive_probability(self.module.decode_state(state, some).parts[1])
                 parts.append(p[:, columns].cpu().numpy())
             p = np.mean(parts, axis=0)
             if threshold:
@@ -357,10 +356,3 @@ class ModalityGettersMixin(ModalityReadingMixin):
         if sparse.issparse(values):
             return pd.DataFrame.sparse.from_spmatrix(values, index=names, columns=features)
         return pd.DataFrame(values, index=names, columns=features)
-
-
-def _log_zero(px: Any) -> torch.Tensor:
-    """Log probability of a count of 0."""
-    if hasattr(px, "theta"):
-        return -px.theta * torch.log1p(px.mu / px.theta)
-    return -px.mean

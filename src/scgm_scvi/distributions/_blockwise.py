@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
+
+from ._operations import (
+    at_depth,
+    log_likelihood,
+    positive_probability,
+    rates_given_counts,
+    with_dispersion,
+    with_mean,
+    zero_probability,
+)
 
 __all__ = ["BlockwiseDistribution"]
 
@@ -20,9 +30,9 @@ class BlockwiseDistribution(Distribution):
         that makes it, called when it is first asked for: who looks at one modality alone need not wait
         for the others.
     widths
-        Number of features of each; needed where ``parts`` are functions.
+        Number of features of each. Default: as their means have, for which functions are called.
     n_cells
-        ``n``, or leading dimensions, needed there too.
+        ``n``, or leading dimensions; given with ``widths``.
 
     Raises
     ------
@@ -38,7 +48,7 @@ class BlockwiseDistribution(Distribution):
     --------
     >>> import torch
     >>> from torch.distributions import Bernoulli, Poisson
-    >>> from scgm_scvi.module import BlockwiseDistribution
+    >>> from scgm_scvi.distributions import BlockwiseDistribution
     >>> px = BlockwiseDistribution([Poisson(torch.ones(2, 3)), Bernoulli(torch.full((2, 1), 0.5))])
     >>> px.mean
     tensor([[1.0000, 1.0000, 1.0000, 0.5000],
@@ -56,9 +66,9 @@ class BlockwiseDistribution(Distribution):
         n_cells: Sequence[int] | None = None,
     ) -> None:
         self._parts = list(parts)
-        if widths is None:
+        if widths is None or n_cells is None:
             # scvi's distributions don't say what shape they have; their means do
-            shapes = [part.mean.shape for part in self._parts]
+            shapes = [self.part(i).mean.shape for i in range(len(self._parts))]
             if not shapes or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
                 raise ValueError(
                     f"parts have means of the shapes {[tuple(shape) for shape in shapes]}; give at "
@@ -70,14 +80,20 @@ class BlockwiseDistribution(Distribution):
 
     def part(self, number: int) -> Distribution:
         """The distribution of one modality."""
-        if not isinstance(self._parts[number], Distribution):
-            self._parts[number] = self._parts[number]()
-        return self._parts[number]
+        part = self._parts[number]
+        if not isinstance(part, Distribution):
+            part = self._parts[number] = part()
+        return part
 
     @property
     def parts(self) -> tuple[Distribution, ...]:
         """The distributions of all modalities."""
         return tuple(self.part(i) for i in range(len(self.widths)))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """What values each feature can have."""
+        return constraints.cat([part.support for part in self.parts], -1, self.widths)
 
     @property
     def mean(self) -> torch.Tensor:
@@ -89,7 +105,7 @@ class BlockwiseDistribution(Distribution):
         """Variances of the features, ``(n, n_features)``."""
         return torch.cat([part.variance for part in self.parts], dim=-1)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> torch.Tensor:
         """Draws of shape ``(*sample_shape, n, n_features)``."""
         shape = torch.Size(sample_shape)
         return torch.cat([part.sample(shape) for part in self.parts], dim=-1)
@@ -105,3 +121,58 @@ class BlockwiseDistribution(Distribution):
 
     def __repr__(self) -> str:
         return f"BlockwiseDistribution({' + '.join(map(str, self.widths))} features)"
+
+
+@log_likelihood.register(BlockwiseDistribution)
+def _log_likelihood(px: BlockwiseDistribution, x: torch.Tensor) -> torch.Tensor:
+    total = x.new_zeros(len(x))
+    for i, own in enumerate(px.split(x)):
+        measured = (own != 0).any(dim=1)
+        if measured.any():
+            total = total + torch.where(measured, log_likelihood(px.part(i), own), 0.0)
+    return total
+
+
+@with_mean.register(BlockwiseDistribution)
+def _with_mean(px: BlockwiseDistribution, mean: torch.Tensor) -> BlockwiseDistribution:
+    pairs = zip(px.parts, px.split(mean), strict=True)
+    return BlockwiseDistribution([with_mean(*pair) for pair in pairs])
+
+
+@with_dispersion.register(BlockwiseDistribution)
+def _with_dispersion(
+    px: BlockwiseDistribution, rows: torch.Tensor, theta: torch.Tensor
+) -> BlockwiseDistribution:
+    pairs = zip(px.parts, px.split(theta), strict=True)
+    return BlockwiseDistribution([with_dispersion(part, rows, own) for part, own in pairs])
+
+
+@at_depth.register(BlockwiseDistribution)
+def _at_depth(
+    px: BlockwiseDistribution, depth: torch.Tensor, columns: torch.Tensor
+) -> BlockwiseDistribution:
+    ends = torch.as_tensor([0, *px.widths], device=columns.device).cumsum(0).tolist()
+    parts = []
+    for i, (part, start, end) in enumerate(zip(px.parts, ends[:-1], ends[1:], strict=True)):
+        own = columns[(columns >= start) & (columns < end)] - start
+        parts.append(at_depth(part, depth[:, i : i + 1], own))
+    return BlockwiseDistribution(parts)
+
+
+@zero_probability.register(BlockwiseDistribution)
+def _zero_probability(px: BlockwiseDistribution) -> torch.Tensor:
+    return torch.cat([zero_probability(part) for part in px.parts], dim=1)
+
+
+@positive_probability.register(BlockwiseDistribution)
+def _positive_probability(px: BlockwiseDistribution) -> torch.Tensor:
+    return torch.cat([positive_probability(part) for part in px.parts], dim=1)
+
+
+@rates_given_counts.register(BlockwiseDistribution)
+def _rates_given_counts(px: BlockwiseDistribution, x: torch.Tensor) -> torch.Tensor:
+    rates = [
+        torch.where((own != 0).any(dim=1, keepdim=True), rates_given_counts(part, own), part.mean)
+        for part, own in zip(px.parts, px.split(x), strict=True)
+    ]
+    return torch.cat(rates, dim=1)

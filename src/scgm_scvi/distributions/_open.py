@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.distributions import Bernoulli, constraints
 
+from ._operations import at_size
+
 __all__ = ["OpenFeatures"]
 
 
@@ -23,7 +25,7 @@ class OpenFeatures(Bernoulli):
     Examples
     --------
     >>> import torch
-    >>> from scgm_scvi.module import OpenFeatures
+    >>> from scgm_scvi.distributions import OpenFeatures
     >>> logits, size = torch.tensor([-3.0, 0.0]), 4.0
     >>> px = OpenFeatures((logits + torch.tensor(size).log()).sigmoid(), logits)
     >>> px.get_normalized("scale")  # as scvi-tools' distributions have it
@@ -58,3 +60,10 @@ class OpenFeatures(Bernoulli):
     def at(self, size: torch.Tensor) -> Bernoulli:
         """The same in cells of another size, which broadcasts."""
         return Bernoulli(logits=self.base_logits + size.log(), validate_args=False)
+
+
+@at_size.register(OpenFeatures)
+def _at_size(
+    px: OpenFeatures, size: torch.Tensor, size_factors: torch.Tensor | None = None
+) -> Bernoulli:
+    return px.at(size)

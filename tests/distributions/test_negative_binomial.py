@@ -4,7 +4,7 @@ import pytest
 import torch
 from scvi.distributions import NegativeBinomial
 
-from scgm_scvi.module import nb_log_likelihood
+from scgm_scvi.distributions import nb_log_likelihood
 
 
 @pytest.mark.parametrize("theta_shape", [(30,), (1, 30), (20, 30)])

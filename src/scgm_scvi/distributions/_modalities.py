@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["modality_sums", "modality_dropout_mask", "of_each_feature"]
+__all__ = ["modality_sums", "of_each_feature"]
 
 
 def modality_sums(
@@ -30,7 +30,7 @@ def modality_sums(
     Examples
     --------
     >>> import torch
-    >>> from scgm_scvi.module import modality_sums
+    >>> from scgm_scvi.distributions import modality_sums
     >>> modality_sums(torch.tensor([[1.0, 2.0, 3.0]]), [1, 2])
     tensor([[1., 5.]])
     >>> modality_sums(torch.tensor([[1.0, 2.0]]), [1, 2], columns=[1, 2])
@@ -65,7 +65,7 @@ def of_each_feature(
     Examples
     --------
     >>> import torch
-    >>> from scgm_scvi.module import of_each_feature
+    >>> from scgm_scvi.distributions import of_each_feature
     >>> of_each_feature(torch.tensor([[1.0, 5.0]]), [1, 2])
     tensor([[1., 5., 5.]])
     """
@@ -74,33 +74,6 @@ def of_each_feature(
     if columns is None:
         return values.repeat_interleave(torch.as_tensor(widths, device=values.device), dim=1)
     return values[:, _modality_of(widths, columns, values.device)]
-
-
-def modality_dropout_mask(shown: torch.Tensor, rate: float) -> torch.Tensor:
-    """Modalities to hide, drawn at random: one of each cell's, of some of the cells that have several.
-
-    Parameters
-    ----------
-    shown
-        Whether a cell has a modality, ``(n, n_modalities)``.
-    rate
-        Share of cells to draw.
-
-    Returns
-    -------
-    Boolean tensor ``(n, n_modalities)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from scgm_scvi.module import modality_dropout_mask
-    >>> modality_dropout_mask(torch.tensor([[True, True], [True, False]]), rate=1.0).sum(dim=1)
-    tensor([1, 0])
-    """
-    score = torch.rand(shown.shape, device=shown.device) * shown
-    chosen = torch.nn.functional.one_hot(score.argmax(dim=1), shown.shape[1]).bool()
-    some = (torch.rand(len(shown), device=shown.device) < rate) & (shown.sum(dim=1) > 1)
-    return chosen & some[:, None]
 
 
 def _modality_of(

@@ -7,14 +7,18 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli
 
-from scgm_scvi.model.prior._posterior import at_depth, mean_log1p, zero_probability
-from scgm_scvi.model.verbs._enhancement import rates_given_counts
-from scgm_scvi.module import (
+from scgm_scvi.distributions import (
     BlockwiseDistribution,
+    at_depth,
     log_likelihood,
+    mean_log1p,
     modality_sums,
     of_each_feature,
+    positive_probability,
+    rates_given_counts,
+    with_dispersion,
     with_mean,
+    zero_probability,
 )
 
 N, BLOCKS = 5, (4, 3, 2)
@@ -106,4 +110,19 @@ def test_zero_probability_of_each_part():
     px = BlockwiseDistribution(
         [zinb, Poisson(torch.ones(1, 1)), Bernoulli(torch.full((1, 1), 0.2))]
     )
-    torch.testing.assert_close(zero_probability(px), torch.tensor([[0.75, math.exp(-1), 0.8]]))
+    zero = torch.tensor([[0.75, math.exp(-1), 0.8]])
+    torch.testing.assert_close(zero_probability(px), zero)
+    torch.testing.assert_close(positive_probability(px), 1 - zero)
+
+
+def test_other_dispersion(px):
+    rows = torch.arange(N)[:, None] < 2
+    new = with_dispersion(px, rows, torch.full((sum(BLOCKS),), 7.0))
+    assert new.parts[0].theta[:2].eq(7).all()
+    assert torch.equal(new.parts[0].theta[2:], px.parts[0].theta[2:])
+    assert torch.equal(new.mean, px.mean)
+
+
+def test_holds_counts_if_a_part_does(px):
+    assert px.support.is_discrete
+    assert px.support.check(px.sample()).all()
