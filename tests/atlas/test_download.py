@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 
 import scgm_scvi
 from scgm_scvi.atlas import RemoteFile
-from scgm_scvi.atlas import _part as part_module
-from scgm_scvi.atlas._download import Downloader, DownloadError
-from scgm_scvi.atlas._http import seconds_of
-from scgm_scvi.atlas._lock import Lock, LockError
+from scgm_scvi.atlas.download import _partial_download as part_module
+from scgm_scvi.atlas.download._checksum_lock import Lock, LockError
+from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
+from scgm_scvi.atlas.download._http import seconds_of
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -620,8 +620,8 @@ import sys, types
 for name, path in (("scgm_scvi", {root!r}), ("scgm_scvi.atlas", {root!r} + "/atlas")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
-from scgm_scvi.atlas._download import Downloader
-from scgm_scvi.atlas._record import RemoteFile
+from scgm_scvi.atlas.download._downloader import Downloader
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 with Downloader({cache!r}, min_interval=0) as download:
     download.file(RemoteFile(*{remote!r}), "set")
 """

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from scgm_scvi.atlas._lock import Lock, LockError
+from scgm_scvi.atlas.download._checksum_lock import Lock, LockError
 
 A, B = "a" * 64, "b" * 64
 

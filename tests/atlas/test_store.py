@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scgm_scvi.atlas import _csr
-from scgm_scvi.atlas._content import ContentHash, canonical_counts, canonical_obs
-from scgm_scvi.atlas._store import Store
+from scgm_scvi.atlas.store import _csr
+from scgm_scvi.atlas.store._content import ContentHash, canonical_counts, canonical_obs
+from scgm_scvi.atlas.store._store import Store
 
 TESTS = Path(__file__).parents[1]
 

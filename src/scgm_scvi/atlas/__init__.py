@@ -2,25 +2,26 @@
 
 from ._build import build
 from ._catalog import catalog, planned
-from ._datamodule import AtlasDataModule
-from ._download import Downloader
-from ._genes import GeneAxis, GeneMapping, guess_organism
-from ._http import DownloadError
-from ._labels import LABEL_COLUMNS, harmonise_labels
-from ._lock import Lock, LockError, Pin
 from ._open import composition, datamodule, open
 from ._plan import DatasetPlan, Plan, TrainingPlan
-from ._qc import QC, QCResult, normalized_view
-from ._reading import Reading
-from ._record import Record, RemoteFile
-from ._scale import SCALES, Counts, Scale, detect_scale, to_counts
-from ._statistics import Statistics
-from ._store import Store
-from ._studies import drop_duplicates, find_studies, normalise_study
-from ._training_store import extend_training_store, make_training_store
-from ._variable_genes import variable_genes
+from .curate._genes import GeneAxis, GeneMapping, guess_organism
+from .curate._labels import LABEL_COLUMNS, harmonise_labels
+from .curate._qc import QC, QCResult, normalized_view
+from .curate._scale import SCALES, Counts, Scale, detect_scale, to_counts
+from .download._checksum_lock import Lock, LockError, Pin
+from .download._downloader import Downloader
+from .download._http import DownloadError
+from .download._remote_file import RemoteFile
 from .formats import UnsupportedFormat, read_file
+from .formats._reading import Reading
 from .sources import SOURCES, Source
+from .sources._record import Record
+from .sources._studies import drop_duplicates, find_studies, normalise_study
+from .store._statistics import Statistics
+from .store._store import Store
+from .store._training_store import extend_training_store, make_training_store
+from .store._variable_genes import variable_genes
+from .stream._datamodule import AtlasDataModule
 
 __all__ = [
     "LABEL_COLUMNS",

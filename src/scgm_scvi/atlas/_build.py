@@ -17,18 +17,18 @@ import zarr
 
 from scgm_scvi._errors import whole_number
 
-from ._download import Downloader
-from ._genes import GeneAxis
-from ._labels import LABEL_COLUMNS
-from ._lock import Lock
-from ._ontologies import require_ontologies
 from ._plan import DatasetPlan, Plan
 from ._prepare import prepare
-from ._record import Record
-from ._store import Store
-from ._studies import drop_duplicates
-from ._training_store import make_training_store
+from .curate._genes import GeneAxis
+from .curate._labels import LABEL_COLUMNS
+from .curate._ontologies import require_ontologies
+from .download._checksum_lock import Lock
+from .download._downloader import Downloader
 from .sources import SOURCES, Source
+from .sources._record import Record
+from .sources._studies import drop_duplicates
+from .store._store import Store
+from .store._training_store import make_training_store
 
 __all__ = ["build"]
 

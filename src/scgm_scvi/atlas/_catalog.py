@@ -10,10 +10,10 @@ import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
 
-from ._download import Downloader
 from ._plan import Plan
-from ._record import Record
+from .download._downloader import Downloader
 from .sources import SOURCES
+from .sources._record import Record
 
 __all__ = ["catalog", "planned"]
 

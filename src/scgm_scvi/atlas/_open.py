@@ -12,8 +12,8 @@ import zarr
 
 from scgm_scvi._errors import listed, nearest
 
-from ._datamodule import AtlasDataModule
-from ._store import Store
+from .store._store import Store
+from .stream._datamodule import AtlasDataModule
 
 __all__ = ["composition", "datamodule", "open"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._blocks import Spool, rechunked
 from ._columns import gene_table, is_ensembl, plain

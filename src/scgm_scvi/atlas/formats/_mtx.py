@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._blocks import Spool
 from ._columns import GENE_TYPES, gene_table, split_keys

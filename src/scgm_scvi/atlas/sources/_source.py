@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from scgm_scvi._errors import nearest
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
+from scgm_scvi.atlas.download._remote_file import RemoteFile
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
 
 __all__ = ["Downloads", "Source"]
 

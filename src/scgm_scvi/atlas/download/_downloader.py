@@ -16,10 +16,10 @@ import httpx
 import numpy as np
 from filelock import FileLock
 
+from ._checksum_lock import Lock, LockError
 from ._http import DownloadError, Session
-from ._lock import Lock, LockError
-from ._part import Part, WrongFile, plain_name
-from ._record import RemoteFile
+from ._partial_download import Part, WrongFile, plain_name
+from ._remote_file import RemoteFile
 
 __all__ = ["DownloadError", "Downloader"]
 

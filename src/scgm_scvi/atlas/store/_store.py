@@ -17,8 +17,9 @@ import pandas as pd
 from filelock import FileLock
 from scipy import sparse
 
+from scgm_scvi.atlas._files import fresh_name, remove_folder, replace_file, sync_folder, sync_path
+
 from ._content import canonical_obs, hash_of_names
-from ._files import fresh_name, remove_folder, replace_file, sync_folder, sync_path
 from ._manifest import OK, QUARANTINED, Row, write_manifest
 from ._readable_store import FORMAT, FORMAT_VERSION, ReadableStore
 from ._shard import LIBRARY_SIZE, write_shard

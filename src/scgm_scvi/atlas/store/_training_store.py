@@ -15,9 +15,9 @@ import pandas as pd
 import zarr
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.atlas._files import fresh_name, sync_folder, sync_path
+from scgm_scvi.atlas.formats._reading import STANDARD_COLUMNS
 
-from ._files import fresh_name, sync_folder, sync_path
-from ._reading import STANDARD_COLUMNS
 from ._shard import consolidate
 from ._shuffle import NAMED, Shuffle, categories_of
 from ._store import Store

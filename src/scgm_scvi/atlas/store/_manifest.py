@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._files import replace_file
+from scgm_scvi.atlas._files import replace_file
 
 __all__ = ["OK", "QUARANTINED", "Row", "read_manifest", "table", "write_manifest"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from ._http import Again, DownloadError, Session
-from ._record import RemoteFile
+from ._remote_file import RemoteFile
 
 __all__ = ["Part", "WrongFile", "plain_name"]
 

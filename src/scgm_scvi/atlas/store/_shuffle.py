@@ -13,9 +13,9 @@ import zarr
 from scipy import sparse
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi.atlas._files import fresh_name
 
 from ._csr import SHARD, CsrWriter
-from ._files import fresh_name
 from ._readable_store import ReadableStore
 from ._shard import write_frames
 from ._spool import Spool
