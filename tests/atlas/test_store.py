@@ -67,6 +67,26 @@ def test_rows_are_read_from_disk(stored, cells):
     assert (sparse.vstack(blocks) != cells.X).nnz == 0
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dropna", [True, False])
+@pytest.mark.parametrize("column", ["donor", "cell_type", "age"])
+def test_values_are_counted_as_pandas_counts_them(tmp_path, column, normalize, dropna):
+    datasets = {f"d{i}": make_cells(50 + i, seed=i) for i in range(2)}
+    store = make_store(tmp_path / "s", datasets)
+    together = pd.concat([a.obs[column] for a in datasets.values()])
+    plain = together.astype(object).where(together.notna(), np.nan)
+    want = plain.value_counts(normalize=normalize, dropna=dropna)
+    got = store.value_counts(column, normalize=normalize, dropna=dropna)
+    assert (got.name, got.index.name) == (want.name, column)
+    assert got.is_monotonic_decreasing
+    assert got.rename(str).to_dict() == pytest.approx(want.rename(str).to_dict())
+
+
+def test_values_of_no_column(stored):
+    with pytest.raises(KeyError, match="column is 'donors'; cells have .* Did you mean 'donor'"):
+        stored.value_counts("donors")
+
+
 def test_the_manifest_says_what_is_there(stored, cells):
     row = stored.datasets.loc["local-a"]
     assert (row["n_cells"], row["n_values"], row["n_genes"]) == (200, cells.X.nnz, 100)

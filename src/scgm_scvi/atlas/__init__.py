@@ -1,14 +1,14 @@
 """scGDB: a store of uniformly preprocessed cells, built from public sources, streamed from disk."""
 
 from ._build import build
-from ._catalog import catalog, planned
-from ._open import composition, datamodule, open
+from ._catalog import catalog, plan_table
+from ._open import datamodule, open
 from ._plan import DatasetPlan, Plan, TrainingPlan
 from .curate._genes import GeneAxis, GeneMapping, guess_organism
 from .curate._labels import LABEL_COLUMNS, harmonise_labels
 from .curate._qc import QC, QCResult, normalized_view
 from .curate._scale import SCALES, Counts, Scale, detect_scale, to_counts
-from .download._checksum_lock import Lock, LockError, Pin
+from .download._checksum_lock import Checksum, ChecksumError, ChecksumLock
 from .download._downloader import Downloader
 from .download._http import DownloadError
 from .download._remote_file import RemoteFile
@@ -35,9 +35,9 @@ __all__ = [
     "Downloader",
     "GeneAxis",
     "GeneMapping",
-    "Lock",
-    "LockError",
-    "Pin",
+    "ChecksumLock",
+    "ChecksumError",
+    "Checksum",
     "Plan",
     "QCResult",
     "Reading",
@@ -51,7 +51,6 @@ __all__ = [
     "UnsupportedFormat",
     "build",
     "catalog",
-    "composition",
     "datamodule",
     "detect_scale",
     "drop_duplicates",
@@ -63,7 +62,7 @@ __all__ = [
     "normalise_study",
     "normalized_view",
     "open",
-    "planned",
+    "plan_table",
     "read_file",
     "to_counts",
     "variable_genes",

@@ -22,7 +22,7 @@ from ._prepare import prepare
 from .curate._genes import GeneAxis
 from .curate._labels import LABEL_COLUMNS
 from .curate._ontologies import require_ontologies
-from .download._checksum_lock import Lock
+from .download._checksum_lock import ChecksumLock
 from .download._downloader import Downloader
 from .sources import SOURCES, Source
 from .sources._record import Record
@@ -107,7 +107,7 @@ def build(
     tell = progress or logger.info
     report = _Report(store, tell)
     with (
-        Downloader(cache, lock=Lock(out / "downloads.lock"), **options) as download,
+        Downloader(cache, lock=ChecksumLock(out / "downloads.lock"), **options) as download,
         _executor(workers, scheduler) as executor,
     ):
         sources = {
