@@ -175,7 +175,7 @@ def test_it_appears_whole(store, tmp_path, monkeypatch):
     def stop(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scgm_scvi.atlas.store._training_store.sync_folder", stop)
+    monkeypatch.setattr("scgm_scvi._whole.sync_folder", stop)
     with pytest.raises(OSError, match="No space"):
         make_training_store(store, genes=10, out=out)
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from scgm_scvi._whole import written_whole
+
 __all__ = ["Checksum", "ChecksumError", "ChecksumLock"]
 
 FORMAT = 1
@@ -178,9 +180,6 @@ class ChecksumLock:
 
     def _write(self, known: dict[str, Checksum]) -> None:
         values = {"format": FORMAT, "files": {k: asdict(c) for k, c in known.items()}}
-        new = self.path.with_name(f".{self.path.name}.new")  # one writer at a time has it
-        with new.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.path)
+        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        with written_whole(self.path, sync=True) as part:  # one writer at a time has it
+            part.write_text(text, encoding="utf-8", newline="\n")

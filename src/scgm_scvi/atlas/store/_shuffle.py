@@ -13,7 +13,7 @@ import zarr
 from scipy import sparse
 
 from scgm_scvi._errors import whole_number
-from scgm_scvi.atlas._files import fresh_name
+from scgm_scvi._whole import fresh_name
 
 from ._csr import SHARD, CsrWriter
 from ._readable_store import ReadableStore
