@@ -49,7 +49,7 @@ def written_whole(path: Path, *, tmp: Path | None = None, sync: bool = False) ->
         if sync:
             sync_folder(part)
         old = None
-        if path.is_dir():  # no rename replaces a folder that is not empty
+        if path.exists() and (path.is_dir() or part.is_dir()):  # a rename replaces files by files
             old = (tmp or path.parent) / fresh_name(path.name)
             os.rename(path, old)
         try:

@@ -130,8 +130,8 @@ def build(
                 "fingerprint": _fingerprint(dataset, record, plan),
             }
             future = executor.submit(prepare, store.path, dataset, record, files, **options)
-            local = record.source == "local"
-            running[future] = (record, [] if keep_downloads or local else list(files.values()))
+            kept = keep_downloads or sources[record.source].is_local
+            running[future] = (record, [] if kept else list(files.values()))
             _collect(running, _IN_FLIGHT * workers - 1, report)
         _collect(running, 0, report)
     table = report.table()

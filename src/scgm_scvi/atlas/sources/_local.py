@@ -27,6 +27,7 @@ class LocalSource(Source):
     """
 
     name = "local"
+    is_local = True
 
     def catalog(self) -> Iterator[Record]:
         """A record for each file that can be read."""
