@@ -114,8 +114,7 @@ def make_training_store(
         root = zarr.open_group(part, mode="w-", zarr_format=3)
         shuffle = Shuffle(store, var.loc[names], columns, int(seed), _bytes(memory), cells_per_part)
         shuffle.write(root, part, keys, first=0)
-        _finish(root, shuffle, keys)
-        _consolidate(part, shuffle.n_parts)
+        _finish(part, root, shuffle, keys)
     return out
 
 
@@ -179,12 +178,12 @@ def extend_training_store(
                 ad.io.write_elem(
                     obs[name], "categories", categories, dataset_kwargs={"shards": None}
                 )
-        _finish(root, shuffle, [*held, *keys])
-        _consolidate(part, shuffle.n_parts)
+        _finish(part, root, shuffle, [*held, *keys])
     return out
 
 
-def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
+def _finish(folder: Path, root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
+    """Write what is not per cell."""
     measured = shuffle.store.measured(keys)[shuffle.var.index]
     about = {
         "measured": measured.to_numpy(),
@@ -213,10 +212,7 @@ def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
             },
         }
     )
-
-
-def _consolidate(folder: Path, n_parts: int) -> None:
-    for i in range(n_parts):
+    for i in range(shuffle.n_parts):
         consolidate(folder / f"dataset_{i}")
     consolidate(folder)
 
