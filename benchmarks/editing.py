@@ -39,7 +39,8 @@ from sklearn.linear_model import LogisticRegression
 from scgm_scvi import SCGM
 from scgm_scvi.metrics import classifier_auc, evaluate_perturbation
 from scgm_scvi.metrics._space import fit_pca, log_normalize, values_of
-from scgm_scvi.model.prior._edited_states import Cells, Edit, parse_sampling
+from scgm_scvi.model.prior._edited_states import Edit, EditedCells, parse_sampling
+from scgm_scvi.model.prior._edited_states import edited as edited_states
 
 QUIET = {"enable_progress_bar": False}
 COLUMNS = [
@@ -82,7 +83,7 @@ def arithmetic(
         asked.obs[args.condition_key] = args.target
         tensors, state = model._states(asked)
         state[:, :-1] += means["target"] - means["control"]
-        return ad.AnnData(model._express(state, tensors, "counts", 0), var=cells.var)
+        return ad.AnnData(model.prior.express(state, tensors, "counts", 0), var=cells.var)
 
 
 def nearest_shift(
@@ -238,8 +239,8 @@ def way_back(model: SCGM, cells: ad.AnnData, args: argparse.Namespace) -> dict[s
     target = model._states(asked)[0]
     with torch.no_grad():
         edit = Edit("inversion", 1.0, parse_sampling(model.condition_spec, None, "auto"), True)
-        out = model._edited(Cells(tensors, target, state), edit, None)
-        back = model._edited(Cells(target, tensors, out), edit, None)
+        out = edited_states(model.prior, EditedCells(tensors, target, state), edit, None)
+        back = edited_states(model.prior, EditedCells(target, tensors, out), edit, None)
     a, b = (model.module.denoiser.standardize(s)[:, :-1].numpy() for s in (state, back))
     each = [np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)]
     return {"all": float(np.corrcoef(a.ravel(), b.ravel())[0, 1]), "mean of cells": np.mean(each)}

@@ -34,6 +34,7 @@ from scgm_scvi.diffusion import SAMPLERS
 from scgm_scvi.metrics import classifier_auc, wasserstein2
 from scgm_scvi.metrics._space import Cells, fit_pca, halves, log_normalize, prepare, values_of
 from scgm_scvi.metrics._yardstick import Yardstick
+from scgm_scvi.model.prior._latent_prior import LatentPrior
 
 EVALUATIONS = {
     **dict.fromkeys(["dpmpp_2m", "euler", "heun"], [4, 6, 8, 10, 12, 16, 20, 30, 50, 100]),
@@ -118,18 +119,18 @@ class Meter:
 
     def __init__(self, model: SCGM):
         self.rows, self.seconds = 0, 0.0
-        sample = model._sample_state
+        sample = LatentPrior.sample
 
-        def timed(*args: Any) -> torch.Tensor:
+        def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
             start = time.process_time()
-            state = sample(*args)
+            state = sample(*args, **kwargs)
             self.seconds += time.process_time() - start
             return state
 
         def count(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             self.rows += len(args[0])
 
-        model._sample_state = timed
+        LatentPrior.sample = timed
         model.module.denoiser.register_forward_pre_hook(count)
 
     def read(self, n_cells: int) -> dict[str, float]:

@@ -40,7 +40,6 @@ from sklearn.preprocessing import StandardScaler
 
 from scgm_scvi import SCGM
 from scgm_scvi.metrics._space import fit_pca, log_normalize, values_of
-from scgm_scvi.module import SCGM_KEYS
 
 TOTAL = 1e4
 
@@ -94,14 +93,12 @@ def edited(
 
 def decoded(model: SCGM, cells: ad.AnnData, key: str, condition: str, name: str) -> np.ndarray:
     """CP10K that the edited latents decode to, for which nothing is set."""
-    tensors, state = model._states(cells)
+    own, state = model._states(cells)
     if condition == "open":
-        names = list(model.condition_spec.categorical)
-        tensors = {k: v.clone() for k, v in tensors.items()}
-        tensors[SCGM_KEYS.CONDITIONS_KEY][:, names.index(name)] = 0
+        own = own.without({name})
     state = state.clone()
     state[:, :-1] = torch.as_tensor(cells.obsm[key])
-    return model._express(state, tensors, "normalized", 0)
+    return model.prior.express(state, own, "normalized", 0)
 
 
 def together(

@@ -24,7 +24,7 @@ import torch
 
 import scgm_scvi
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 
 QUIET = {"enable_progress_bar": False}
@@ -62,9 +62,9 @@ def against_ancestral(model: SCGM, n_cells: int, n_ancestral: int) -> None:
     def latents(n: int, sampler: str, n_steps: int | None = None) -> float:
         sampling = Sampling.parse(model.condition_spec, sampler=sampler, n_steps=n_steps)
         request = Request.parse(model.condition_spec, n, None)
-        tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+        tensors = request.draw_nuisances(model.prior.design, np.random.default_rng(0))
         generator = torch.Generator().manual_seed(0)
-        return timed(lambda: model._sample_state(tensors, sampling, generator)) / n
+        return timed(lambda: model.prior.sample(tensors, sampling, generator)) / n
 
     fast = latents(n_cells, "dpmpp_2m")
     slow = latents(n_ancestral, "ancestral", 1000)
@@ -83,11 +83,11 @@ def overhead(model: SCGM, n_cells: int, chunk: int = 2048, rounds: int = 3) -> N
             sampling = Sampling.parse(model.condition_spec, guidance_scale=scale)
             generator = torch.Generator().manual_seed(0)
             request = Request.parse(model.condition_spec, chunk, _some_conditions(model))
-            tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+            tensors = request.draw_nuisances(model.prior.design, np.random.default_rng(0))
 
             def sample(tensors=tensors, sampling=sampling, generator=generator) -> None:
                 for _ in range(0, n_cells, chunk):
-                    model._sample_state(tensors, sampling, generator)
+                    model.prior.sample(tensors, sampling, generator)
 
             def products(calls=calls) -> None:
                 with torch.no_grad():
@@ -120,8 +120,8 @@ def _calls_of_linear_layers(model: SCGM, scale: float, n: int) -> list[tuple[tor
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     sampling = Sampling.parse(model.condition_spec, guidance_scale=scale)
     request = Request.parse(model.condition_spec, n, _some_conditions(model))
-    tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
-    model._sample_state(tensors, sampling, torch.Generator().manual_seed(0))
+    tensors = request.draw_nuisances(model.prior.design, np.random.default_rng(0))
+    model.prior.sample(tensors, sampling, torch.Generator().manual_seed(0))
     for hook in hooks:
         hook.remove()
     return calls

@@ -33,8 +33,6 @@ FOLDERS = {
         *("_latent_diffusion_model", "scvi_models"),
     ],
 }
-# Imports against that order, until they are gone: the file, and what it imports.
-EXCEPTIONS = {("model/requests/_sampling.py", "prior"), ("model/training/_replaying.py", "verbs")}
 NO_HELPERS = {"diffusion"}
 # Third-party packages of a room that is kept to a few, besides the standard library.
 THIRD_PARTY = {"diffusion": {"torch"}}
@@ -160,9 +158,7 @@ def test_arrows_point_one_way():
 
 
 def test_folders_import_those_before_them():
-    found = folder_violations(PACKAGE)
-    assert [said for key, said in found.items() if key not in EXCEPTIONS] == []
-    assert EXCEPTIONS <= found.keys(), "an exception is none any more: take it out"
+    assert list(folder_violations(PACKAGE).values()) == []
 
 
 def test_every_place_in_an_order_is_taken():

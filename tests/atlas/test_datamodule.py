@@ -256,7 +256,7 @@ class TestProcesses:
             assert left < world_size * (batch_size + 2 * order.block(world_size))
 
     def test_two_processes_share_the_cells(self, store, monkeypatch):
-        """Real ones are in tests/model/test_disk_training.py."""
+        """Real ones are in tests/model/training/test_disk_training.py."""
         ranks = []
         for rank in range(2):
             for module in (_datamodule, _minibatches):

@@ -66,7 +66,7 @@ def test_last_epoch_is_kept(adata):
     model = make_model(adata, epochs=3, steps=5)
     curve = model.history_["elbo_validation"].iloc[:, 0].astype(float)
     assert len(curve) == 3
-    assert model.kept_epoch_ == 2
+    assert model.fitted_["kept_epoch"] == 2
     # one posterior sample a cell: noisy, but of the same size
     assert elbo_of_validation_cells(model) == pytest.approx(curve.iloc[-1], rel=0.02)
     assert model.diagnose()["elbo_validation"] == curve.iloc[-1]
@@ -89,7 +89,7 @@ def test_early_stopping_keeps_the_best_epoch(adata):
     curve = model.history_["elbo_validation"].iloc[:, 0].astype(float)
     allowed = curve[curve.index >= 40 // 4]
     assert len(curve) < 40
-    assert model.kept_epoch_ == allowed.idxmin()
+    assert model.fitted_["kept_epoch"] == allowed.idxmin()
     assert elbo_of_validation_cells(model) == pytest.approx(allowed.min(), rel=0.02)
 
 

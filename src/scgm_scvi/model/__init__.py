@@ -5,25 +5,22 @@ from ._multiscgm import MultiSCGM
 from ._scgm import SCGM
 from .data._modalities import pad_modalities
 from .requests._energy import DenoisedCells
-from .requests._sampling import SamplingMixin
+from .requests._kinds import KINDS, ConditionKind
 from .scvi_models._pretrained import DiffusionSCANVI, DiffusionSCVI
 from .scvi_models._pretrained_multi import DiffusionMULTIVI
 from .scvi_models._pretrained_peaks import DiffusionPEAKVI, DiffusionPOISSONVI
-from .training._diffusion import LatentDiffusionMixin
-from .verbs._generation import GenerationMixin
 
 __all__ = [
     "ATACSCGM",
+    "KINDS",
     "SCGM",
+    "ConditionKind",
     "DenoisedCells",
     "DiffusionMULTIVI",
     "DiffusionPEAKVI",
     "DiffusionPOISSONVI",
     "DiffusionSCANVI",
     "DiffusionSCVI",
-    "GenerationMixin",
-    "LatentDiffusionMixin",
     "MultiSCGM",
-    "SamplingMixin",
     "pad_modalities",
 ]

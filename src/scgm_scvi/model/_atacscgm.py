@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -93,35 +92,9 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
         super(PEAKVI, self).__init__(adata, registry)
         arguments = dict(locals())
         self._check_setup(peak_likelihood)
-        spec = self.condition_spec
-        self.module = self._module_cls(
-            [self.summary_stats.n_vars],
-            [peak_likelihood],
-            n_batch=self.summary_stats.n_batch,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            n_layers=n_layers,
-            n_continuous_cov=len(spec.numeric_covariates),
-            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
-            dropout_rate=dropout_rate,
-            encode_covariates=encode_covariates,
-            n_conditions=[len(c) for c in spec.categorical.values()],
-            n_condition_values=len(spec.continuous),
-            n_components=n_components,
-            condition_dropout=condition_dropout,
-            denoiser_kwargs=denoiser_kwargs,
-            noise=noise,
-            adapter_rank=adapter_rank,
-        )
+        summary = f", {peak_likelihood} likelihood"
+        self._build(adata, arguments, summary, [self.summary_stats.n_vars], [peak_likelihood])
         self.get_normalized_function_name = "get_normalized_accessibility"
-        self._set_features(adata)
-        self.scgm_version_ = version("scgm_scvi")
-        self._model_summary_string = (
-            f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
-            f"{peak_likelihood} likelihood; conditions: "
-            f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
-        )
-        self.init_params_ = self._get_init_params(arguments)
 
     def _check_setup(self, peak_likelihood: str) -> None:
         setup = self.registry_["setup_args"]

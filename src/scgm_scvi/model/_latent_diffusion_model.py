@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from .data._containers import AnnDataMixin
 from .data._registry import RegistryMixin
-from .prior._analogy import AnalogyMixin
-from .prior._edited_states import EditedStatesMixin
-from .prior._encoding import EncodingMixin
-from .prior._posterior import PosteriorMixin
-from .requests._sampling import SamplingMixin
 from .sharing._export import ExportMixin
 from .sharing._hub import HubMixin
 from .sharing._loading import LoadingMixin
 from .sharing._pickling import PicklingMixin
 from .sharing._saving import SavingMixin
-from .training._diffusion import LatentDiffusionMixin
 from .verbs._abundance import AbundanceMixin
 from .verbs._augmentation import AugmentationMixin
 from .verbs._classification import ClassificationMixin
-from .verbs._edit_curve import EditCurveMixin
 from .verbs._editing import EditingMixin
 from .verbs._enhancement import EnhancementMixin
-from .verbs._generation import GenerationMixin
 from .verbs._imputation import ImputationMixin
 from .verbs._interpolation import InterpolationMixin
 from .verbs._likelihood import LikelihoodMixin
@@ -32,31 +23,22 @@ __all__ = ["LatentDiffusionModel"]
 
 
 class LatentDiffusionModel(
-    GenerationMixin,
     AugmentationMixin,
     InterpolationMixin,
     EditingMixin,
-    EditCurveMixin,
-    EditedStatesMixin,
-    AnalogyMixin,
     ScoringMixin,
     LikelihoodMixin,
     ClassificationMixin,
     OutlierMixin,
     EnhancementMixin,
     ImputationMixin,
-    PosteriorMixin,
-    EncodingMixin,
-    SamplingMixin,
     AbundanceMixin,
-    LatentDiffusionMixin,
     ExportMixin,
     HubMixin,
     LoadingMixin,
     SavingMixin,
     PicklingMixin,
     RegistryMixin,
-    AnnDataMixin,
 ):
     """The verbs of stage two, and what shares a model, in one bundle.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any, Literal
 
 from anndata import AnnData
@@ -16,11 +15,10 @@ from scgm_scvi.train import SCGMTrainingPlan
 
 from ._atacscgm import PEAK_LIKELIHOODS
 from ._two_stage_model import TwoStageModel
-from .data._mudata import MuDataMixin
+from .data._mudata_cells import MuDataCells
 from .data._mudata_fields import CountsField
 from .data._mudata_setup import MuDataSetupMixin
 from .training._disk_training import own_registry
-from .training._unpaired import UnpairedMixin
 from .verbs._differences import DifferencesMixin
 from .verbs._modality_getters import ModalityGettersMixin
 from .verbs._multivi_refusals import MultiviRefusalsMixin
@@ -32,10 +30,8 @@ _RNA_LIKELIHOODS = ("nb", "poisson")
 
 
 class MultiSCGM(
-    MuDataMixin,
     MuDataSetupMixin,
     TranslationMixin,
-    UnpairedMixin,
     DifferencesMixin,
     ModalityGettersMixin,
     MultiviRefusalsMixin,
@@ -86,6 +82,7 @@ class MultiSCGM(
     """
 
     _module_cls = MultimodalVAE
+    _cells_cls = MuDataCells
     _training_plan_cls = SCGMTrainingPlan
     minified_data_type = None
     _n_steps, _most_epochs = 6_000, 75  # longer, so many features are learnt by heart
@@ -113,39 +110,15 @@ class MultiSCGM(
         super(MULTIVI, self).__init__(adata, registry)
         arguments = dict(locals())
         self._check_likelihoods(gene_likelihood, peak_likelihood)
-        spec = self.condition_spec
-        sizes = [len(modality.names) for modality in self._modalities]
-        self.module = self._module_cls(
-            sizes,
-            [gene_likelihood, peak_likelihood],
-            n_batch=self.summary_stats.n_batch,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            n_layers=n_layers,
-            n_continuous_cov=len(spec.numeric_covariates),
-            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
-            dropout_rate=dropout_rate,
-            dispersion=dispersion,
-            encode_covariates=encode_covariates,
-            n_conditions=[len(c) for c in spec.categorical.values()],
-            n_condition_values=len(spec.continuous),
-            n_components=n_components,
-            condition_dropout=condition_dropout,
-            denoiser_kwargs=denoiser_kwargs,
-            noise=noise,
-            adapter_rank=adapter_rank,
+        widths = [len(modality.names) for modality in self._cells.modalities]
+        summary = (
+            f"; {widths[0]} genes, {gene_likelihood} likelihood; {widths[1]} peaks, "
+            f"{peak_likelihood} likelihood"
         )
-        self.n_genes, self.n_regions, self.n_proteins = *sizes, 0
+        self._build(adata, arguments, summary, widths, [gene_likelihood, peak_likelihood])
+        self.n_genes, self.n_regions, self.n_proteins = *widths, 0
         self.n_latent, self.fully_paired = n_latent, False
         self.get_normalized_function_name = "get_normalized_accessibility"
-        self._set_features(adata)
-        self.scgm_version_ = version("scgm_scvi")
-        self._model_summary_string = (
-            f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden; "
-            f"{sizes[0]} genes, {gene_likelihood} likelihood; {sizes[1]} peaks, {peak_likelihood} "
-            f"likelihood; conditions: {', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
-        )
-        self.init_params_ = self._get_init_params(arguments)
 
     def _check_likelihoods(self, gene_likelihood: str, peak_likelihood: str) -> None:
         for argument, value, known in (
@@ -160,7 +133,7 @@ class MultiSCGM(
         state = fields.get(REGISTRY_KEYS.ATAC_X_KEY, fields[REGISTRY_KEYS.X_KEY])["state_registry"]
         if state.get(CountsField.IS_BINARY_KEY) and peak_likelihood != "bernoulli":
             raise ValueError(
-                f"The peaks ({self._modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
+                f"The peaks ({self._cells.modalities[1].key!r}) hold 0 and 1 alone: which are open, where "
                 f"peak_likelihood={peak_likelihood!r} asks for fragments in peaks. Pass counts, or "
                 'peak_likelihood="bernoulli".'
             )

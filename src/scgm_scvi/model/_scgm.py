@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any, Literal
 
 from anndata import AnnData
@@ -103,39 +102,15 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
         super(SCVI, self).__init__(adata, registry)
         arguments = dict(locals())
         self._check_likelihood(gene_likelihood)
-        spec = self.condition_spec
-        setup = self.registry_["setup_args"]
-        self.module = self._module_cls(
-            n_input=self.summary_stats.n_vars,
-            n_batch=self.summary_stats.n_batch,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            n_layers=n_layers,
-            n_continuous_cov=len(spec.numeric_covariates),
-            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
-            dropout_rate=dropout_rate,
-            dispersion=dispersion,
+        self._build(
+            adata,
+            arguments,
+            f", {gene_likelihood} likelihood, {dispersion} dispersion",
+            self.summary_stats.n_vars,
             gene_likelihood=gene_likelihood,
-            encode_covariates=encode_covariates,
-            use_size_factor_key=bool(setup.get("size_factor_key")),
-            n_conditions=[len(c) for c in spec.categorical.values()],
-            n_condition_values=len(spec.continuous),
-            n_components=n_components,
-            condition_dropout=condition_dropout,
-            denoiser_kwargs=denoiser_kwargs,
-            noise=noise,
-            adapter_rank=adapter_rank,
-            n_memory=n_memory,
+            use_size_factor_key=bool(self.registry_["setup_args"].get("size_factor_key")),
         )
         self.module.minified_data_type = self.minified_data_type
-        self._set_features(adata)
-        self.scgm_version_ = version("scgm_scvi")
-        self._model_summary_string = (
-            f"SCGM: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden, "
-            f"{gene_likelihood} likelihood, {dispersion} dispersion; conditions: "
-            f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
-        )
-        self.init_params_ = self._get_init_params(arguments)
 
     def _check_likelihood(self, gene_likelihood: str) -> None:
         known = ("nb", "zinb", "poisson", "normal")

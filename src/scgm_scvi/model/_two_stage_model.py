@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,36 @@ from ._latent_diffusion_model import LatentDiffusionModel
 from .data._setup import SetupMixin
 from .training._diffusion import TRAINERS
 from .training._disk_training import DiskTrainingMixin
-from .training._fine_tuning import FINE_TUNING_STEPS, FineTuningMixin
-from .training._replaying import ReplayMixin
-from .training._stage_one import StageOneMixin, require_held_out
+from .training._fine_tuning import FINE_TUNING_STEPS
+from .training._stage_one import require_held_out
 from .training._transfer import TransferMixin
 from .verbs._diagnostics import DiagnosticsMixin
 
 __all__ = ["TwoStageModel"]
 
+_OF_THE_MODULE = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "encode_covariates",
+    "n_components",
+    "condition_dropout",
+    "denoiser_kwargs",
+    "noise",
+    "adapter_rank",
+    "n_memory",
+)
 _FEWEST_CELLS = 3  # of fewer, scvi's splitter leaves none to train on
 
 
 class TwoStageModel(
     SetupMixin,
     TransferMixin,
-    FineTuningMixin,
-    ReplayMixin,
     DiskTrainingMixin,
     LatentDiffusionModel,
     DiagnosticsMixin,
-    StageOneMixin,
 ):
     """A model whose stage one is this package's own: all that :class:`scgm_scvi.SCGM` does.
 
@@ -42,6 +54,41 @@ class TwoStageModel(
 
     _n_steps = 12_000  # of stage one, where a user does not say
     _most_epochs = 400
+
+    def _build(
+        self, adata: Any, arguments: Mapping[str, Any], summary: str, *args: Any, **own: Any
+    ) -> None:
+        """Make the module of what the model was asked for, and of what its cells are like.
+
+        Parameters
+        ----------
+        arguments
+            Of the model's ``__init__``, by name.
+        summary
+            What sets the model apart, in its description.
+        *args, **own
+            Of the module, besides those that all have.
+        """
+        spec = self.condition_spec
+        self.module = self._module_cls(
+            *args,
+            n_batch=self.summary_stats.n_batch,
+            n_continuous_cov=len(spec.numeric_covariates),
+            n_cats_per_cov=[len(c) for c in spec.covariates.values()] or None,
+            n_conditions=[len(c) for c in spec.categorical.values()],
+            n_condition_values=spec.value_widths,
+            **{name: arguments[name] for name in _OF_THE_MODULE if name in arguments},
+            **own,
+        )
+        self._set_features(adata)
+        self.scgm_version_ = version("scgm_scvi")
+        n_latent, n_layers, n_hidden = (arguments[f"n_{k}"] for k in ("latent", "layers", "hidden"))
+        self._model_summary_string = (
+            f"{type(self).__name__}: {n_latent} latent dimensions, {n_layers} x {n_hidden} hidden"
+            f"{summary}; conditions: "
+            f"{', '.join([*spec.categorical, *spec.numeric]) or 'none'}."
+        )
+        self.init_params_ = self._get_init_params(arguments)
 
     def train(
         self,

@@ -72,7 +72,7 @@ class LatentDiffusionModuleMixin:
         self,
         n_latent: int,
         n_conditions: Sequence[int],
-        n_condition_values: int,
+        n_condition_values: int | Sequence[int],
         n_nuisances: Sequence[int],
         denoiser_kwargs: Mapping[str, Any] | None = None,
         noise: str = "edm",
@@ -86,7 +86,7 @@ class LatentDiffusionModuleMixin:
         n_conditions, n_nuisances
             Number of categories of each condition and of each nuisance (batch, covariates).
         n_condition_values
-            Number of continuous conditions.
+            Number of continuous conditions; or how many numbers each numeric condition is.
         denoiser_kwargs
             Passed to :class:`scgm_scvi.nn.ScoreNetwork`.
         noise
@@ -114,7 +114,7 @@ class LatentDiffusionModuleMixin:
         """
 
     def denoiser_conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens ``(n, n_categorical)`` and values ``(n, n_continuous)`` for the denoiser.
+        """Tokens ``(n, n_categorical)`` and values ``(n, n_values)`` for the denoiser.
 
         Nuisances count as conditions here, so that a cell generated for a batch is that batch's.
         """

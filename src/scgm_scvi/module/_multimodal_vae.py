@@ -90,7 +90,7 @@ class MultimodalVAE(SCGMVAE):
         dispersion: Literal["gene", "gene-label", "gene-cell"] = "gene-cell",
         encode_covariates: bool = False,
         n_conditions: Sequence[int] = (),
-        n_condition_values: int = 0,
+        n_condition_values: int | Sequence[int] = 0,
         n_components: int = 64,
         condition_dropout: float = 0.1,
         condition_width: int = 64,
@@ -123,8 +123,7 @@ class MultimodalVAE(SCGMVAE):
             n_covariates=n_continuous_cov * encode_covariates,
             **shared,
         )
-        has_conditions = bool(n_conditions) or n_condition_values > 0
-        width = condition_width if has_conditions else 0
+        width = condition_width if n_conditions or n_condition_values else 0
         self.condition_embedding = ConditionEmbedding(n_conditions, n_condition_values, width)
         self.decoders = nn.ModuleList(
             ExpressionDecoder(

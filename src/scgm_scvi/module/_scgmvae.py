@@ -52,7 +52,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
     n_conditions
         Number of categories of each categorical condition.
     n_condition_values
-        Number of continuous conditions.
+        Number of continuous conditions; or how many numbers each numeric condition is.
     n_components
         Gaussians in the prior.
     condition_dropout
@@ -94,7 +94,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         encode_covariates: bool = False,
         use_size_factor_key: bool = False,
         n_conditions: Sequence[int] = (),
-        n_condition_values: int = 0,
+        n_condition_values: int | Sequence[int] = 0,
         n_components: int = 64,
         condition_dropout: float = 0.1,
         condition_width: int = 64,
@@ -140,8 +140,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
             return_dist=True,
             **shared,
         )
-        has_conditions = bool(n_conditions) or n_condition_values > 0
-        width = condition_width if has_conditions else 0
+        width = condition_width if n_conditions or n_condition_values else 0
         self.condition_embedding = ConditionEmbedding(n_conditions, n_condition_values, width)
         self.decoder = ExpressionDecoder(
             n_latent + width + n_continuous_cov,
@@ -175,7 +174,7 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
 
     @property
     def drops_modalities(self) -> bool:
-        """Whether training drops_modalities parts of cells."""
+        """Whether training drops modalities of cells."""
         return False
 
     @property
@@ -219,9 +218,12 @@ class SCGMVAE(LatentDiffusionModuleMixin, VAE):
         if tokens is None:
             tokens = torch.zeros(n, len(embedding.tables), dtype=torch.long, device=z.device)
         if values is None:
-            values = z.new_full((n, len(embedding.curves)), float("nan"))
+            values = z.new_full((n, sum(embedding.value_widths)), float("nan"))
         if self.training:
-            tokens, values = drop_conditions(tokens, values, self.condition_dropout)
+            widths = embedding.value_widths
+            tokens, values = drop_conditions(
+                tokens, values, self.condition_dropout, value_widths=widths
+            )
         extra = [embedding(tokens, values)]
         if cont_covs is not None:
             extra.append(cont_covs)

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["ConditionEmbedding", "drop_conditions"]
+__all__ = ["ConditionEmbedding", "drop_conditions", "widths_of"]
 
 
 class ConditionEmbedding(nn.Module):
     """Sum of one learnt vector per attribute.
 
     A categorical attribute is a token: 0 means unspecified, category ``i`` is ``i + 1``. The null
-    token stands in row 0 so that tables can grow at their tail. A continuous attribute is a
-    number; NaN means unspecified.
+    token stands in row 0 so that tables can grow at their tail. A numeric attribute is a number,
+    or several that belong together; NaN means unspecified.
 
     Parameters
     ----------
     n_categories
         Number of categories of each categorical attribute.
     n_continuous
-        Number of continuous attributes.
+        How many numbers each numeric attribute is; a number alone: so many attributes of one each.
     n_output
         Width of the embedding.
 
@@ -38,22 +38,25 @@ class ConditionEmbedding(nn.Module):
     value_shift: torch.Tensor
     value_scale: torch.Tensor
 
-    def __init__(self, n_categories: Sequence[int], n_continuous: int, n_output: int) -> None:
+    def __init__(
+        self, n_categories: Sequence[int], n_continuous: int | Sequence[int], n_output: int
+    ) -> None:
         super().__init__()
         self.n_output = n_output
+        self.value_widths = widths_of(n_continuous)
         self.tables = nn.ModuleList(nn.Embedding(n + 1, n_output) for n in n_categories)
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.3)
         self.curves = nn.ModuleList(
-            nn.Sequential(nn.Linear(2, n_output), nn.SiLU(), nn.Linear(n_output, n_output))
-            for _ in range(n_continuous)
+            nn.Sequential(nn.Linear(n + 1, n_output), nn.SiLU(), nn.Linear(n_output, n_output))
+            for n in self.value_widths
         )
-        # Continuous values are standardised by the training data's mean and deviation.
-        self.register_buffer("value_shift", torch.zeros(n_continuous))
-        self.register_buffer("value_scale", torch.ones(n_continuous))
+        # Numbers are standardised by the training data's mean and deviation.
+        self.register_buffer("value_shift", torch.zeros(sum(self.value_widths)))
+        self.register_buffer("value_scale", torch.ones(sum(self.value_widths)))
 
     def set_value_range(self, values: torch.Tensor) -> None:
-        """Standardise continuous attributes by ``values`` of shape ``(n, n_continuous)``."""
+        """Standardise numeric attributes by ``values`` of shape ``(n, n_values)``."""
         for j in range(values.shape[1]):
             known = values[:, j][~values[:, j].isnan()]
             if len(known) > 1:
@@ -61,14 +64,15 @@ class ConditionEmbedding(nn.Module):
                 self.value_scale[j] = known.std().clamp(min=1e-6)
 
     def forward(self, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Embed ``tokens`` ``(n, n_categorical)`` and ``values`` ``(n, n_continuous)``."""
+        """Embed ``tokens`` ``(n, n_categorical)`` and ``values`` ``(n, n_values)``."""
         out = values.new_zeros(len(tokens), self.n_output)
         for j, table in enumerate(self.tables):
             out = out + table(tokens[:, j])
-        for j, curve in enumerate(self.curves):
-            known = ~values[:, j].isnan()
-            scaled = (values[:, j].nan_to_num() - self.value_shift[j]) / self.value_scale[j]
-            out = out + curve(torch.stack([scaled * known, known.to(scaled)], dim=1))
+        known = ~values.isnan()
+        scaled = (values.nan_to_num() - self.value_shift) / self.value_scale * known
+        parts = zip(*(x.split(self.value_widths, dim=1) for x in (scaled, known)), strict=True)
+        for curve, (own, is_known) in zip(self.curves, parts, strict=True):
+            out = out + curve(torch.cat([own, is_known[:, :1].to(own)], dim=1))
         return out
 
 
@@ -77,6 +81,7 @@ def drop_conditions(
     values: torch.Tensor,
     rate: float,
     *,
+    value_widths: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Leave attributes unspecified at random: each by itself, and now and then all at once.
@@ -88,9 +93,11 @@ def drop_conditions(
     Parameters
     ----------
     tokens, values
-        Conditions of shapes ``(n, n_categorical)`` and ``(n, n_continuous)``.
+        Conditions of shapes ``(n, n_categorical)`` and ``(n, n_values)``.
     rate
         Probability of dropping.
+    value_widths
+        How many numbers each numeric attribute is. Default: one each.
     generator
         Source of randomness.
 
@@ -103,8 +110,17 @@ def drop_conditions(
             [0]])
     """
     n, n_tokens = tokens.shape
-    n_attributes = n_tokens + values.shape[1]
+    widths = [1] * values.shape[1] if value_widths is None else list(value_widths)
+    n_attributes = n_tokens + len(widths)
     u = torch.rand(n, n_attributes + 1, generator=generator, device=tokens.device)
     keep = (u[:, 1:] >= rate) & (u[:, :1] >= (rate if n_attributes > 1 else 0))
-    values = values.masked_fill(~keep[:, n_tokens:], float("nan"))
+    dropped = ~keep[:, n_tokens:]
+    if len(widths) < values.shape[1]:
+        dropped = dropped.repeat_interleave(torch.tensor(widths, device=dropped.device), dim=1)
+    values = values.masked_fill(dropped, float("nan"))
     return tokens * keep[:, :n_tokens], values
+
+
+def widths_of(n_continuous: int | Sequence[int]) -> list[int]:
+    """How many numbers each numeric attribute is."""
+    return [1] * n_continuous if isinstance(n_continuous, int) else list(n_continuous)

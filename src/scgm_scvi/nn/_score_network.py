@@ -70,7 +70,7 @@ class ScoreNetwork(nn.Module):
         self,
         n_dims: int,
         n_categories: Sequence[int] = (),
-        n_continuous: int = 0,
+        n_continuous: int | Sequence[int] = 0,
         n_hidden: int = 192,
         n_layers: int = 3,
         dropout_rate: float = 0.0,

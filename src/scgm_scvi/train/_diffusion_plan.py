@@ -70,7 +70,14 @@ class DiffusionTrainingPlan(LightningModule):
         """Mean denoising loss of a minibatch ``(state, tokens, values)``."""
         state, tokens, values = batch
         g = self._generator("train")
-        tokens, values = drop_conditions(tokens, values, self.condition_dropout, generator=g)
+        embedding = getattr(self.module.network, "conditions", None)
+        tokens, values = drop_conditions(
+            tokens,
+            values,
+            self.condition_dropout,
+            value_widths=getattr(embedding, "value_widths", None),
+            generator=g,
+        )
         loss = self.module.loss(state, tokens, values, generator=g).mean()
         self.log(
             "diffusion_loss_train",

@@ -10,7 +10,7 @@ _STAGE_ONE = ("train_indices", "validation_indices", "test_indices", "is_trained
 
 
 class DiffusionTrainRunner(TrainRunner):
-    """scvi's runner, whose history goes to ``model.diffusion_history_``.
+    """scvi's runner, whose history goes to ``model.fitted_["history"]``.
 
     The split, the history and the state of stage one are put back afterwards.
 
@@ -24,7 +24,7 @@ class DiffusionTrainRunner(TrainRunner):
     def _update_history(self) -> None:
         # in a distributed run the first process has it
         history = getattr(self.trainer.logger, "history", {}) if self.trainer.is_global_zero else {}
-        self.model.diffusion_history_ = {
+        self.model.fitted_["history"] = {
             key: frame for key, frame in history.items() if key.startswith("diffusion_loss")
         }
 

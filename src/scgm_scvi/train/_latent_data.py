@@ -60,7 +60,7 @@ class LatentDataModule(LightningDataModule):
     mean, variance
         Of each cell's state, standardised, of shape ``(n, d)``.
     tokens, values
-        Conditions of shapes ``(n, n_categorical)`` and ``(n, n_continuous)``.
+        Conditions of shapes ``(n, n_categorical)`` and ``(n, n_values)``.
     train_indices, validation_indices
         Rows to train on and to validate on; the latter may be empty.
     batch_size

@@ -1,4 +1,4 @@
-"""The registry fields of counts, of categorical conditions, of numbers, and of scvi's labels."""
+"""The registry fields of counts, of categorical conditions, and of scvi's labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from scvi.data.fields import (
     CategoricalObsField,
     LabelsWithUnlabeledObsField,
     LayerField,
-    NumericalJointObsField,
 )
 
 from scgm_scvi._errors import listed
@@ -27,7 +26,6 @@ __all__ = [
     "ConditionsField",
     "LabelsField",
     "MatrixField",
-    "NumbersField",
     "labels_state",
 ]
 
@@ -71,23 +69,6 @@ class MatrixField(LayerField):
                 "adata[:, names].copy(), where names = model.get_var_names()."
             )
         return super().transfer_field(state_registry, adata_target, **kwargs)
-
-
-class NumbersField(NumericalJointObsField):
-    """Columns of numbers as float64, whatever their dtype; missing ones are NaN.
-
-    Not as the float32 that scvi-tools reads: where pandas 3 need not convert, torch gets a read-only
-    array, and warns.
-    """
-
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
-        """Write the columns, side by side, to ``obsm``."""
-        self.validate_field(adata)
-        adata.obsm[self.attr_key] = pd.DataFrame(
-            {key: adata.obs[key].to_numpy(np.float64, na_value=np.nan) for key in self.attr_keys},
-            index=adata.obs_names,
-        )
-        return {self.COLUMNS_KEY: np.asarray(self.attr_keys, dtype=object)}
 
 
 class ConditionsField(CategoricalJointObsField):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-__all__ = ["as_matrix", "fingerprint", "same_fingerprint"]
+__all__ = ["Matrix", "as_matrix", "fingerprint", "same_fingerprint", "stacked"]
+
+Matrix = Any  # a numpy array, or a matrix of scipy in CSR
 
 _N_ROWS = 256  # that a fingerprint looks at one by one
 
@@ -76,3 +78,10 @@ def fingerprint(x: Any) -> dict[str, float]:
 def same_fingerprint(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     """Whether two fingerprints are of the same values, up to rounding."""
     return all(math.isclose(a[k], b[k], rel_tol=1e-9, abs_tol=1e-12) for k in a)
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """Cells of several parts as one matrix, sparse if they are."""
+    if sparse.issparse(parts[0]):
+        return sparse.vstack(parts, format="csr")
+    return np.concatenate(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from scvi.data.fields import BaseAnnDataField, CategoricalObsField, MuDataNumeri
 from scgm_scvi._errors import require_keywords
 
 from ._modalities import gathered_obs
+from ._modality import modality_keys
 from ._mudata_checks import (
     COLUMN_ARGUMENTS,
     check_cells,
@@ -30,37 +31,12 @@ from ._mudata_checks import (
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
-from ._setup import TRANSFER, SetupMixin, as_list
+from ._setup import TRANSFER, SetupMixin, as_list, further_arguments, take_further
 from ._validation import validate_adata, validate_matrix
 
-__all__ = ["Modality", "MuDataSetupMixin", "modalities_of"]
+__all__ = ["MuDataSetupMixin"]
 
 _INDICES = "_scvi_indices"
-
-
-class Modality(NamedTuple):
-    """Features of one kind: its modality's name, the features', and the layer of their counts."""
-
-    key: str
-    names: pd.Index
-    layer: str | None
-
-
-def modalities_of(registry: Mapping[str, Any]) -> list[Modality]:
-    """The modalities of features that a model was set up with."""
-    setup, fields = registry["setup_args"], registry["field_registries"]
-    keys = _modality_keys(setup)
-    x = fields[REGISTRY_KEYS.X_KEY]["state_registry"]
-    names = np.asarray(x[CountsField.COLUMN_NAMES_KEY])
-    if registry.get("setup_method_name") == "setup_mudata":
-        peaks = fields[REGISTRY_KEYS.ATAC_X_KEY]["state_registry"][CountsField.COLUMN_NAMES_KEY]
-        layers = (setup.get("rna_layer"), setup.get("atac_layer"))
-        parts = (names, np.asarray(peaks))
-    else:
-        layers = (setup.get("layer"),) * 2
-        parts = np.split(names, np.cumsum(x[CountsField.WIDTHS_KEY])[:-1])
-    modalities = zip(keys, parts, layers, strict=True)
-    return [Modality(key, pd.Index(part), layer) for key, part, layer in modalities]
 
 
 class MuDataSetupMixin(SetupMixin):
@@ -119,23 +95,26 @@ class MuDataSetupMixin(SetupMixin):
         --------
         >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
         """
-        require_keywords(kwargs, "setup_mudata", cls.setup_mudata, also=TRANSFER)
+        require_keywords(
+            kwargs, "setup_mudata", cls.setup_mudata, also=(*TRANSFER, *further_arguments())
+        )
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
+        setup |= take_further(kwargs)
         if modalities is not None:  # a plain dict is what is saved
             setup["modalities"] = modalities = dict(modalities)
         transferred = kwargs.get("source_registry") is not None
         check_mudata(mdata)
         places = places_of_columns(mdata, setup)
-        keys = _modality_keys(setup)
+        keys = modality_keys(setup)
         check_keys(mdata, keys)
         check_cells(mdata)
         parts = {key: mdata[key] for key in keys}
         check_names(parts)
         columns = {
             name: argument
-            for argument in COLUMN_ARGUMENTS
-            for name in _named(setup[argument], argument)
+            for argument in (*COLUMN_ARGUMENTS, *further_arguments())
+            for name in _named(setup.get(argument), argument)
         }
 
         def gather(mdata: MuData) -> pd.DataFrame:
@@ -207,9 +186,12 @@ class MuDataSetupMixin(SetupMixin):
         ... # doctest: +SKIP
         >>> MultiSCGM.setup_anndata(adata, modality_key="feature_types")  # doctest: +SKIP
         """
-        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
+        require_keywords(
+            kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
+        )
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
+        setup |= take_further(kwargs)
         transferred = kwargs.get("source_registry") is not None
         if isinstance(adata, MuData):
             raise TypeError("adata is a MuData; use setup_mudata.")
@@ -245,12 +227,3 @@ def _named(value: str | Sequence[str] | None, argument: str) -> list[str]:
     if argument.endswith("_key"):
         return [] if value is None else [value]
     return as_list(value, argument)
-
-
-def _modality_keys(setup: Mapping[str, Any]) -> tuple[str, str]:
-    """Names of the modalities with genes and with peaks."""
-    named = setup.get("modalities") or {}
-    return (
-        named.get("rna_layer") or setup["rna_key"],
-        named.get("atac_layer") or setup["atac_key"],
-    )

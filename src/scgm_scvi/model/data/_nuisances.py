@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import log_likelihood
 
 from ._changes import write_registered

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-from scvi import REGISTRY_KEYS
-
+from ._base import ModelBase
 from ._changes import changed_matrix, derived, is_current, never_had, register_again, same_counts
-from ._fields import MatrixField
+from ._reading import Reading
 
 __all__ = ["OwnCellsMixin"]
 
 
-class OwnCellsMixin:
+class OwnCellsMixin(ModelBase):
     """Read the model's own cells as they are now.
 
     Other counts than were registered are refused, and attributes are what their columns say. A part
@@ -34,7 +33,7 @@ class OwnCellsMixin:
             raise ValueError("adata is None. A model without data: load(path, adata=False).")
         before = self.registry_
         if not self._is_registered(adata):
-            self._check_query(adata)
+            self._cells.check_query(adata)
             setup = getattr(type(self), self.registry_.get("setup_method_name", "setup_anndata"))
             setup(adata, source_registry=self.registry_, **self.registry_["setup_args"])
             self._register_manager_for_instance(
@@ -62,23 +61,21 @@ class OwnCellsMixin:
             self.train_indices_ = self.validation_indices_ = self.test_indices_ = None
         return is_other
 
-    def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
-        """Names of the features that the model was trained on, in its order.
-
-        Parameters
-        ----------
-        legacy_mudata_format
-            As in scvi-tools; of models of several modalities.
-        """
-        state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
-        return np.asarray(state[MatrixField.COLUMN_NAMES_KEY]).astype(str)
-
     def _update_adata_and_manager_post_minification(
         self, minified_adata: Any, minified_data_type: str
     ) -> None:
         """Let scvi put minified cells, which have no counts to check, in place of the model's own."""
         self._register_manager_for_instance(self.adata_manager.transfer_fields(minified_adata))
         super()._update_adata_and_manager_post_minification(minified_adata, minified_data_type)
+
+    def _registered(self, adata: Any, reading: Reading = Reading()) -> AbstractContextManager[Any]:
+        """Cells registered as the model's own are; see ``RegistrationMixin``."""
+        raise NotImplementedError
+
+    def _is_registered(self, adata: Any) -> bool:
+        """Whether this very object is registered with the model."""
+        managers = self._per_instance_manager_store.get(self.id, {})
+        return any(manager.adata is adata for manager in managers.values())
 
     def _require_unchanged(self) -> None:
         """Raise ``ValueError`` if the counts of the model's cells are not those registered."""
@@ -91,18 +88,21 @@ class OwnCellsMixin:
             raise ValueError(
                 f"The model's own cells were changed since they were set up: {what}. The model reads "
                 "the values it was set up with. Put them back, or pass cells that have them. Where "
-                f"counts are to be normalised in place, keep them first: {self._way_to_keep_counts()}"
+                f"counts are to be normalised in place, keep them first: {self._cells.way_to_keep_counts()}"
             )
 
-    def _way_to_keep_counts(self) -> str:
-        return (
-            f"adata.layers['counts'] = adata.X.copy(), and {type(self).__name__}.setup_anndata("
-            "adata, layer='counts')."
-        )
+    def _require_counts_of(self, what: str) -> None:
+        """Raise ``ValueError`` where a verb needs counts, and the model's data are minified."""
+        if self.minified_data_type is not None:
+            raise ValueError(
+                f"The model's data are minified, so there are no counts to {what}. Load it with the "
+                "data that it was trained on, or without any, SCGM.load(path, adata=False), and "
+                "pass cells with counts."
+            )
 
     def _is_current(self) -> bool:
         """Whether what is registered of the model's cells is what their columns say now."""
-        return is_current(self.adata_manager, self._obs(self.adata))
+        return is_current(self.adata_manager, self._cells.obs(self.adata))
 
     def _require_current(self) -> None:
         """Bring what training reads of the model's cells to what their columns say now.
@@ -115,12 +115,12 @@ class OwnCellsMixin:
         self._require_unchanged()
         if not self._is_current():
             self._require_columns()
-            register_again(self.adata_manager, self._obs(self.adata))
+            register_again(self.adata_manager, self._cells.obs(self.adata))
 
     def _require_columns(self) -> None:
         """Raise as set-up does of what the columns of the model's cells say now."""
         if self.minified_data_type is None and not self._is_current():
-            absent = never_had(self.adata_manager, self._obs(self.adata))
-            with self._replaced(None, absent):  # what is refused of others is refused of these
-                pass
-            derived(self.adata_manager, self._obs(self.adata))
+            absent = never_had(self.adata_manager, self._cells.obs(self.adata))
+            with self._registered(None, Reading(absent, afresh=True)):
+                pass  # what is refused of others is refused of these
+            derived(self.adata_manager, self._cells.obs(self.adata))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from anndata import AnnData
+import torch
 from scvi.data._utils import _get_adata_minify_type
 
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model._batch_sizes import encoding_batch_size
+from scgm_scvi.model.requests._spec import ConditionSpec
 
-from ._matrices import as_matrix
+from ._matrices import Matrix
 from ._nuisances import completed_nuisances, hide_nuisances
 from ._own_cells import OwnCellsMixin
+from ._reading import Reading
 from ._rows import chosen_rows
-from ._validation import match_features, validate_adata
 
 __all__ = ["RegistrationMixin"]
 
@@ -44,7 +44,7 @@ class RegistrationMixin(OwnCellsMixin):
             return self._own_cells()
         if self.minified_data_type is not None and _get_adata_minify_type(adata) is not None:
             return super()._validate_anndata(adata, copy_if_view)
-        return self._welcome(self._stand_in_for(adata))
+        return self._welcome(self._stand_in_for(adata, Reading()))
 
     def _make_data_loader(self, adata: Any, indices: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As scvi's, of rows that there are."""
@@ -57,7 +57,7 @@ class RegistrationMixin(OwnCellsMixin):
         self._require_unchanged()
         if self.minified_data_type is not None or self._is_current():
             return self.adata
-        return self._welcome(self._stand_in_for(self.adata))
+        return self._welcome(self._stand_in_for(self.adata, Reading()))
 
     def _welcome(self, guest: Any) -> Any:
         """Keep one stand-in registered, and forget the one before."""
@@ -66,101 +66,76 @@ class RegistrationMixin(OwnCellsMixin):
         self._guest = guest
         return guest
 
-    def _is_registered(self, adata: Any) -> bool:
-        """Whether this very object is registered with the model."""
-        managers = self._per_instance_manager_store.get(self.id, {})
-        return any(manager.adata is adata for manager in managers.values())
-
     @contextmanager
-    def _registered(
-        self,
-        adata: Any,
-        ignored: Sequence[str] = (),
-        *,
-        any_nuisance: bool = False,
-        may_lack_labels: bool = True,
-    ) -> Iterator[Any]:
+    def _registered(self, adata: Any, reading: Reading = Reading()) -> Iterator[Any]:
         """``adata`` registered as the model's own cells are, and forgotten afterwards.
 
         A stand-in that shares its matrix: nothing is written to ``adata``, which may be a view and
         may have more features than the model, in any order. ``None`` is the model's own data.
-
-        Parameters
-        ----------
-        ignored
-            Attributes that are not looked at, whatever ``adata`` has in their place: conditions
-            are unspecified, as labels are where it has no column of them; nuisances are any.
-        any_nuisance
-            Whether batch and covariates may be missing, or unknown to the model. They are -1 then,
-            to be completed by :meth:`_with_nuisances`.
-        may_lack_labels
-            Whether cells without a column of labels are unspecified, or an error.
         """
-        if adata is None or adata is self.adata:
-            self._require_unchanged()
-            if self.minified_data_type is not None or self._is_current():
-                yield self.adata
-                return
-        elif self._is_registered(adata):
-            yield adata
-            return
-        with self._replaced(adata, ignored, any_nuisance, may_lack_labels) as stand_in:
-            yield stand_in
-
-    @contextmanager
-    def _replaced(
-        self,
-        adata: Any,
-        ignored: Sequence[str] = (),
-        any_nuisance: bool = False,
-        may_lack_labels: bool = True,
-    ) -> Iterator[Any]:
-        """As :meth:`_registered`, by a stand-in in any case, which may be written to."""
-        if adata is None or adata is self.adata:
+        is_own = adata is None or adata is self.adata
+        if is_own:
             self._require_unchanged()
             adata = self.adata
-        stand_in = self._stand_in_for(adata, ignored, any_nuisance, may_lack_labels)
+        if not reading.afresh and (
+            (self.minified_data_type is not None or self._is_current())
+            if is_own
+            else self._is_registered(adata)
+        ):
+            yield adata
+            return
+        stand_in = self._stand_in_for(adata, reading)
         try:
             yield stand_in
         finally:
             self.deregister_manager(stand_in)
 
-    def _stand_in_for(
+    def _minibatches(
         self,
         adata: Any,
-        ignored: Sequence[str] = (),
-        any_nuisance: bool = False,
-        may_lack_labels: bool = True,
-    ) -> Any:
+        reading: Reading = Reading(),
+        *,
+        indices: Any = None,
+        batch_size: int | None = None,
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of cells, in their order; of the usual size for encoding by default."""
+        size = encoding_batch_size(len(self.var_)) if batch_size is None else batch_size
+        with self._registered(adata, reading) as cells:
+            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=size)
+            yield from map(self._with_nuisances, loader) if reading.any_nuisance else loader
+
+    def _stand_in_for(self, adata: Any, reading: Reading) -> Any:
         """A stand-in for cells, registered with the model."""
-        if self.minified_data_type is not None:
-            raise ValueError(
-                "The model's data are minified, so it can't encode counts. Load it with the data "
-                "that it was trained on, or without any: SCGM.load(path, adata=False)."
-            )
-        spec, setup = ConditionSpec.from_registry(self.registry_), self.registry_["setup_args"]
-        matrices = self._matrices_of(adata)
-        obs = self._obs(adata)
+        self._require_counts_of("read others by")
+        cells = self._cells
+        spec, setup = ConditionSpec.from_registry(self.registry_), cells.setup
+        matrices = cells.matrices(adata)
+        obs = cells.obs(adata)
         obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
-        absent = [setup["labels_key"]] if setup.get("labels_key") and may_lack_labels else []
+        labels = setup.get("labels_key")
+        absent = [labels] if labels and reading.may_lack_labels else []
         absent = [name for name in absent if name not in obs]  # labels are what many cells lack
-        open_ = [name for name in spec.steered if name in ignored]
+        open_ = [name for name in spec.steered if name in reading.ignored]
         obs = obs.assign(**dict.fromkeys([*absent, *open_], np.nan))
         size_factor = setup.get("size_factor_key")
-        obs, hidden = hide_nuisances(obs, spec, ignored, any_nuisance, size_factor)
+        obs, hidden = hide_nuisances(obs, spec, reading.ignored, reading.any_nuisance, size_factor)
         with warnings.catch_warnings():  # a few cells are enough: nothing is trained
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
-            stand_in = self._set_up_stand_in(matrices, obs)
+            stand_in = cells.stand_in(matrices, obs)
         manager = self._get_most_recent_anndata_manager(stand_in, required=True)
         self._register_manager_for_instance(manager)
         hidden.mark(manager)
         return stand_in
 
+    def _counts_of(self, registered: Any) -> Matrix:
+        """What the model reads of registered cells: cells by all its features."""
+        return self._cells.counts(self.get_anndata_manager(registered, required=True))
+
     def _absent(self, adata: Any) -> list[str]:
         """Conditions that cells have no column for."""
         if adata is None:
             return []
-        obs = self._obs(adata)
+        obs = self._cells.obs(adata)
         steered = ConditionSpec.from_registry(self.registry_).steered
         return [name for name in steered if name not in obs]
 
@@ -171,7 +146,7 @@ class RegistrationMixin(OwnCellsMixin):
     def _with_nuisances(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """A minibatch whose unknown nuisances are those that explain each cell's counts best."""
         n_conditions = len(ConditionSpec.from_registry(self.registry_).categorical)
-        return completed_nuisances(self.module, tensors, self.diffusion_design_, n_conditions)
+        return completed_nuisances(self.module, tensors, self.fitted_["design"], n_conditions)
 
     def get_latent_representation(self, adata: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Encode cells, as scvi-tools does, whatever attributes they have that the encoder sees not.
@@ -203,7 +178,7 @@ class RegistrationMixin(OwnCellsMixin):
         """
         if kwargs.get("dataloader") is not None:
             return super().get_latent_representation(adata, *args, **kwargs)
-        with self._registered(adata, self._unseen_by_encoder()) as cells:
+        with self._registered(adata, Reading(self._unseen_by_encoder())) as cells:
             return super().get_latent_representation(cells, *args, **kwargs)
 
     def _unseen_by_encoder(self) -> list[str]:
@@ -214,29 +189,3 @@ class RegistrationMixin(OwnCellsMixin):
         if self._may_lack_nuisances():
             further += [*spec.nuisances, *spec.numeric_covariates]
         return [*spec.steered, *further]
-
-    # what a model of cells in another container overrides
-
-    def _matrices_of(self, adata: Any) -> Any:
-        """The counts that the model reads of other cells, checked: what a stand-in is made of."""
-        validate_adata(adata, may_be_view=True)
-        adata = match_features(adata, pd.Index(self.get_var_names()))
-        layer = self.registry_["setup_args"].get("layer")
-        x = adata.X if layer is None else adata.layers.get(layer)
-        if x is None:  # set-up says so, in its words
-            return None, adata.var[[]].copy()
-        x = as_matrix(x, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
-        return (x.tocsr() if hasattr(x, "tocsr") else x), adata.var[[]].copy()
-
-    def _set_up_stand_in(self, matrices: Any, obs: pd.DataFrame) -> Any:
-        """An AnnData of these counts and attributes, set up as the model's own data were."""
-        (x, var), setup = matrices, self.registry_["setup_args"]
-        layer = setup.get("layer")
-        stand_in = AnnData(
-            x if layer is None else None,
-            obs=obs,
-            var=var,
-            layers=None if layer is None or x is None else {layer: x},
-        )
-        type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
-        return stand_in

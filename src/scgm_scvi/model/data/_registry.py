@@ -13,6 +13,7 @@ from scvi.data import AnnDataManager
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.module import SCGM_KEYS
 
+from ._base import ModelBase
 from ._fields import labels_state
 
 __all__ = ["RegistryMixin", "completed_registry"]
@@ -20,7 +21,7 @@ __all__ = ["RegistryMixin", "completed_registry"]
 _FIELDS = "field_registries"
 
 
-class RegistryMixin:
+class RegistryMixin(ModelBase):
     """Keep what scvi-tools reads of a registry as it is, and show it.
 
     scvi-tools keeps the fields of a registry in a dictionary that makes an entry of whatever it is

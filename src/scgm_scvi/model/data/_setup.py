@@ -17,16 +17,18 @@ from scvi.data.fields import (
 )
 
 from scgm_scvi._errors import require_keywords
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._kinds import KINDS
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 
 from ._columns import check_columns, check_kinds
-from ._fields import ConditionsField, LabelsField, MatrixField, NumbersField
+from ._fields import ConditionsField, LabelsField, MatrixField
 from ._nuisances import check_nuisances
+from ._number_fields import ConditionValuesField, NumbersField
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
-__all__ = ["TRANSFER", "SetupMixin", "as_list"]
+__all__ = ["TRANSFER", "SetupMixin", "as_list", "further_arguments", "take_further"]
 
 TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
 
@@ -89,8 +91,11 @@ class SetupMixin(RegistrationMixin):
         >>> adata = scgm_scvi.datasets.pbmc68k()
         >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
         """
-        require_keywords(kwargs, "setup_anndata", cls.setup_anndata, also=TRANSFER)
+        require_keywords(
+            kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
+        )
         setup_method_args = cls._get_setup_method_args(**locals())
+        setup_method_args["setup_args"] |= take_further(kwargs)
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
         validate_adata(adata)
@@ -158,6 +163,7 @@ class SetupMixin(RegistrationMixin):
             "labels_key": labels,
             "size_factor_key": [size_factor_key],
             **lists,
+            **{a: list(setup_args.get(a) or []) for a in further_arguments()},
         }
         source = kwargs.get("source_registry")
         known = {}
@@ -167,6 +173,10 @@ class SetupMixin(RegistrationMixin):
             check_kinds(adata.obs, {**spec.nuisances, **spec.categorical}, name)
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
+        numeric_conditions = {
+            kind: conditions_of(setup_args.get(entry.argument), entry.argument)
+            for kind, entry in KINDS.items()
+        }
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
         is_new = kwargs.get("source_registry") is None
         check_columns(adata.obs, keys, numeric, name, check_names=is_new)
@@ -174,6 +184,8 @@ class SetupMixin(RegistrationMixin):
         if source is None:
             validate_specified(adata.obs, keys, name)
         check_nuisances(adata.obs, keys, known, name)
+        values = ConditionValuesField(SCGM_KEYS.CONDITION_VALUES_KEY, numeric_conditions)
+        values.check(adata.obs, source)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
             raise ValueError(
@@ -193,9 +205,7 @@ class SetupMixin(RegistrationMixin):
                 [*labels, *lists["condition_keys"]],
                 {key: unlabeled_category for key in labels if unlabeled_category is not None},
             ),
-            NumbersField(
-                SCGM_KEYS.CONDITION_VALUES_KEY, setup_args.get("continuous_condition_keys")
-            ),
+            values,
         ]
 
     @classmethod
@@ -211,3 +221,18 @@ def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
     if isinstance(keys, str):
         raise TypeError(f"{argument} is the string {keys!r}; pass a list: [{keys!r}].")
     return list(keys or [])
+
+
+def further_arguments() -> list[str]:
+    """Arguments of the set-up for kinds of conditions that it does not name itself."""
+    return [k.argument for k in KINDS.values() if k.argument != "continuous_condition_keys"]
+
+
+def take_further(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take what is said of such kinds out of the keywords that are scvi-tools'."""
+    return {a: kwargs.pop(a) for a in further_arguments() if a in kwargs}
+
+
+def conditions_of(given: Any, argument: str) -> dict[str, Any]:
+    """Conditions of a kind, with what the set-up is told of each."""
+    return dict(given) if isinstance(given, Mapping) else dict.fromkeys(as_list(given, argument))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,23 +10,23 @@ import torch
 
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.diffusion import strength_sigma
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._sampling import Sampling
+from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._analogy import Analogy
+from ._latent_prior import LatentPrior
 
 __all__ = [
-    "Cells",
     "Edit",
-    "EditedStatesMixin",
+    "EditedCells",
     "analogy_scale",
     "check_method",
     "check_samples",
+    "edited",
     "parse_sampling",
 ]
 
-Tensors = dict[str, torch.Tensor]
-_METHODS = ("sdedit", "inversion", "shift")
 _COMPOSITIONS = ("auto", "joint", "additive")
 _ANALOGY_SCALE = 1.25  # at 1, what is taken over falls short (docs/benchmarks.md)
 
@@ -41,59 +41,74 @@ class Edit:
     edit_library_size: bool = False
 
 
-class Cells(NamedTuple):
+class EditedCells(NamedTuple):
     """Some cells to edit: attributes now and then, states, and what stands in for the unseen."""
 
-    own: Tensors
-    target: Tensors
+    own: Attributes
+    target: Attributes
     state: torch.Tensor
     analogy: Analogy | None = None
 
+    def rows(self, rows: slice | torch.Tensor) -> EditedCells:
+        """Those of some cells."""
+        analogy = None if self.analogy is None else self.analogy.rows(rows)
+        return EditedCells(self.own.rows(rows), self.target.rows(rows), self.state[rows], analogy)
 
-class EditedStatesMixin:
-    """The three methods of editing, on states.
 
-    Needs :class:`scgm_scvi.model.SamplingMixin` and ``EncodingMixin``.
-    """
+def edited(
+    prior: LatentPrior, cells: EditedCells, edit: Edit, generator: torch.Generator
+) -> torch.Tensor:
+    """States ``(n, n_latent + n_sizes)`` of the cells once they are edited."""
+    split, state = prior.module.split_state, cells.state.to(prior.device)
+    new = _METHODS[edit.method](prior, cells._replace(state=state), edit, generator)
+    if not edit.edit_library_size:
+        new = torch.cat([split(new)[0], split(state)[1]], dim=1)
+    return new
 
-    def _edited(self, cells: Cells, edit: Edit, generator: torch.Generator) -> torch.Tensor:
-        """States ``(n, n_latent + n_sizes)`` of the cells once they are edited."""
-        denoiser, state = self.module.denoiser, cells.state.to(self.device)
-        sigma = min(strength_sigma(edit.strength), denoiser.noise.sigma_max)
-        sampling = replace(edit.sampling, sigma_max=sigma)
-        if edit.method == "shift":
-            after = self._mean_state(cells.target, sampling, cells.analogy)
-            new = state + edit.strength * (after - self._mean_state(cells.own, Sampling()))
-        elif sigma <= self._lowest(edit.sampling):  # less noise than is left in any cell
-            new = state.clone()
-        elif edit.method == "inversion":
-            x = self._inverted(cells.own, state, sampling)
-            new = self._descend(x, cells.target, sampling, generator, analogy=cells.analogy)
-        else:
-            x = denoiser.standardize(state)
-            new = self._descend(
-                x, cells.target, sampling, generator, clean=True, analogy=cells.analogy
-            )
-        if not edit.edit_library_size:
-            own = self.module.split_state
-            new = torch.cat([own(new)[0], own(state)[1]], dim=1)
-        return new
 
-    def _lowest(self, sampling: Sampling) -> float:
-        """The lowest positive level of the grid."""
-        levels = self._sigmas(sampling)
-        return float(levels[levels > 0][-1])
+def _sdedit(
+    prior: LatentPrior, cells: EditedCells, edit: Edit, generator: torch.Generator
+) -> torch.Tensor:
+    """Noised at random, and denoised as what the cells shall be."""
+    sampling = _up_to_strength(prior, edit)
+    if sampling is None:
+        return cells.state.clone()
+    x, target, analogy = prior.module.denoiser.standardize(cells.state), cells.target, cells.analogy
+    return prior.descend(x, target, sampling, generator, clean=True, analogy=analogy)
 
-    def _mean_state(
-        self, tensors: Tensors, sampling: Sampling, analogy: Analogy | None = None
-    ) -> torch.Tensor:
-        """What is expected of cells with these attributes: the denoiser's answer to mere noise."""
-        denoiser = self.module.denoiser
-        sigma = torch.tensor(denoiser.noise.sigma_max, dtype=torch.float64, device=self.device)
-        n = len(next(iter(tensors.values())))
-        x = torch.zeros(n, denoiser.n_dims, dtype=torch.float64, device=self.device)
-        denoise = self._denoise(tensors, sampling, analogy=analogy)
-        return denoiser.unstandardize(denoise(x, sigma).float())
+
+def _inversion(
+    prior: LatentPrior, cells: EditedCells, edit: Edit, generator: torch.Generator
+) -> torch.Tensor:
+    """Carried up the probability flow as what the cells are, and down as what they shall be."""
+    sampling = _up_to_strength(prior, edit)
+    if sampling is None:
+        return cells.state.clone()
+    x = prior.invert(cells.state, cells.own, sampling)
+    return prior.descend(x, cells.target, sampling, generator, analogy=cells.analogy)
+
+
+def _shift(
+    prior: LatentPrior, cells: EditedCells, edit: Edit, generator: torch.Generator
+) -> torch.Tensor:
+    """The difference of the means of both attributes, added."""
+    sigma = min(strength_sigma(edit.strength), prior.module.denoiser.noise.sigma_max)
+    sampling = replace(edit.sampling, sigma_max=sigma)
+    after = prior.mean_state(cells.target, sampling, cells.analogy)
+    return cells.state + edit.strength * (after - prior.mean_state(cells.own, Sampling()))
+
+
+Method = Callable[[LatentPrior, EditedCells, Edit, torch.Generator], torch.Tensor]
+_METHODS: dict[str, Method] = {"sdedit": _sdedit, "inversion": _inversion, "shift": _shift}
+
+
+def _up_to_strength(prior: LatentPrior, edit: Edit) -> Sampling | None:
+    """Sampling from the strength's level on; ``None`` if less noise than is left in any cell."""
+    sigma = min(strength_sigma(edit.strength), prior.module.denoiser.noise.sigma_max)
+    levels = prior.sigmas(edit.sampling)
+    if sigma <= float(levels[levels > 0][-1]):
+        return None
+    return replace(edit.sampling, sigma_max=sigma)
 
 
 def parse_sampling(

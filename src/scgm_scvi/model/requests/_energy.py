@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch.distributions import Distribution
 
 from scgm_scvi.module import modality_sums, of_each_feature
+
+from ._attributes import Attributes
 
 __all__ = ["DenoisedCells", "Energy", "energy_of_states"]
 
@@ -79,14 +81,16 @@ Energy = Callable[[DenoisedCells], torch.Tensor]
 
 
 def energy_of_states(
-    energy: Energy, module: Any, tensors: Mapping[str, torch.Tensor]
+    energy: Energy, module: Any, attributes: Attributes
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """A user's energy as a function of standardised states, for stage two."""
 
     def of_states(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         state = module.denoiser.unstandardize(x)
-        return energy(
-            DenoisedCells(state, sigma, lambda s: module.decode_state(s, tensors), module.widths)
-        )
+
+        def decode(state: torch.Tensor) -> Distribution:
+            return module.decode_state(state, attributes.tensors)
+
+        return energy(DenoisedCells(state, sigma, decode, module.widths))
 
     return of_states

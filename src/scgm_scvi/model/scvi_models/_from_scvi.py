@@ -18,7 +18,7 @@ from scvi.model.base import BaseModelClass
 
 from scgm_scvi._errors import listed
 from scgm_scvi.diffusion import Denoiser
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 from scgm_scvi.nn import ScoreNetwork
 

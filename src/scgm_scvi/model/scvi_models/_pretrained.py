@@ -66,7 +66,7 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
         self.module.init_denoiser(
             self.module.n_latent,
             [len(c) for c in spec.categorical.values()],
-            len(spec.continuous),
+            spec.value_widths,
             [len(c) for c in spec.nuisances.values()],
             denoiser_kwargs,
             noise,
@@ -76,7 +76,7 @@ class PretrainedMixin(SetupMixin, LatentDiffusionModel):
         self.scgm_version_ = version("scgm_scvi")
         self._model_summary_string += (
             f"\n{type(self).__name__}: conditions: "
-            f"{', '.join([*spec.categorical, *spec.continuous]) or 'none'}."
+            f"{', '.join([*spec.categorical, *spec.numeric]) or 'none'}."
         )
         self.init_params_ = self._get_init_params(arguments)  # in place of scvi's own
 

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
+from scvi.data import AnnDataManager
 from scvi.model import MULTIVI
 
 from scgm_scvi._errors import listed
+from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.data._modalities import gathered_obs, holding, make_mudata
-from scgm_scvi.model.data._mudata import MuDataMixin
-from scgm_scvi.model.data._mudata_setup import MuDataSetupMixin, modalities_of
+from scgm_scvi.model.data._modality import modalities_of
+from scgm_scvi.model.data._mudata_cells import MuDataCells
+from scgm_scvi.model.data._mudata_setup import MuDataSetupMixin
 from scgm_scvi.model.data._validation import match_features, validate_adata
-from scgm_scvi.model.training._unpaired import UnpairedMixin
 from scgm_scvi.model.verbs._multivi_getters import MultiviGettersMixin
 from scgm_scvi.model.verbs._translation import TranslationMixin
 from scgm_scvi.module import FEATURE_KEYS, DiffusionMULTIVAE
@@ -31,11 +34,23 @@ __all__ = ["DiffusionMULTIVI"]
 _COLUMNS = ("batch_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
+class OpenPeakMuDataCells(MuDataCells):
+    """Counts of genes, and which peaks are open, as of generated cells."""
+
+    def counts(self, manager: AnnDataManager) -> sparse.csr_matrix:
+        return self._opened(super().counts(manager))
+
+    def features(self, data: AnnData | MuData) -> sparse.csr_matrix:
+        return self._opened(super().features(data))
+
+    def _opened(self, x: Matrix) -> sparse.csr_matrix:
+        x, n = sparse.csr_matrix(x), len(self.modalities[0].names)
+        return sparse.hstack([x[:, :n], opened(x[:, n:])], format="csr")
+
+
 class DiffusionMULTIVI(
-    MuDataMixin,
     MuDataSetupMixin,
     TranslationMixin,
-    UnpairedMixin,
     MultiviGettersMixin,
     PretrainedMixin,
     StandInMixin,
@@ -71,6 +86,7 @@ class DiffusionMULTIVI(
     """
 
     _module_cls = DiffusionMULTIVAE
+    _cells_cls = OpenPeakMuDataCells
     _container = "mdata"
     minified_data_type = None
 
@@ -154,17 +170,6 @@ class DiffusionMULTIVI(
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
             cls.setup_mudata(cells, source_registry=registry, **setup)
         return cells
-
-    def _counts(self, registered: Any) -> sparse.csr_matrix:
-        return self._with_open_peaks(super()._counts(registered))
-
-    def _features_of(self, adata: Any) -> sparse.csr_matrix:
-        return self._with_open_peaks(super()._features_of(adata))
-
-    def _with_open_peaks(self, x: np.ndarray | sparse.spmatrix) -> sparse.csr_matrix:
-        """Counts of genes, and which peaks are open, as of generated cells."""
-        x, n = sparse.csr_matrix(x), self.module.n_input_genes
-        return sparse.hstack([x[:, :n], opened(x[:, n:])], format="csr")
 
 
 def _as_list(keys: str | Sequence[str] | None) -> list[str]:

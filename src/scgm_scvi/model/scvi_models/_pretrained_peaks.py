@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
+from scvi.data import AnnDataManager
 from scvi.external import POISSONVI
 from scvi.model import PEAKVI
 from scvi.module import VAE
 
+from scgm_scvi.model.data._anndata_cells import AnnDataCells
 from scgm_scvi.model.verbs._peak_getters import OpenPeakGettersMixin, PeakGettersMixin
 from scgm_scvi.module import DiffusionPEAKVAE, DiffusionVAE
 
@@ -18,6 +20,16 @@ from ._pretrained import PretrainedMixin
 from ._stand_in import StandInMixin
 
 __all__ = ["DiffusionPEAKVI", "DiffusionPOISSONVI", "opened"]
+
+
+class OpenPeakCells(AnnDataCells):
+    """Cells of which it matters only which peaks are open, as of generated ones."""
+
+    def counts(self, manager: AnnDataManager) -> sparse.csr_matrix:
+        return opened(super().counts(manager))
+
+    def features(self, data: AnnData) -> sparse.csr_matrix:
+        return opened(super().features(data))
 
 
 class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, StandInMixin, PEAKVI):
@@ -53,13 +65,8 @@ class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, StandInMixin, PEAKV
     """
 
     _module_cls = DiffusionPEAKVAE
+    _cells_cls = OpenPeakCells
     minified_data_type = None
-
-    def _counts(self, registered: AnnData) -> sparse.csr_matrix:
-        return opened(super()._counts(registered))
-
-    def _features_of(self, adata: AnnData | None) -> sparse.csr_matrix:
-        return opened(super()._features_of(adata))
 
 
 class DiffusionPOISSONVI(PeakGettersMixin, PretrainedMixin, StandInMixin, POISSONVI):

@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scgm_scvi.model.data._modalities import holding
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 
 __all__ = ["StandInMixin", "stand_in", "stand_in_obs"]
 
@@ -72,7 +72,7 @@ def stand_in_obs(registry: Mapping[str, Any]) -> pd.DataFrame:
     spec = ConditionSpec.from_registry(registry)
     categories = {**spec.nuisances, **spec.categorical}
     obs = {name: next(iter(known), np.nan) for name, known in categories.items()}
-    obs |= dict.fromkeys([*spec.continuous, *spec.numeric_covariates], 0.0)
+    obs |= dict.fromkeys(spec.numeric, np.nan) | dict.fromkeys(spec.numeric_covariates, 0.0)
     if key := registry["setup_args"].get("size_factor_key"):
         obs[key] = 1.0
     obs = {name: value for name, value in obs.items() if not name.startswith("_scvi_")}

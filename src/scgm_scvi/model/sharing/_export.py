@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from scgm_scvi._errors import listed
 from scgm_scvi._whole import written_whole
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 from ._codec import Encoder, decode
 
@@ -31,7 +32,7 @@ _ATTRIBUTE = re.compile(r"[A-Za-z]\w*(?<!_)_")
 _SETUPS = ("setup_anndata", "setup_mudata")
 
 
-class ExportMixin:
+class ExportMixin(LatentDiffusionMixin):
     """Export to safetensors and JSON, and load that; knows nothing of what the features are."""
 
     def export(

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from scvi.hub import HubModel
 
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
+
 __all__ = ["HubMixin"]
 
 _PACKAGE = __name__.partition(".")[0]
@@ -88,7 +90,7 @@ a model to files that hold no code.
 """
 
 
-class HubMixin:
+class HubMixin(LatentDiffusionMixin):
     """Describe a saved model and hand it to scvi-tools' hub; knows nothing of the features."""
 
     @classmethod
@@ -213,17 +215,20 @@ class HubMixin:
         """What the card says of the model itself."""
         spec, parameters = self.condition_spec, self.init_params_["non_kwargs"]
         conditions = {name: _names(known) for name, known in spec.categorical.items()}
-        values = (self.diffusion_design_ or {}).get("values")
-        for j, name in enumerate(spec.continuous):
+        values = self.fitted_.get("design", {}).get("values")
+        for name, columns in spec.value_columns.items():
+            if spec.numeric[name].kind != "continuous":
+                conditions[name] = f"of kind {spec.numeric[name].kind!r}"
+                continue
             conditions[name] = "a number"
-            if values is not None and not np.isnan(values[:, j]).all():
-                low, high = np.nanmin(values[:, j]), np.nanmax(values[:, j])
+            if values is not None and not np.isnan(values[:, columns]).all():
+                low, high = np.nanmin(values[:, columns]), np.nanmax(values[:, columns])
                 conditions[name] += f", {low:.4g} to {high:.4g} in training"
         nuisances = {k: _names(v) for k, v in spec.nuisances.items() if k in spec.names}
         example = {k: v.tolist()[0] for k, v in spec.categorical.items() if len(v)}
         likelihoods = [v for k, v in parameters.items() if k.endswith("_likelihood")]
         stage_two = "trained" if self.is_diffusion_trained else "not trained"
-        if self.diffusion_fingerprint_ and not self.is_diffusion_trained:
+        if self.fitted_.get("fingerprint") and not self.is_diffusion_trained:
             stage_two = "stale: stage one changed after it was trained"
         return {
             "name": type(self).__name__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
+from scgm_scvi._mudata import columns_stay
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
+
 from ._pickles import model_file, require_harmless
 
 __all__ = ["LoadingMixin"]
 
 
-class LoadingMixin:
+class LoadingMixin(LatentDiffusionMixin):
     """What unpickles, and refuses to where it is not asked to trust a file."""
 
     @classmethod
@@ -106,15 +110,18 @@ class LoadingMixin:
         elif backup_url is None:
             model_file(dir_path, prefix)
         try:
-            model = super().load(
-                str(dir_path),
-                adata=adata,
-                accelerator=accelerator,
-                device=device,
-                prefix=prefix,
-                backup_url=backup_url,
-                allowed_classes_names_list=allowed_classes_names_list,
-            )
+            with columns_stay(), warnings.catch_warnings():
+                # scvi-tools 1.4 asks a MuData for its modalities in the old way
+                warnings.filterwarnings("ignore", "The method mod_names is deprecated")
+                model = super().load(
+                    str(dir_path),
+                    adata=adata,
+                    accelerator=accelerator,
+                    device=device,
+                    prefix=prefix,
+                    backup_url=backup_url,
+                    allowed_classes_names_list=allowed_classes_names_list,
+                )
             model._hold_features()
         except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as e:
             kind = cls._kin().get(_saved_class(model_file(dir_path, prefix)))

@@ -11,6 +11,7 @@ from scvi.data import AnnDataManager
 
 from scgm_scvi._mudata import PicklableMuData, columns_stay
 from scgm_scvi.model.data._changes import same_counts
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 __all__ = ["PicklingMixin"]
 
@@ -18,7 +19,7 @@ _UUID = "_scvi_uuid"
 _LEFT_OUT = ("trainer", "_adata_manager", "_guest")
 
 
-class PicklingMixin:
+class PicklingMixin(LatentDiffusionMixin):
     """What ``pickle``, ``joblib`` and ``copy.deepcopy`` do with a model.
 
     A pickled model has its cells with it, and what it learnt; not the trainer, which holds data

@@ -12,6 +12,8 @@ import pyro
 import torch
 
 from scgm_scvi._errors import listed
+from scgm_scvi._mudata import columns_stay
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 from . import _tables_in_pickles
 from ._pickles import model_file, strange_names
@@ -19,7 +21,7 @@ from ._pickles import model_file, strange_names
 __all__ = ["SavingMixin"]
 
 
-class SavingMixin:
+class SavingMixin(LatentDiffusionMixin):
     """What writes the file that ``LoadingMixin`` reads."""
 
     def save(
@@ -112,7 +114,7 @@ class SavingMixin:
         """Write to a folder of its own what :meth:`load` opens, or raise."""
         try:
             # scvi-tools adds what Pyro's store holds: parameters of other models, and of none here
-            with pyro.get_param_store().scope():
+            with pyro.get_param_store().scope(), columns_stay():
                 super().save(part, prefix=prefix, overwrite=True, save_kwargs=save_kwargs, **kwargs)
             foreign, hidden = strange_names(model_file(part, prefix))
             if foreign or hidden:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +20,9 @@ from torch import nn
 from scgm_scvi._errors import require_keywords, whole_number
 from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.data._registration import RegistrationMixin
+from scgm_scvi.model.prior._latent_prior import LatentPrior
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.train import (
     DiffusionTrainingPlan,
     DiffusionTrainRunner,
@@ -31,13 +31,14 @@ from scgm_scvi.train import (
     flush_denormals,
 )
 
+from ._fingerprint import stage_one_fingerprint, weights_fingerprint
+
 __all__ = [
     "MAX_DESIGN_ROWS",
     "TRAINERS",
     "Encoded",
     "LatentDiffusionMixin",
     "LatentTable",
-    "weights_fingerprint",
 ]
 
 MAX_DESIGN_ROWS = 100_000
@@ -73,38 +74,29 @@ class LatentTable(NamedTuple):
     met: list[np.ndarray]
 
 
-class LatentDiffusionMixin:
+class LatentDiffusionMixin(RegistrationMixin):
     """Train a diffusion model on the latents of a trained scvi model.
 
     Needs a module with :class:`scgm_scvi.module.LatentDiffusionModuleMixin`; knows nothing of
     what the features are.
     """
 
-    diffusion_history_: dict[str, pd.DataFrame] | None = None
-    diffusion_fingerprint_: str | None = None
-    diffusion_design_: dict[str, np.ndarray] | None = None
-    diffusion_met_: dict[str, np.ndarray] | None = None
-
     @property
-    def condition_spec(self) -> ConditionSpec:
-        """Attributes the model can be conditioned on, with their categories."""
-        spec = ConditionSpec.from_registry(self.registry)
-        return spec if self.diffusion_met_ is None else replace(spec, met=self.diffusion_met_)
+    def prior(self) -> LatentPrior:
+        """The trained diffusion model of latents as an engine, without cells."""
+        return LatentPrior(self.module, self.condition_spec, self.fitted_.get("design", {}))
 
     @property
     def history(self) -> dict[str, pd.DataFrame] | None:
         """Metrics of training by epoch, of both stages."""
-        if not self.diffusion_history_:
-            return self.history_
-        return {**(self.history_ or {}), **self.diffusion_history_}
+        stage_two = self.fitted_.get("history")
+        return {**(self.history_ or {}), **stage_two} if stage_two else self.history_
 
     @property
     def is_diffusion_trained(self) -> bool:
         """Whether stage two has been trained on the encoder as it is now."""
-        return (
-            self.diffusion_fingerprint_ is not None
-            and self.diffusion_fingerprint_ == self._stage_one_fingerprint()
-        )
+        known = self.fitted_.get("fingerprint")
+        return known is not None and known == stage_one_fingerprint(self.module)
 
     @leaves_random_state
     def train_diffusion(
@@ -198,9 +190,9 @@ class LatentDiffusionMixin:
                 plan_kwargs=defaults | (plan_kwargs or {}) | ({} if lr is None else {"lr": lr}),
                 **{"accelerator": accelerator, "devices": devices, **trainer_kwargs},
             )
-            self.diffusion_design_ = table.design
-            self.diffusion_met_ = self._met(table)
-        self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+            self.fitted_["design"] = table.design
+            self.fitted_["met"] = self._met(table)
+        self.fitted_["fingerprint"] = stage_one_fingerprint(self.module)
 
     def _require_diffusion_keywords(self, keywords: Mapping[str, Any], place: str) -> None:
         """Raise ``TypeError`` for what neither :meth:`train_diffusion` nor the trainer takes."""
@@ -211,14 +203,14 @@ class LatentDiffusionMixin:
     @contextmanager
     def _until_it_is_whole(self) -> Iterator[None]:
         """Within it stage two is not trained; nor after an error that left it half-trained."""
-        fingerprint, denoiser = self.diffusion_fingerprint_, self.module.denoiser
+        fingerprint, denoiser = self.fitted_.get("fingerprint"), self.module.denoiser
         before = weights_fingerprint(denoiser.state_dict())
-        self.diffusion_fingerprint_ = None
+        self.fitted_["fingerprint"] = None
         try:
             yield
         except BaseException:
             if weights_fingerprint(denoiser.state_dict()) == before:
-                self.diffusion_fingerprint_ = fingerprint
+                self.fitted_["fingerprint"] = fingerprint
             raise
 
     def _fit_denoiser(
@@ -320,11 +312,11 @@ class LatentDiffusionMixin:
                 "The model was loaded without data, so there are no cells to learn. Load it with "
                 "an AnnData, or pass the data module that it was trained from: datamodule=..."
             )
-        means, variances, parts = [], [], []
+        means, variances, parts, measured = [], [], [], []
         self._require_current()
-        cells = self.adata
+        several = self.module.n_sizes > 1
         for tensors in self._make_data_loader(
-            adata=cells, batch_size=encoding_batch_size(len(self.var_))
+            adata=self.adata, batch_size=encoding_batch_size(len(self.var_))
         ):
             mean, variance = self.module.encode_state(tensors)
             means.append(mean.cpu())
@@ -332,6 +324,8 @@ class LatentDiffusionMixin:
             tokens, values = self.module.denoiser_conditions(tensors)
             numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
             parts.append({"tokens": tokens, "values": values, "numeric": numeric.float()})
+            if several:
+                measured.append(self.module.measured(self.module.features(tensors)).cpu())
         design = {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]}
         mean, variance = torch.cat(means), torch.cat(variances)
         lost = int((~(mean.isfinite() & variance.isfinite()).all(dim=1)).sum())
@@ -340,6 +334,8 @@ class LatentDiffusionMixin:
                 f"{lost} of {len(mean)} cells have no finite latent or library size: cells without "
                 "counts, or without a positive size factor. Leave them out."
             )
+        if several:
+            mean, variance = _with_missing_sizes(self.module, mean, variance, torch.cat(measured))
         return Encoded(mean, variance, design)
 
     def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -358,15 +354,9 @@ class LatentDiffusionMixin:
         denoiser.scale.copy_(total.sqrt().clamp(min=1e-4))
         denoiser.network.conditions.set_value_range(torch.as_tensor(values))
 
-    def _stage_one_fingerprint(self) -> str:
-        """Hash of all weights but the denoiser's."""
-        return weights_fingerprint(
-            {k: v for k, v in self.module.state_dict().items() if not k.startswith("denoiser.")}
-        )
-
     def _require_diffusion(self) -> None:
         """Raise unless stage two is trained on the encoder as it is."""
-        if self.diffusion_fingerprint_ is None:
+        if self.fitted_.get("fingerprint") is None:
             raise RuntimeError(
                 "Stage two is not trained, or its training was cut short, so nothing can be "
                 "generated. Call "
@@ -379,9 +369,17 @@ class LatentDiffusionMixin:
             )
 
 
-def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _with_missing_sizes(
+    module: Any, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments of states whose unknown log sizes are as expected of cells that have them.
+
+    Cells may have been measured in some of the modalities only, ``measured``
+    ``(n, n_modalities)``; what they would have in the others is learnt from those that have both.
+    """
+    latent, log_sizes = module.split_state(mean)
+    missing = module.missing_sizes.cpu()
+    missing.fit(latent, log_sizes, measured)
+    moments = module.completed(mean, variance, measured)
+    missing.to(module.device)
+    return moments

@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.model.data._registry import completed_registry
 from scgm_scvi.model.data._tables import held_table
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
 
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
-from ._stage_one import require_held_out
+from ._stage_one import StageOneMixin, require_held_out
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
 
@@ -33,7 +33,7 @@ _SAMPLE = 10_000  # cells whose means the decoder starts from, and whose latents
 _ELSEWHERE = ("strategy", "num_nodes", "enable_progress_bar")  # of the trainer, for stage two too
 
 
-class DiskTrainingMixin:
+class DiskTrainingMixin(StageOneMixin):
     """What training needs of a data module in place of an AnnData.
 
     Of the data module it uses ``registry``, ``var``, ``n_steps``, ``n_val``, ``train_dataloader``
@@ -125,7 +125,7 @@ class DiskTrainingMixin:
             for r in (self.registry_, registry)
         ]
         differences = {"genes": genes[0] != genes[1]}
-        for what in ("categorical", "continuous", "batch", "covariates", "numeric_covariates"):
+        for what in ("categorical", "numeric", "batch", "covariates", "numeric_covariates"):
             a, b = getattr(mine, what), getattr(its, what)
             same = list(a) == list(b)
             if same and isinstance(a, dict):

@@ -12,12 +12,14 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from scgm_scvi.model._batch_sizes import default_batch_size
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import CategoryCounts, new_entries, only_trained
 from scgm_scvi.nn import merge_adapters
 from scgm_scvi.train import Replay
 
-from ._diffusion import Encoded, LatentTable
+from ._diffusion import Encoded, LatentDiffusionMixin, LatentTable
+from ._fingerprint import stage_one_fingerprint
+from ._replaying import generate_replay
 
 __all__ = ["FINE_TUNING_STEPS", "MODES", "FineTuningMixin", "category_counts"]
 
@@ -28,14 +30,12 @@ _DIFFUSION_LR = dict.fromkeys(MODES, 5e-3)
 _DISPERSION_LR_FACTOR = 3.0  # dispersions begin where they should be, and need not run ahead
 
 
-class FineTuningMixin:
+class FineTuningMixin(LatentDiffusionMixin):
     """Both stages of fine-tuning, as ``fine_tuning_`` says.
 
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``ReplayMixin``, and a
-    :class:`scgm_scvi.module.SCGMVAE`.
+    Needs a :class:`scgm_scvi.module.SCGMVAE`.
     """
 
-    fine_tuning_: dict[str, Any] | None = None
     _replay: Replay | None = None
 
     def merge_adapters(self) -> None:
@@ -52,7 +52,7 @@ class FineTuningMixin:
         self._set_adapter_rank(0)
         self.fine_tuning_ = None
         if is_fresh:
-            self.diffusion_fingerprint_ = self._stage_one_fingerprint()
+            self.fitted_["fingerprint"] = stage_one_fingerprint(self.module)
 
     def _set_adapter_rank(self, rank: int) -> None:
         self.init_params_["non_kwargs"]["adapter_rank"] = rank
@@ -116,10 +116,11 @@ class FineTuningMixin:
 
     def _met(self, table: LatentTable) -> dict[str, np.ndarray]:
         met = super()._met(table)
-        if not self._starts_from_reference or self.diffusion_met_ is None:
+        known = self.fitted_.get("met")
+        if not self._starts_from_reference or known is None:
             return met
         # what the reference met is known still: new categories come after its own
-        return {k: np.union1d(v, self.diffusion_met_.get(k, v)) for k, v in met.items()}
+        return {k: np.union1d(v, known.get(k, v)) for k, v in met.items()}
 
     def _diffusion_defaults(self, n_cells: int, batch_size: int) -> tuple[int, dict[str, float]]:
         if self._starts_from_reference:
@@ -134,7 +135,7 @@ class FineTuningMixin:
     def _begin_stage_one(self, seed: int) -> dict[str, Any]:
         """Remember the reference before it changes; what the training plan takes."""
         f = self.fine_tuning_
-        self._replay = self._remembered(f["replay"], seed) if f["replay"] else None
+        self._replay = generate_replay(self.prior, f["replay"], seed) if f["replay"] else None
         if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
             self._start_new_batches()
         factor = {"dispersion_lr_factor": _DISPERSION_LR_FACTOR}
@@ -149,7 +150,7 @@ class FineTuningMixin:
         design = {**cells.design, "replayed": np.zeros(len(cells.mean), dtype=bool)}
         if not (ratio := self.fine_tuning_["replay"]):
             return Encoded(cells.mean, cells.variance, design), train
-        replay = self._replay or self._remembered(ratio, seed)
+        replay = self._replay or generate_replay(self.prior, ratio, seed)
         tokens, values = self.module.denoiser_conditions(replay.tensors)
         n, numeric = len(replay), replay.tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
         old = {

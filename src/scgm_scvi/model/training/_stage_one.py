@@ -11,12 +11,13 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scgm_scvi.module import FEATURE_KEYS, SCGM_KEYS
 from scgm_scvi.train import EMAOfWeights, KeepBest, flush_denormals
 
-from ._diffusion import weights_fingerprint
+from ._diffusion import LatentDiffusionMixin
+from ._fingerprint import weights_fingerprint
 
 __all__ = ["StageOneMixin", "require_held_out"]
 
 
-class StageOneMixin:
+class StageOneMixin(LatentDiffusionMixin):
     """Train an :class:`scgm_scvi.module.SCGMVAE`, as scvi models train."""
 
     def _fit_stage_one(
@@ -66,7 +67,7 @@ class StageOneMixin:
         n_before = len(self.history_.get("elbo_train", ())) - n_epochs
         kept = n_epochs - 1 if keep.best_epoch is None else keep.best_epoch
         is_recorded = has_validation and n_before >= 0  # by one process of several
-        self.kept_epoch_ = n_before + kept if is_recorded else None
+        self.fitted_["kept_epoch"] = n_before + kept if is_recorded else None
 
     def _run_stage_one(self, **kwargs: Any) -> None:
         with flush_denormals(), self._trainable(self.module):
@@ -80,7 +81,7 @@ class StageOneMixin:
         keys = [key for key in FEATURE_KEYS if key in manager.data_registry]
         means = [np.asarray(manager.get_from_registry(key).mean(axis=0)).ravel() for key in keys]
         self.module.set_mean(torch.as_tensor(np.concatenate(means).clip(0), dtype=torch.float32))
-        if self.condition_spec.continuous:
+        if self.condition_spec.numeric:
             values = self.adata_manager.get_from_registry(SCGM_KEYS.CONDITION_VALUES_KEY)
             self.module.condition_embedding.set_value_range(
                 torch.as_tensor(np.asarray(values, dtype=np.float32))

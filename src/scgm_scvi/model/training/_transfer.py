@@ -19,7 +19,8 @@ from scgm_scvi.model.data._features import FeatureReport
 from scgm_scvi.module import SCGM_KEYS, CategoryCounts, grow
 from scgm_scvi.nn import FeatureFill, add_adapters, merge_adapters
 
-from ._fine_tuning import MODES, category_counts
+from ._fine_tuning import MODES, FineTuningMixin, category_counts
+from ._replaying import generate_replay
 
 __all__ = ["TransferMixin"]
 
@@ -27,11 +28,8 @@ _N_MEMORY = 1_000  # cells that the encoder remembers where features are missing
 _N_VARIABLE = 200  # the most variable features, of which the report names those that are missing
 
 
-class TransferMixin:
-    """Start from a trained model instead of from nothing.
-
-    Needs ``FineTuningMixin``.
-    """
+class TransferMixin(FineTuningMixin):
+    """Start from a trained model instead of from nothing."""
 
     @classmethod
     def load_query_data(
@@ -115,13 +113,13 @@ class TransferMixin:
         reference = cls._reference(reference_model)
         if replay:
             reference._require_memory()
-        reference._check_query(adata)
-        obs = reference._obs(adata)
+        reference._cells.check_query(adata)
+        obs = reference._cells.obs(adata)
         before = reference.condition_spec
         if mode == "surgery":
             _require_new(obs, {**before.nuisances, **before.categorical})
         unknown = [k for k in before.steered if k not in obs]
-        query, report = reference._aligned_query(adata, min_shared, unknown)
+        query, report = reference._cells.align_query(adata, min_shared, unknown)
         state = _merged(reference.module).state_dict()
         model = super().load_query_data(
             query, reference, unfrozen=True, accelerator=accelerator, device=device
@@ -157,7 +155,7 @@ class TransferMixin:
     def _require_memory(self) -> None:
         """Raise unless the model can generate what is to be replayed."""
         if not self.is_diffusion_trained:
-            state = "not trained" if self.diffusion_fingerprint_ is None else "stale"
+            state = "not trained" if self.fitted_.get("fingerprint") is None else "stale"
             raise ValueError(
                 f"reference_model's stage two is {state}, so it can't generate cells to replay. "
                 "Call its train_diffusion() first, or pass replay=0."
@@ -171,7 +169,7 @@ class TransferMixin:
         known: CategoryCounts,
         report: FeatureReport,
     ) -> None:
-        has_denoiser = self.diffusion_fingerprint_ is not None
+        has_denoiser = self.fitted_.get("fingerprint") is not None
         if mode == "adapter":
             add_adapters(self.module, adapter_rank)
         self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
@@ -196,7 +194,7 @@ class TransferMixin:
         encoder = self.module.z_encoder
         if not getattr(encoder, "normalize", False):  # of modalities: nothing is filled in
             return
-        cells = reference._remembered(1.0, seed=0, n_cells=_N_MEMORY)
+        cells = generate_replay(reference.prior, 1.0, seed=0, n_cells=_N_MEMORY)
         x = torch.as_tensor(cells.x.toarray(), device=self.device)
         encoder.fill = FeatureFill(*x.shape).to(self.device)
         is_missing = np.isin(self.var_.index, missing)
@@ -214,7 +212,7 @@ class TransferMixin:
         some = torch.zeros(n, 1, dtype=torch.long, device=means.device)  # unspecified; the first
         tensors = {
             SCGM_KEYS.CONDITIONS_KEY: some.expand(-1, len(spec.categorical)),
-            SCGM_KEYS.CONDITION_VALUES_KEY: size.new_full((n, len(spec.continuous)), np.nan),
+            SCGM_KEYS.CONDITION_VALUES_KEY: size.new_full((n, sum(spec.value_widths)), np.nan),
             REGISTRY_KEYS.BATCH_KEY: some,
             REGISTRY_KEYS.CAT_COVS_KEY: some.expand(-1, len(spec.covariates)),
             REGISTRY_KEYS.CONT_COVS_KEY: size.new_zeros(n, len(spec.numeric_covariates)),

@@ -18,13 +18,14 @@ from torch.distributions import (
 )
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 __all__ = ["AbundanceMixin"]
 
 _KEY = "da_log_probs"
 
 
-class AbundanceMixin:
+class AbundanceMixin(LatentDiffusionMixin):
     """Differential abundance as scvi-tools has it, of whatever cells and latents a model has."""
 
     @torch.inference_mode()
@@ -114,7 +115,7 @@ class AbundanceMixin:
         data.obsm[_KEY] = pd.DataFrame(out, index=data.obs_names)
 
     def _samples(self, data: Any, sample_key: str | None) -> pd.Series:
-        obs = self._obs(data)
+        obs = self._cells.obs(data)
         for part in getattr(data, "mod", {}).values():  # what no modality contradicts
             if sample_key in part.obs and sample_key not in obs:
                 obs = obs.assign(**{sample_key: part.obs[sample_key].reindex(obs.index)})

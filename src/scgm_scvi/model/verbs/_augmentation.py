@@ -12,10 +12,13 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest, shown, whole_number
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.requests._conditions import ConditionSpec, require_known
+from scgm_scvi.model.prior._encoding import mean_latents
+from scgm_scvi.model.requests._condition_tables import require_known
+from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.model.requests._tokens import condition_tokens
 
-from ._generation import fresh_seed
+from ._generation import GenerationMixin
+from ._verb import fresh_seed
 
 __all__ = ["AugmentationMixin"]
 
@@ -33,11 +36,8 @@ _PASSED_ON = (
 )
 
 
-class AugmentationMixin:
-    """Balance data with generated cells.
-
-    Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the features are.
-    """
+class AugmentationMixin(GenerationMixin):
+    """Balance data with generated cells."""
 
     @leaves_random_state
     def augment(
@@ -116,20 +116,21 @@ class AugmentationMixin:
         require_known(key, list(spec.categorical), "key")
         if seed is None:
             seed = fresh_seed()
+        cells = self._cells
         with self._registered(adata) as registered:
             real = self.adata if adata is None else adata
             self._check_real(real, key)
             categories = spec.categorical[key]
             codes = (
-                condition_tokens(self._obs(real)[key], categories, key, spec.unspecified.get(key))
+                condition_tokens(cells.obs(real)[key], categories, key, spec.unspecified.get(key))
                 - 1
             )
             present = np.bincount(codes[codes >= 0], minlength=len(categories))
             n_new = np.maximum(_targets(n_per_category, categories, present, key) - present, 0)
-            x = [sparse.csr_matrix(self._counts(registered), dtype=np.float32)]
-            latent = [self._mean_latents(registered)]
-            var = self._var_of(real)
-        obs = self._obs(real)
+            x = [sparse.csr_matrix(self._counts_of(registered), dtype=np.float32)]
+            latent = [mean_latents(self.prior, self._minibatches(registered))]
+            var = cells.var_of(real)
+        obs = cells.obs(real)
         obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]]
         n_real, names, uns = len(obs), obs.index.astype(str), {}
         if n_new.sum():
@@ -138,11 +139,11 @@ class AugmentationMixin:
             columns = [c for c in spec.names if c in obs]
             conditions = _drawn_conditions(obs[columns], key, codes, categories, n_new, rng)
             conditions = _trained_alone(conditions, spec, key)
-            cells = self.generate(conditions=conditions, seed=seed, **generate_kwargs)
-            cells = self._unpacked(cells)
-            x.append(cells.X)
-            latent.append(cells.obsm[self.latent_key])
-            obs, names, uns = _stacked(obs, cells.obs), names.append(cells.obs_names), cells.uns
+            made = self.generate(conditions=conditions, seed=seed, **generate_kwargs)
+            new = cells.unpack(made)
+            x.append(new.X)
+            latent.append(new.obsm[self.latent_key])
+            obs, names, uns = _stacked(obs, new.obs), names.append(new.obs_names), new.uns
         counted = np.flatnonzero((present > 0) | (n_new > 0))
         asked = {
             "key": key,
@@ -152,19 +153,18 @@ class AugmentationMixin:
         }
         obs = obs.assign(**{_MARK: np.arange(len(names)) >= n_real})
         obs.index = ad.utils.make_index_unique(names)
-        cells = ad.AnnData(
+        both = ad.AnnData(
             sparse.vstack(x, format="csr"),
             obs=obs,
             var=var,
             obsm={self.latent_key: np.concatenate(latent)},
             uns={"scgm": {**uns.get("scgm", {}), "augment": asked}},
         )
-        return self._packed(cells)
+        return cells.pack(both)
 
     def _check_real(self, adata: ad.AnnData, key: str) -> None:
-        if self.minified_data_type is not None:
-            raise ValueError("The model's data are minified: there are no counts to augment.")
-        obs = self._obs(adata)
+        self._require_counts_of("augment")
+        obs = self._cells.obs(adata)
         if key not in obs:
             raise KeyError(f"key: {key!r} is not a column of adata.obs.")
         if _MARK in obs:

@@ -12,17 +12,19 @@ import pandas as pd
 from anndata import AnnData
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._changes import changed_matrix, is_written
+from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._rows import chosen_rows
-from scgm_scvi.model.prior._class_evidence import UNCALIBRATED, ClassEvidenceMixin, Weighing
-from scgm_scvi.model.requests._conditions import require_known
-from scgm_scvi.model.training._diffusion import weights_fingerprint
+from scgm_scvi.model.prior._class_evidence import UNCALIBRATED, Weighing, class_evidence
+from scgm_scvi.model.requests._condition_tables import require_known
+from scgm_scvi.model.training._fingerprint import weights_fingerprint
 from scgm_scvi.module import SCGM_KEYS
+
+from ._verb import Verb
 
 __all__ = ["ClassificationMixin"]
 
@@ -31,15 +33,8 @@ _MOST_PAIRS = 100_000  # of a cell and a category, to calibrate by
 _FEW = {"n_samples": 4, "n_levels": 6}  # where classification is a step on the way
 
 
-class ClassificationMixin(ClassEvidenceMixin):
-    """Classify cells by a model that generates them.
-
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
-    what the features are.
-    """
-
-    classifier_weights_: dict[tuple[str, int, int], tuple[float, float]] | None = None
-    classifier_fingerprint_: str | None = None
+class ClassificationMixin(Verb):
+    """Classify cells by a model that generates them."""
 
     @leaves_random_state
     def classify(
@@ -128,22 +123,15 @@ class ClassificationMixin(ClassEvidenceMixin):
         Li et al. 2023, arXiv:2303.16203; Clark & Jaini 2023, arXiv:2303.15233. Temperatures:
         Guo et al. 2017, arXiv:1706.04599.
         """
-        self._require_diffusion()
+        usual = encoding_batch_size(len(self.var_))
+        run = self._run(seed, batch_size, progress_bar, usual=usual)
         spec = self.condition_spec
         if key is None:
             key = next(iter(spec.categorical), "cell_type")
         require_known(key, list(spec.categorical), "key")
         if prior not in ("train", "uniform"):
             raise ValueError(f"prior is {prior!r}; use 'train' or 'uniform'.")
-        if self.minified_data_type is not None:
-            raise ValueError(
-                "The model's data are minified, so their features can't be compared. Load the "
-                "model with the data that it was trained on, or without any: "
-                "SCGM.load(path, adata=False)."
-            )
-        if batch_size is None:
-            batch_size = encoding_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
+        self._require_counts_of("compare")
         settings = {
             "n_samples": whole_number(n_samples, "n_samples"),
             "n_levels": whole_number(n_levels, "n_levels"),
@@ -151,16 +139,14 @@ class ClassificationMixin(ClassEvidenceMixin):
         weights = self._classifier_weights(key, settings)
         weighing = Weighing(*weights, self._log_frequencies(key) if prior == "train" else 0.0)
         parts = [np.empty((0, len(spec.categorical[key])))]
-        any_nuisance = self._may_lack_nuisances()
-        with self._registered(adata, [key], any_nuisance=any_nuisance) as cells:
+        with self._registered(adata, Reading([key], self._may_lack_nuisances())) as cells:
             rows = chosen_rows(indices, cells.obs_names)
             names = cells.obs_names[rows]
-            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
+            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=run.batch_size)
             loader = map(self._with_nuisances, loader)
-            with tqdm(
-                total=len(names), unit="cell", desc="Classifying", disable=not progress_bar
-            ) as bar:
-                for latent, features in self._evidence(loader, key, seed, weighing, **settings):
+            found = class_evidence(self.prior, loader, key, seed, weighing, **settings)
+            with run.bar(len(names), "Classifying") as bar:
+                for latent, features in found:
                     parts.append(softmax(weighing.logits(latent, features), axis=1))
                     bar.update(len(latent))
         return pd.DataFrame(np.concatenate(parts), index=names, columns=spec.categorical[key])
@@ -176,14 +162,15 @@ class ClassificationMixin(ClassEvidenceMixin):
     ) -> np.ndarray:
         """Those of the categories of ``key`` ``(n, n_categories)``, for the cells of a minibatch."""
         weighing = Weighing(*weights, self._log_frequencies(key))
-        ((latent, features),) = self._evidence([tensors], key, seed, weighing, **_FEW)
+        found = class_evidence(self.prior, [tensors], key, seed, weighing, **_FEW)
+        ((latent, features),) = found
         return softmax(weighing.logits(latent, features), axis=1)
 
     def _log_frequencies(self, key: str) -> np.ndarray:
         """Log shares of the categories among training cells, none of them 0."""
         n = len(self.condition_spec.categorical[key])
-        j = list(self.condition_spec.categorical).index(key)
-        design = self.diffusion_design_
+        j = self.condition_spec.position(key)
+        design = self.fitted_["design"]
         tokens = design["tokens"][~design["replayed"]] if "replayed" in design else design["tokens"]
         counts = np.bincount(tokens[:, j], minlength=n + 1)[1:]
         return np.log((counts + 1) / (counts + 1).sum())
@@ -191,10 +178,11 @@ class ClassificationMixin(ClassEvidenceMixin):
     def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:
         """The weights of latents and of features, fitted if they are not yet."""
         fingerprint = weights_fingerprint(self.module.state_dict())
-        if self.classifier_fingerprint_ != fingerprint:  # weights of other networks are stale
-            self.classifier_fingerprint_, self.classifier_weights_ = fingerprint, {}
+        known = self.fitted_.get("classifier", {})
+        # weights of other networks are stale
+        known = known["weights"] if known.get("fingerprint") == fingerprint else {}
         which = (key, *settings.values())  # more samples and levels are to be trusted more
-        if which not in self.classifier_weights_:
+        if which not in known:
             with self._calibrating_cells() as cells:
                 rows, labels = self._held_out(key, cells)
                 if len(rows) < _LEAST_CELLS:
@@ -210,10 +198,11 @@ class ClassificationMixin(ClassEvidenceMixin):
                 size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
                 loader = self._make_data_loader(adata=cells, indices=rows, batch_size=size)
                 weighing = Weighing(prior=self._log_frequencies(key))
-                found = self._evidence(loader, key, 0, weighing, **settings)
+                found = class_evidence(self.prior, loader, key, 0, weighing, **settings)
                 latent, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            self.classifier_weights_[which] = _fit(latent, features, weighing.prior, labels)
-        return self.classifier_weights_[which]
+            known = {**known, which: _fit(latent, features, weighing.prior, labels)}
+            self.fitted_["classifier"] = {"fingerprint": fingerprint, "weights": known}
+        return known[which]
 
     @contextmanager
     def _calibrating_cells(self) -> Iterator[Any]:
@@ -226,7 +215,7 @@ class ClassificationMixin(ClassEvidenceMixin):
                 yield self.adata
             else:  # set up for another model since
                 try:
-                    cells = stack.enter_context(self._replaced(None))
+                    cells = stack.enter_context(self._registered(None, Reading(afresh=True)))
                 except (KeyError, ValueError):  # columns are gone, or say what is not known
                     cells = None
                 yield cells
@@ -237,7 +226,7 @@ class ClassificationMixin(ClassEvidenceMixin):
         rows = rows.astype(np.int64)
         if cells is None or not len(rows):
             return rows[:0], rows[:0]
-        j = list(self.condition_spec.categorical).index(key)
+        j = self.condition_spec.position(key)
         manager = self.get_anndata_manager(cells, required=True)
         labels = np.asarray(manager.get_from_registry(SCGM_KEYS.CONDITIONS_KEY))[rows, j]
         rows, labels = rows[labels > 0], labels[labels > 0] - 1

@@ -6,16 +6,15 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi.model._log import logger
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 __all__ = ["DiagnosticsMixin"]
 
 _ACTIVE_VARIANCE = 0.01
 
 
-class DiagnosticsMixin:
+class DiagnosticsMixin(LatentDiffusionMixin):
     """Say how stage one went."""
-
-    kept_epoch_: int | None = None
 
     def diagnose(self) -> pd.Series:
         """Signs of posterior collapse and of overfitting in stage one.
@@ -50,15 +49,15 @@ class DiagnosticsMixin:
             "latent_dimensions": mean.shape[1],
         }
         history = self.history_ or {}
-        if self.kept_epoch_ is not None and "elbo_validation" in history:
+        kept = self.fitted_.get("kept_epoch")
+        if kept is not None and "elbo_validation" in history:
             at_kept = {
                 "kl": "kl_local_validation",
                 "elbo_train": "elbo_train",
                 "elbo_validation": "elbo_validation",
             }
             out |= {  # the last epoch until then that was validated
-                k: float(history[v].iloc[:, 0].loc[: self.kept_epoch_].iloc[-1])
-                for k, v in at_kept.items()
+                k: float(history[v].iloc[:, 0].loc[:kept].iloc[-1]) for k, v in at_kept.items()
             }
             if self.module.drops_modalities:  # in training the ELBO is of less than in validation
                 del out["elbo_train"]

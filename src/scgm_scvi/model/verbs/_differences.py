@@ -15,6 +15,7 @@ from scvi.model.base._de_core import _de_core
 
 from scgm_scvi.model.data._groups import require_groups
 from scgm_scvi.model.data._modalities import gathered_obs
+from scgm_scvi.model.data._reading import Reading
 
 from ._modality_reading import Cells, ModalityReadingMixin
 
@@ -98,9 +99,10 @@ class DifferencesMixin(ModalityReadingMixin):
         **kwargs: Any,
     ) -> pd.DataFrame:
         data = self.adata if adata is None else adata
-        with self._replaced(data, self._absent(data)) as cells:  # which may be written to
+        reading = Reading(self._absent(data), afresh=True)  # it may be written to
+        with self._registered(data, reading) as cells:
             if groupby is not None and groupby not in cells.obs and isinstance(data, MuData):
-                keys = [b.key for b in self._modalities]
+                keys = [b.key for b in self._cells.modalities]
                 cells.obs[groupby] = gathered_obs(data, {groupby: "groupby"}, {}, keys)[groupby]
             if groupby is not None:
                 require_groups(cells.obs, groupby, group1, group2)
@@ -115,7 +117,7 @@ class DifferencesMixin(ModalityReadingMixin):
                 idx2=idx2,
                 all_stats=all_stats,
                 all_stats_fn=partial(self._count_statistics, modality),
-                col_names=self._modalities[modality].names,
+                col_names=self._cells.modalities[modality].names,
                 mode=mode,
                 batchid1=batchid1,
                 batchid2=batchid2,
@@ -132,7 +134,7 @@ class DifferencesMixin(ModalityReadingMixin):
     ) -> dict[str, np.ndarray]:
         """What was counted in two groups of cells, by those that were measured."""
         start, stop = self._range(modality)
-        x = sparse.csr_matrix(self._counts(manager.adata))[:, start:stop]
+        x = sparse.csr_matrix(self._counts_of(manager.adata))[:, start:stop]
         out = {}
         for i, rows in enumerate((idx1, idx2), 1):
             some = x[rows]

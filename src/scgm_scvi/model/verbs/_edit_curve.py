@@ -16,21 +16,26 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.prior._analogy import Analogy
+from scgm_scvi.model.prior._analogy_search import find_analogy
 from scgm_scvi.model.prior._edited_states import (
-    Cells,
     Edit,
+    EditedCells,
     analogy_scale,
     check_method,
+    edited,
     parse_sampling,
 )
-from scgm_scvi.model.requests._conditions import Conditions, Request
+from scgm_scvi.model.prior._latent_prior import LatentPrior
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._condition_tables import Conditions
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
-from scgm_scvi.model.training._diffusion import weights_fingerprint
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.model.training._fingerprint import weights_fingerprint
+
+from ._verb import Verb
 
 __all__ = ["EditCurveMixin"]
 
-Tensors = dict[str, torch.Tensor]
 _STRENGTHS = tuple(np.linspace(0.1, 1, 10).round(2).tolist())
 _ENOUGH = 0.95  # of the greatest effect
 _KEPT = 0.95  # of the identity that generated cells have
@@ -38,13 +43,8 @@ _N_REFERENCE = 2000  # generated cells that a classifier of identity learns from
 _FEWEST = 20  # held-out cells that a choice can be made from
 
 
-class EditCurveMixin:
-    """Effect and identity of edits, on latents.
-
-    Needs :class:`scgm_scvi.model.EditedStatesMixin` and ``AnalogyMixin``; knows nothing of what the features are.
-    """
-
-    edit_strengths_: dict[str, float] | None = None
+class EditCurveMixin(Verb):
+    """Effect and identity of edits, on latents."""
 
     @leaves_random_state
     def edit_curve(
@@ -123,29 +123,28 @@ class EditCurveMixin:
         cells = self._cells_to_try() if adata is None else adata
         request = Request.parse(self.condition_spec, None, conditions, cells.obs_names)
         rng = np.random.default_rng(seed)
-        generator = torch.Generator(device=self.device).manual_seed(seed)
+        generator = self.prior.generator(seed)
         own, state = self._states(cells)
         named = {str(name) for name in conditions}
-        target = request.over(own, named)
-        rows = _that_differ(own, target)
+        tried = EditedCells(own, request.over(own, named), state)
+        rows = torch.nonzero(tried.own.differs(tried.target)).ravel().numpy()
         if not len(rows):
             raise ValueError(
                 "No cell is left to try: all have what conditions ask for already. Pass others."
             )
-        rows = torch.as_tensor(np.sort(rng.permutation(rows)[:n_cells]))
-        own, target = ({k: v[rows] for k, v in t.items()} for t in (own, target))
-        analogy = None
+        tried = tried.rows(torch.as_tensor(np.sort(rng.permutation(rows)[:n_cells])))
         if composition == "auto":
-            analogy, _ = self._analogy(own, target, named, analogy_scale(guidance_scale, named))
-        tried = Cells(own, target, state[rows], analogy)
+            scale = analogy_scale(guidance_scale, named)
+            analogy, _ = find_analogy(self.prior, tried.own, tried.target, named, scale)
+            tried = tried._replace(analogy=analogy)
         with torch.no_grad():
-            scores = self._yardstick(tried, rng, generator)
+            scores = _evaluator(self.prior, tried, rng, generator)
             records = []
             for strength, sigma in zip(
                 tqdm(strengths, desc="Editing", disable=not progress_bar), sigmas, strict=True
             ):
-                edited = self._edited(tried, Edit(method, strength, sampling), generator)
-                records.append({"strength": strength, "sigma": sigma, **scores(edited)})
+                states = edited(self.prior, tried, Edit(method, strength, sampling), generator)
+                records.append({"strength": strength, "sigma": sigma, **scores(states)})
         curve = pd.DataFrame(records)
         curve["chosen"] = curve.index == _choice(curve, method)
         return curve
@@ -168,69 +167,16 @@ class EditCurveMixin:
         typical = {str(k): _typical(v) for k, v in conditions.items()}
         guidance = {"guidance_scale": guidance_scale, "composition": composition}
         key = str((weights_fingerprint(self.module.state_dict()), method, typical, guidance))
-        known = self.edit_strengths_ or {}
+        known = self.fitted_.get("edit_strengths", {})
         if key not in known:
             options = {"method": method, **guidance, "progress_bar": False}
             try:
                 curve = self.edit_curve(None, typical, **options)
             except ValueError:  # loaded without data, or without cells to try: those at hand
                 curve = self.edit_curve(adata, typical, **options)
-            self.edit_strengths_ = {**known, key: float(curve.strength[curve.chosen].iloc[0])}
-        return self.edit_strengths_[key]
-
-    def _yardstick(
-        self, tried: Cells, rng: np.random.Generator, generator: torch.Generator
-    ) -> Callable[[torch.Tensor], dict[str, float]]:
-        """A function from edited states to their effect, identity and similarity."""
-        sampling, design = Sampling.parse(self.condition_spec), self.diffusion_design_
-
-        def latent(states: torch.Tensor) -> np.ndarray:
-            states = self.module.denoiser.standardize(states)
-            return self.module.split_state(states)[0].cpu().numpy()
-
-        def generated(tensors: Tensors, analogy: Analogy | None = None) -> np.ndarray:
-            noise = self._noise(len(next(iter(tensors.values()))), sampling, generator)
-            return latent(self._descend(noise, tensors, sampling, generator, analogy=analogy))
-
-        own, target, source = tried.own, tried.target, latent(tried.state)
-        populations = np.repeat([0, 1], len(source))
-        between = LogisticRegression(C=0.1, max_iter=1000)
-        both = np.concatenate([generated(own), generated(target, tried.analogy)])
-        towards = between.fit(both, populations).coef_[0]
-        # others than those it was fitted on, which it sets apart too well
-        start, way = (
-            (source @ towards).mean(),
-            ((generated(target, tried.analogy) - source) @ towards).mean(),
-        )
-
-        kept = (own[SCGM_KEYS.CONDITIONS_KEY] == target[SCGM_KEYS.CONDITIONS_KEY]).all(dim=0)
-        kept = kept.numpy()
-        label = _patterns(own[SCGM_KEYS.CONDITIONS_KEY].numpy()[:, kept])
-        rows = rng.choice(len(design["tokens"]), _N_REFERENCE)
-        reference = Request.of_design(self.condition_spec, design, rows)
-        reference_label = _patterns(reference.tokens[:, kept])
-        known = None
-        if kept.any() and len(np.unique(reference_label)) > 1:
-            cells = generated(reference.draw_nuisances(design, rng))
-            known = LogisticRegression(C=0.1, max_iter=1000).fit(cells, reference_label)
-
-        def identity(latents: np.ndarray) -> float:
-            return np.nan if known is None else float((known.predict(latents) == label).mean())
-
-        of_generated = identity(generated(target, tried.analogy))
-        own_part = _centred(source, label)
-
-        def scores(states: torch.Tensor) -> dict[str, float]:
-            edited = latent(states)
-            part = _centred(edited, label)
-            return {
-                "effect": float(((edited @ towards).mean() - start) / way),
-                "identity": identity(edited),
-                "identity_generated": of_generated,
-                "similarity": _correlation(own_part, part),
-            }
-
-        return scores
+            known = {**known, key: float(curve.strength[curve.chosen].iloc[0])}
+            self.fitted_["edit_strengths"] = known
+        return known[key]
 
 
 def _typical(value: Any) -> Any:
@@ -241,13 +187,57 @@ def _typical(value: Any) -> Any:
     return most[0] if len(most) else None
 
 
-def _that_differ(own: Tensors, target: Tensors) -> np.ndarray:
-    """Rows whose attributes are not yet what they are to be."""
-    differ = torch.zeros(len(next(iter(own.values()))), dtype=torch.bool)
-    for key in own:
-        a, b = own[key].double().nan_to_num(nan=-torch.inf), target[key].double()
-        differ |= (a != b.nan_to_num(nan=-torch.inf)).any(dim=1)
-    return torch.nonzero(differ).ravel().numpy()
+def _evaluator(
+    prior: LatentPrior, tried: EditedCells, rng: np.random.Generator, generator: torch.Generator
+) -> Callable[[torch.Tensor], dict[str, float]]:
+    """A function from edited states to their effect, identity and similarity."""
+    sampling, design = Sampling.parse(prior.spec), prior.design
+
+    def latent(states: torch.Tensor) -> np.ndarray:
+        return prior.latents(prior.module.denoiser.standardize(states))
+
+    def generated(attributes: Attributes, analogy: Analogy | None = None) -> np.ndarray:
+        return latent(prior.sample(attributes, sampling, generator, analogy=analogy))
+
+    own, target, source = tried.own, tried.target, latent(tried.state)
+    populations = np.repeat([0, 1], len(source))
+    between = LogisticRegression(C=0.1, max_iter=1000)
+    both = np.concatenate([generated(own), generated(target, tried.analogy)])
+    towards = between.fit(both, populations).coef_[0]
+    # others than those it was fitted on, which it sets apart too well
+    start, way = (
+        (source @ towards).mean(),
+        ((generated(target, tried.analogy) - source) @ towards).mean(),
+    )
+
+    kept = (own.tokens == target.tokens).all(dim=0)
+    kept = kept.numpy()
+    label = _patterns(own.tokens.numpy()[:, kept])
+    rows = rng.choice(len(design["tokens"]), _N_REFERENCE)
+    reference = Request.of_design(prior.spec, design, rows)
+    reference_label = _patterns(reference.tokens[:, kept])
+    known = None
+    if kept.any() and len(np.unique(reference_label)) > 1:
+        cells = generated(reference.draw_nuisances(design, rng))
+        known = LogisticRegression(C=0.1, max_iter=1000).fit(cells, reference_label)
+
+    def identity(latents: np.ndarray) -> float:
+        return np.nan if known is None else float((known.predict(latents) == label).mean())
+
+    of_generated = identity(generated(target, tried.analogy))
+    own_part = _centred(source, label)
+
+    def scores(states: torch.Tensor) -> dict[str, float]:
+        latents = latent(states)
+        part = _centred(latents, label)
+        return {
+            "effect": float(((latents @ towards).mean() - start) / way),
+            "identity": identity(latents),
+            "identity_generated": of_generated,
+            "similarity": _correlation(own_part, part),
+        }
+
+    return scores
 
 
 def _patterns(tokens: np.ndarray) -> np.ndarray:

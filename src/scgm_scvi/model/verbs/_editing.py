@@ -11,42 +11,38 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
-from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
+from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.prior._analogy_search import find_analogy
 from scgm_scvi.model.prior._edited_states import (
-    Cells,
     Edit,
+    EditedCells,
     analogy_scale,
     check_method,
     check_samples,
+    edited,
     parse_sampling,
 )
-from scgm_scvi.model.requests._conditions import Conditions, Request
+from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserve
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.model.requests._request import Request
 
-from ._generation import fresh_seed, require_expression, stacked
+from ._edit_curve import EditCurveMixin
+from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
 
-Tensors = dict[str, torch.Tensor]
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
 _N_TOP = 100  # changed features that are reported
 _PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
 
 
-class EditingMixin:
-    """Simulate an intervention on real cells.
-
-    Needs :class:`scgm_scvi.model.GenerationMixin`, ``EditedStatesMixin``, ``AnalogyMixin`` and
-    ``EditCurveMixin``; knows nothing of what the features are.
-    """
+class EditingMixin(EditCurveMixin):
+    """Simulate an intervention on real cells."""
 
     @leaves_random_state
     def edit(
@@ -172,8 +168,8 @@ class EditingMixin:
         bridges, arXiv:2203.08382; latent arithmetic: Lotfollahi et al. 2019, scGen,
         doi:10.1038/s41592-019-0494-8.
         """
-        self._require_diffusion()
-        self._require_writable(adata, key_added)
+        run = self._run(seed, batch_size, progress_bar)
+        self._cells.require_writable(adata, key_added)
         intervention = Intervention.parse(
             self.var_.index,
             genes=genes,
@@ -208,32 +204,26 @@ class EditingMixin:
             )
         strength_sigma(strength)  # refuses what is no strength
         edit = Edit(method, float(strength), sampling, edit_library_size)
-        if seed is None:
-            seed = fresh_seed()
-        batch_size = whole_number(
-            default_batch_size(len(self.var_)) if batch_size is None else batch_size, "batch_size"
-        )
-        tensors, state = self._states(adata)
-        target = request.over(tensors, named)
+        prior = self.prior
+        own, state = self._states(adata)
+        target = request.over(own, named)
         analogy, stand_ins = None, {}
         if composition == "auto":
             scale = analogy_scale(guidance_scale, named)
-            analogy, stand_ins = self._analogy(tensors, target, named, scale)
+            analogy, stand_ins = find_analogy(prior, own, target, named, scale)
+        cells = EditedCells(own, target, state, analogy)
         parts = []
-        bar = tqdm(total=len(state), unit="cell", desc="Editing", disable=not progress_bar)
-        with bar, torch.no_grad():
-            for i, start in enumerate(range(0, len(state), batch_size)):
-                rows = slice(start, start + batch_size)
-                own, new = ({k: v[rows] for k, v in t.items()} for t in (tensors, target))
-                seeds = np.random.SeedSequence([seed, i]).generate_state(n_samples, np.uint64) >> 1
-                cells = Cells(own, new, state[rows], analogy and analogy.rows(rows))
-                parts.append(self._edited_part(cells, edit, intervention, expression, seeds))
-                bar.update(len(own[SCGM_KEYS.CONDITIONS_KEY]))
+        with run.bar(len(state), "Editing") as bar, torch.no_grad():
+            for i, rows in run.chunks(len(state)):
+                some = cells.rows(rows)
+                seeds = run.seeds(i, n_samples) >> 1
+                parts.append(self._edited_part(some, edit, intervention, expression, seeds))
+                bar.update(len(some.own))
         obs = {"_effect": np.concatenate([p.effect for p in parts])}
         if n_samples > 1:
             obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
         uns = {
-            **self._provenance(seed, **sampling.describe(), expression=expression),
+            **self._provenance(run, **sampling.describe(), expression=expression),
             "method": method,
             "strength": edit.strength,
             "conditions": _described(conditions),
@@ -242,10 +232,10 @@ class EditingMixin:
             **({} if intervention is None else intervention.describe()),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
-            "batch_size": batch_size,
+            "batch_size": run.batch_size,
             "changed": _changed(parts, self.var_.index),
         }
-        return self._write_result(
+        return self._cells.write(
             adata,
             key_added,
             layers={"": stacked([p.x for p in parts])},
@@ -257,31 +247,31 @@ class EditingMixin:
 
     def _edited_part(
         self,
-        cells: Cells,
+        cells: EditedCells,
         edit: Edit,
         intervention: Intervention | None,
         expression: str,
         seeds: np.ndarray,
     ) -> _Part:
         """Edit some cells, once for each seed."""
-        before = self._express(cells.state, cells.own, "normalized", 0)
+        prior = self.prior
+        before = prior.express(cells.state, cells.own, "normalized", 0)
         attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
         if intervention is not None and edit.strength > 0:
             source = torch.as_tensor(before / 1e4)
             energy = intervention.guidance_energy(
-                source, lambda state: self.module.decode_state(state, attributes)
+                source, lambda state: prior.module.decode_state(state, attributes.tensors)
             )
             edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
             adjust = partial(intervention.apply, source=source) if intervention.columns else None
         samples = []
         for seed in seeds.tolist():
-            generator = torch.Generator(device=self.device).manual_seed(seed)
-            new = self._edited(cells, edit, generator)
-            decoded = self._decoded(new, attributes, adjust)
-            samples.append(self._drawn(decoded, "normalized", seed))
+            new = edited(prior, cells, edit, prior.generator(seed))
+            decoded = prior.decode(new, attributes, adjust)
+            samples.append(prior.draw(decoded, "normalized", seed))
             if len(samples) == 1:
-                latent = self.module.split_state(new)[0].cpu().numpy()
-                x = self._drawn(decoded, "counts", seed) if expression == "counts" else None
+                latent = prior.latents(new)
+                x = prior.draw(decoded, "counts", seed) if expression == "counts" else None
         mean = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)
@@ -299,7 +289,7 @@ class EditingMixin:
 class _Part(NamedTuple):
     """Some edited cells, and sums over them: expression before and after, change of its log."""
 
-    x: np.ndarray | sparse.csr_matrix
+    x: Matrix
     latent: np.ndarray
     effect: np.ndarray
     uncertainty: np.ndarray

@@ -7,24 +7,20 @@ import torch
 from anndata import AnnData
 from scvi.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution, Normal
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
-from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.prior._posterior import zero_probability
+from scgm_scvi.model.data._reading import Reading
+from scgm_scvi.model.prior._posterior import fit_posterior, zero_probability
 from scgm_scvi.module import BlockwiseDistribution
 
-from ._generation import fresh_seed
+from ._verb import Verb, fit_steps
 
 __all__ = ["EnhancementMixin", "rates_given_counts"]
 
 
-class EnhancementMixin:
-    """The same cells with less noise.
-
-    Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``SetupMixin``.
-    """
+class EnhancementMixin(Verb):
+    """The same cells with less noise."""
 
     @leaves_random_state
     def enhance(
@@ -108,43 +104,38 @@ class EnhancementMixin:
         of their regressions. Fitting the posterior: Kim et al. 2018, arXiv:1802.02550, under the
         prior of Mardani et al. 2023, arXiv:2305.04391.
         """
-        self._require_diffusion()
+        run = self._run(seed, batch_size, progress_bar)
         n_samples = whole_number(n_samples, "n_samples")
-        n_fit_steps = 0 if n_fit_steps == 0 else whole_number(n_fit_steps, "n_fit_steps")
-        if batch_size is None:
-            batch_size = default_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
-        if seed is None:
-            seed = fresh_seed()
-        self._require_writable(adata, key_added)
-        generator = torch.Generator(device=self.device).manual_seed(seed)
+        n_fit_steps = fit_steps(n_fit_steps)
+        self._cells.require_writable(adata, key_added)
+        prior = self.prior
+        generator = prior.generator(run.seed)
+        reading = Reading(self._absent(adata), self._may_lack_nuisances())
         parts, latents = [], []
-        bar = tqdm(total=adata.n_obs, unit="cell", desc="Enhancing", disable=not progress_bar)
-        with bar:
-            for tensors in self._minibatches(adata, batch_size):
-                posterior = self._posterior(tensors, n_fit_steps, generator)
+        with run.bar(adata.n_obs, "Enhancing") as bar:
+            for tensors in self._minibatches(adata, reading, batch_size=run.batch_size):
+                posterior = fit_posterior(prior, tensors, n_fit_steps, generator)
                 x = self.module.features(tensors).to(self.device) if own_counts else None
                 total = 0
                 with torch.no_grad():
                     for _ in range(n_samples):
-                        u = posterior.draw(generator)
-                        px, _ = self._decode(u, tensors, posterior.log_size)
+                        px = posterior.decode(posterior.draw(generator))
                         total = total + self._expression(px, x) / n_samples
                 parts.append(total.cpu().numpy())
-                latents.append(self._latents(posterior).cpu().numpy())
+                latents.append(posterior.latents.cpu().numpy())
                 bar.update(len(total))
-        return self._write_result(
+        return self._cells.write(
             adata,
             key_added,
             layers={"": np.concatenate(parts)},
             latent=np.concatenate(latents),
             obs={},
             uns=self._provenance(
-                seed,
+                run,
                 own_counts=bool(own_counts),
                 n_samples=n_samples,
                 n_fit_steps=n_fit_steps,
-                batch_size=batch_size,
+                batch_size=run.batch_size,
             ),
             copy=copy,
         )

@@ -67,7 +67,7 @@ class ExpressionGettersMixin(ImportanceMixin):
         scvi_s = super().differential_expression
         bound = inspect.signature(scvi_s).bind_partial(adata, groupby, *args, **kwargs).arguments
         if groupby is not None and (adata is not None or self.adata is not None):
-            obs = self._obs(self.adata if adata is None else adata)
+            obs = self._cells.obs(self.adata if adata is None else adata)
             require_groups(obs, groupby, bound.get("group1"), bound.get("group2"))
         return scvi_s(adata, groupby, *args, **kwargs)
 

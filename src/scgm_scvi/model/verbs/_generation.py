@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
-from scipy import sparse
-from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
-from scgm_scvi._errors import whole_number
-from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.requests._conditions import Conditions, Request
+from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._energy import Energy
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
-from scgm_scvi.model.training._diffusion import weights_fingerprint
-from scgm_scvi.module import with_mean
 
-__all__ = ["GenerationMixin", "fresh_seed", "require_expression", "stacked"]
+from ._verb import Run, Verb, require_expression
+
+__all__ = ["GenerationMixin"]
 
 
 class _Chunk(NamedTuple):
-    x: sparse.csr_matrix | np.ndarray
+    x: Matrix
     latent: np.ndarray
     obs: pd.DataFrame
 
 
-class GenerationMixin:
-    """Sample latents from stage two and decode them with stage one.
-
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`, ``SamplingMixin`` and ``AnnDataMixin``;
-    knows nothing of what the features are.
-    """
-
-    latent_key: str = "X_scgm"
+class GenerationMixin(Verb):
+    """Sample latents from stage two and decode them with stage one."""
 
     @leaves_random_state
     def generate(
@@ -132,7 +122,7 @@ class GenerationMixin:
         >>> cells = model.generate(1000, {"cell_type": "CD4 T"}, seed=0)  # doctest: +SKIP
         >>> twin = model.generate(conditions=adata.obs[["cell_type"]])  # doctest: +SKIP
         """
-        self._require_diffusion()
+        run = self._run(seed, batch_size, progress_bar)
         request = Request.parse(self.condition_spec, n_cells, conditions)
         sampling = Sampling.parse(
             self.condition_spec,
@@ -144,35 +134,20 @@ class GenerationMixin:
             n_steps=n_steps,
             sampling_kwargs=sampling_kwargs,
         )
-        if batch_size is None:
-            batch_size = default_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
         require_expression(expression)
-        if seed is None:
-            seed = fresh_seed()
         uns = self._provenance(
-            seed, **sampling.describe(), expression=expression, batch_size=batch_size
+            run, **sampling.describe(), expression=expression, batch_size=run.batch_size
         )
-        chunks = self._chunks(request, sampling, expression, seed, batch_size)
-        bar = tqdm(total=len(request), unit="cell", desc="Generating", disable=not progress_bar)
+        chunks = self._chunks(request, sampling, expression, run)
+        bar = run.bar(len(request), "Generating")
         if out is None:
             with bar:
-                return self._packed(self._collect(_counted(chunks, bar), uns))
-        with self._writer(out) as writer, bar:
+                return self._cells.pack(self._collect(_counted(chunks, bar), uns))
+        with self._cells.writer(out) as writer, bar:
             for chunk in _counted(chunks, bar):
                 writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
             writer.finish(self.var_, {"scgm": uns})
         return Path(out)
-
-    def _provenance(self, seed: int, **parameters: Any) -> dict[str, Any]:
-        """What made some cells, as builtins: the model, its ``parameters``, and the seed."""
-        return {
-            "model": weights_fingerprint(self.module.state_dict()),
-            "class": type(self).__name__,
-            **parameters,
-            "seed": int(seed),
-            "version": version("scgm_scvi"),
-        }
 
     def _collect(self, chunks: Iterator[_Chunk], uns: dict[str, Any]) -> ad.AnnData:
         x, latents, obs = zip(*chunks, strict=True)
@@ -185,85 +160,19 @@ class GenerationMixin:
         )
 
     def _chunks(
-        self,
-        request: Request,
-        sampling: Sampling,
-        expression: str,
-        seed: int,
-        batch_size: int,
+        self, request: Request, sampling: Sampling, expression: str, run: Run
     ) -> Iterator[_Chunk]:
-        """Generate ``batch_size`` cells at a time, each chunk from its own seed."""
-        for i, start in enumerate(range(0, len(request), batch_size)):
-            part = request.rows(start, start + batch_size)
-            seeds = np.random.SeedSequence([seed, i]).generate_state(2, np.uint64)
+        """Generate some cells at a time, each chunk from its own seed."""
+        prior = self.prior
+        for i, rows in run.chunks(len(request)):
+            part = request.rows(rows.start, rows.stop)
+            seeds = run.seeds(i, 2)
             numpy_seed, torch_seed = int(seeds[0]), int(seeds[1]) >> 1  # torch's has a sign bit
-            tensors = part.draw_nuisances(self.diffusion_design_, np.random.default_rng(numpy_seed))
-            generator = torch.Generator(device=self.device).manual_seed(torch_seed)
-            state = self._sample_state(tensors, sampling, generator)
-            x = self._express(state, tensors, expression, torch_seed)
-            latent, _ = self.module.split_state(state)
-            yield _Chunk(x, latent.cpu().numpy(), request.obs(tensors, start))
-
-    @torch.no_grad()
-    def _express(
-        self,
-        state: torch.Tensor,
-        tensors: Mapping[str, torch.Tensor],
-        expression: str,
-        seed: int,
-    ) -> sparse.csr_matrix | np.ndarray:
-        """Decode; draw features, or take their mean scaled to 10,000 a cell and modality."""
-        return self._drawn(self._decoded(state, tensors), expression, seed)
-
-    @torch.no_grad()
-    def _decoded(
-        self,
-        state: torch.Tensor,
-        tensors: Mapping[str, torch.Tensor],
-        adjust: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> Distribution:
-        """Distribution of the features of cells.
-
-        ``adjust`` is a function of the expected proportions of features, in their modalities, to those
-        that they shall have.
-        """
-        distribution = self.module.decode_state(state, tensors)
-        if adjust is None:
-            return distribution
-        total = self.module.modality_totals(distribution.mean)
-        return with_mean(distribution, adjust(distribution.mean / total) * total)
-
-    @torch.no_grad()
-    def _drawn(
-        self, distribution: Distribution, expression: str, seed: int
-    ) -> sparse.csr_matrix | np.ndarray:
-        """Features drawn, or their mean scaled to 10,000 a cell and modality."""
-        if expression == "normalized":
-            return (self.module.proportions(distribution.mean) * 1e4).cpu().numpy()
-        # torch.distributions take no generator: borrow the global one, and give it back.
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            x = distribution.sample().cpu().numpy()
-        return sparse.csr_matrix(x)
-
-
-def fresh_seed() -> int:
-    """A seed for who names none."""
-    return int(np.random.SeedSequence().generate_state(1)[0])
-
-
-def require_expression(expression: str) -> None:
-    """Raise ``ValueError`` unless it is a kind of expression that cells come in."""
-    if expression not in ("counts", "normalized"):
-        raise ValueError(f"expression is {expression!r}; use 'counts' or 'normalized'.")
-
-
-def stacked(parts: Sequence[sparse.csr_matrix | np.ndarray]) -> sparse.csr_matrix | np.ndarray:
-    """Chunks of features as one matrix, sparse if they are."""
-    return (
-        sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
-    )
+            attributes = part.draw_nuisances(prior.design, np.random.default_rng(numpy_seed))
+            state = prior.sample(attributes, sampling, prior.generator(torch_seed))
+            x = prior.express(state, attributes, expression, torch_seed)
+            obs = attributes.obs(request.index(rows.start, len(part)))
+            yield _Chunk(x, prior.latents(state), obs)
 
 
 def _counted(chunks: Iterator[_Chunk], bar: tqdm) -> Iterator[_Chunk]:

@@ -12,12 +12,13 @@ from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution
 
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 from scgm_scvi.module import OpenFeatures
 
 __all__ = ["ImportanceMixin"]
 
 
-class ImportanceMixin:
+class ImportanceMixin(LatentDiffusionMixin):
     """What ``weights="importance"`` asks for, in place of scvi-tools', which takes N(0, I).
 
     Needs scvi-tools' ``RNASeqMixin`` after it.

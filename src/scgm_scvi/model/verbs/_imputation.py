@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.model._batch_sizes import MEMORY_BUDGET, default_batch_size
+from scgm_scvi.model._batch_sizes import MEMORY_BUDGET
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.data._matrices import as_matrix
+from scgm_scvi.model.data._matrices import as_matrix, stacked
+from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._validation import layer_names, validate_adata
-from scgm_scvi.model.prior._posterior import Posterior, at_depth, mean_log1p
+from scgm_scvi.model.prior._posterior import Posterior, at_depth, fit_posterior, mean_log1p
 from scgm_scvi.module import modality_sums, of_each_feature
 
-from ._generation import fresh_seed, stacked
+from ._verb import Verb, fit_steps
 
 __all__ = ["ImputationMixin", "narrowest_interval"]
 
@@ -28,12 +29,8 @@ _DRAWS = 4  # of the counts of each latent
 _RARE = 0.01  # probability of being counted, below which a feature is given as zero
 
 
-class ImputationMixin:
-    """Features that were not measured.
-
-    Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``SetupMixin``, and a
-    model of counts.
-    """
+class ImputationMixin(Verb):
+    """Features that were not measured."""
 
     @leaves_random_state
     def impute(
@@ -119,50 +116,48 @@ class ImputationMixin:
         chain, where here the posterior is fitted (Kim et al. 2018, arXiv:1802.02550), with the
         diffusion model as its prior (Mardani et al. 2023, arXiv:2305.04391).
         """
-        self._require_diffusion()
+        run = self._run(seed, batch_size, progress_bar)
         self._require_counts()
         n_samples = whole_number(n_samples, "n_samples")
-        n_fit_steps = 0 if n_fit_steps == 0 else whole_number(n_fit_steps, "n_fit_steps")
+        n_fit_steps = fit_steps(n_fit_steps)
         n_inside = _n_inside(interval, _DRAWS * n_samples)
         validate_adata(adata, may_be_view=True)
         genes = self._genes_to_impute(adata, genes)
-        full, seen = self._completed(adata, genes)
+        full, columns = self._completed(adata, genes)
         if batch_size is None:
             own = MEMORY_BUDGET // (3 * 4 * _DRAWS * n_samples * len(genes))
-            batch_size = max(1, min(own, default_batch_size(len(self.var_))))
-        batch_size = whole_number(batch_size, "batch_size")
-        if seed is None:
-            seed = fresh_seed()
-        generator = torch.Generator(device=self.device).manual_seed(seed)
-        seen = torch.as_tensor(seen, device=self.device)
-        unseen = np.setdiff1d(np.arange(full.n_vars), seen.cpu().numpy())
-        targets = self.var_.index[unseen].get_indexer(genes)
-        unseen, targets = (torch.as_tensor(i, device=self.device) for i in (unseen, targets))
+            run = replace(run, batch_size=max(1, min(own, run.batch_size)))
+        prior = self.prior
+        generator = prior.generator(run.seed)
+        seen = torch.as_tensor(columns, device=prior.device)
+        rest = np.setdiff1d(np.arange(full.n_vars), columns)
+        wanted = self.var_.index[rest].get_indexer(genes)
+        unseen, targets = (torch.as_tensor(c, device=prior.device) for c in (rest, wanted))
+        reading = Reading(self._absent(full), self._may_lack_nuisances())
         names = ("normalized", "std", "lower", "upper")
         x, latents, layers = [], [], {name: [] for name in names}
-        bar = tqdm(total=adata.n_obs, unit="cell", desc="Imputing", disable=not progress_bar)
-        devices = [self.device] if self.device.type == "cuda" else []
+        devices = [prior.device] if prior.device.type == "cuda" else []
         # torch.distributions take no generator: borrow the global one, and give it back.
-        with bar, torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for tensors in self._minibatches(full, batch_size):
-                posterior = self._posterior(tensors, n_fit_steps, generator, seen)
-                mean, normalized, draws = self._predicted(
+        with run.bar(adata.n_obs, "Imputing") as bar, torch.random.fork_rng(devices=devices):
+            torch.manual_seed(run.seed)
+            for tensors in self._minibatches(full, reading, batch_size=run.batch_size):
+                posterior = fit_posterior(prior, tensors, n_fit_steps, generator, seen)
+                mean, normalized, draws = _predicted(
                     posterior, tensors, n_samples, generator, seen, unseen, targets
                 )
                 parts = [normalized, draws.std(dim=0), *narrowest_interval(draws, n_inside)]
                 x.append(sparse.csr_matrix(mean.cpu().numpy()))
                 for name, part in zip(names, parts, strict=True):
                     layers[name].append(part.cpu().numpy())
-                latents.append(self._latents(posterior).cpu().numpy())
+                latents.append(posterior.latents.cpu().numpy())
                 bar.update(len(mean))
         uns = self._provenance(
-            seed,
+            run,
             interval=float(interval),
             n_measured=len(seen),
             n_samples=n_samples,
             n_fit_steps=n_fit_steps,
-            batch_size=batch_size,
+            batch_size=run.batch_size,
         )
         return AnnData(
             stacked(x),
@@ -233,39 +228,39 @@ class ImputationMixin:
         )
         return full, seen
 
-    @torch.no_grad()
-    def _predicted(
-        self,
-        posterior: Posterior,
-        tensors: dict[str, torch.Tensor],
-        n_samples: int,
-        generator: torch.Generator,
-        seen: torch.Tensor,
-        unseen: torch.Tensor,
-        targets: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean, mean proportion per 10,000, and draws ``(n_draws, n, n_genes)``."""
-        widths, wanted = self.module.widths, unseen[targets]
-        measured = modality_sums(
-            self.module.features(tensors).to(self.device)[:, seen], widths, seen
-        )
-        mean = counted = normalized = 0.0
-        draws = []
-        for _ in range(n_samples):
-            px, _ = self._decode(posterior.draw(generator), tensors, posterior.log_size)
-            depth = self._depth(px, measured, seen)
-            normalized = normalized + self.module.proportions(px.mean)[:, wanted]
-            rest = at_depth(px, depth, unseen)
-            for _ in range(_DRAWS):
-                x = rest.sample()
-                total = (measured + modality_sums(x, widths, unseen)).clamp(min=1e-8)
-                total = of_each_feature(total, widths, wanted)
-                draws.append(torch.log1p(1e4 * x[:, targets] / total))
-            factor = 1e4 / (depth * modality_sums(px.mean, widths))
-            part, probability = mean_log1p(rest, of_each_feature(factor, widths, unseen))
-            mean, counted = mean + part[:, targets], counted + probability[:, targets]
-        mean = torch.where(counted < _RARE * n_samples, 0.0, mean / n_samples)
-        return mean, normalized * (1e4 / n_samples), torch.stack(draws)
+
+@torch.no_grad()
+def _predicted(
+    posterior: Posterior,
+    tensors: Mapping[str, torch.Tensor],
+    n_samples: int,
+    generator: torch.Generator,
+    seen: torch.Tensor,
+    unseen: torch.Tensor,
+    targets: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean, mean proportion per 10,000, and draws ``(n_draws, n, n_genes)``."""
+    module = posterior.prior.module
+    widths, wanted = module.widths, unseen[targets]
+    x = module.features(tensors).to(posterior.prior.device)[:, seen]
+    measured = modality_sums(x, widths, seen)
+    mean = counted = normalized = torch.zeros(1, device=x.device)
+    draws = []
+    for _ in range(n_samples):
+        px = posterior.decode(posterior.draw(generator))
+        depth = posterior.depth(px, measured, seen)
+        normalized = normalized + module.proportions(px.mean)[:, wanted]
+        rest = at_depth(px, depth, unseen)
+        for _ in range(_DRAWS):
+            x = rest.sample()
+            total = (measured + modality_sums(x, widths, unseen)).clamp(min=1e-8)
+            total = of_each_feature(total, widths, wanted)
+            draws.append(torch.log1p(1e4 * x[:, targets] / total))
+        factor = 1e4 / (depth * modality_sums(px.mean, widths))
+        part, probability = mean_log1p(rest, of_each_feature(factor, widths, unseen))
+        mean, counted = mean + part[:, targets], counted + probability[:, targets]
+    mean = torch.where(counted < _RARE * n_samples, 0.0, mean / n_samples)
+    return mean, normalized * (1e4 / n_samples), torch.stack(draws)
 
 
 def _n_inside(interval: float, n_draws: int) -> int:

@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import slerp
-from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.requests._condition_tables import row_names
-from scgm_scvi.model.requests._conditions import Conditions, Request, rows_of
+from scgm_scvi.model.data._matrices import stacked
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._condition_tables import Conditions, row_names, rows_of
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
-from scgm_scvi.module import SCGM_KEYS
 
-from ._generation import fresh_seed, require_expression, stacked
+from ._verb import Verb, require_expression
 
 __all__ = ["InterpolationMixin"]
 
-Tensors = dict[str, torch.Tensor]
-
 
 class _Ends(NamedTuple):
-    """Both ends of some trajectories: conditions and noise of each.
+    """Both ends of some trajectories: attributes and noise of each.
 
     At position ``turn``, ``(n, 1)``, a trajectory's decoder passes from source to target.
     """
 
-    source: Tensors
-    target: Tensors
+    source: Attributes
+    target: Attributes
     source_noise: torch.Tensor
     target_noise: torch.Tensor
     turn: torch.Tensor
 
-    def rows(self, start: int, stop: int) -> _Ends:
-        """Those of the trajectories from ``start`` to ``stop``."""
-        part = slice(start, stop)
-        ends = ({k: v[part] for k, v in end.items()} for end in self[:2])
-        return _Ends(*ends, *(values[part] for values in self[2:]))
+    def rows(self, rows: slice) -> _Ends:
+        """Those of some trajectories."""
+        ends = (end.rows(rows) for end in self[:2])
+        return _Ends(*ends, *(values[rows] for values in self[2:]))
+
+    def between(self, w: float) -> tuple[Attributes, Attributes]:
+        """Both ends, continuous conditions moved to position ``w`` where both are known."""
+        a, b = self.source.values, self.target.values
+        value = (1 - w) * a + w * b
+        moved = [torch.where(value.isnan(), own, value) for own in (a, b)]
+        return replace(self.source, values=moved[0]), replace(self.target, values=moved[1])
 
 
-class InterpolationMixin:
-    """Cells in between.
-
-    Needs :class:`scgm_scvi.model.GenerationMixin` and ``EncodingMixin``; knows nothing of what the
-    features are.
-    """
+class InterpolationMixin(Verb):
+    """Cells in between."""
 
     @leaves_random_state
     def interpolate(
@@ -137,7 +137,7 @@ class InterpolationMixin:
         Song et al. 2021, arXiv:2011.13456, section 4.3; Song, Meng & Ermon 2021,
         arXiv:2010.02502, section 5.3.
         """
-        self._require_diffusion()
+        run = self._run(seed, batch_size, progress_bar)
         n_points = whole_number(n_points, "n_points")
         if n_points < 2:
             raise ValueError("n_points is 1; a trajectory has two ends at least.")
@@ -145,27 +145,15 @@ class InterpolationMixin:
         sampling = Sampling.parse(
             self.condition_spec, guidance_scale=guidance_scale, n_steps=n_steps
         )
-        if seed is None:
-            seed = fresh_seed()
-        if batch_size is None:
-            batch_size = default_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
-        rng = np.random.default_rng(seed)
-        generator = torch.Generator(device=self.device).manual_seed(seed)
+        rng, generator = np.random.default_rng(run.seed), self.prior.generator(run.seed)
         with torch.no_grad():
             ends, names = self._ends(source, target, n_cells, sampling, rng, generator)
-            bar = tqdm(
-                total=n_points * len(names),
-                unit="cell",
-                desc="Interpolating",
-                disable=not progress_bar,
-            )
             parts = []
-            with bar:
-                for start in range(0, len(names), batch_size):
-                    some = ends.rows(start, start + batch_size)
+            with run.bar(n_points * len(names), "Interpolating") as bar:
+                for _, rows in run.chunks(len(names)):
+                    start = run.seed + rows.start
                     part = self._trajectories(
-                        some, n_points, sampling, expression, seed + start, generator
+                        ends.rows(rows), n_points, sampling, expression, start, generator
                     )
                     parts.append(part)
                     bar.update(part.n_obs)
@@ -174,7 +162,7 @@ class InterpolationMixin:
         obs["scgm_trajectory"] = pd.Categorical(np.repeat(names, n_points), categories=names)
         obs.index = [f"{name}_{i}" for name in names for i in range(n_points)]
         uns = {
-            **self._provenance(seed, **sampling.describe(), expression=expression),
+            **self._provenance(run, **sampling.describe(), expression=expression),
             "interpolate": {
                 "n_points": n_points,
                 "source": _described(source),
@@ -188,7 +176,7 @@ class InterpolationMixin:
             obsm={self.latent_key: np.concatenate([p.obsm[self.latent_key] for p in parts])},
             uns={"scgm": uns},
         )
-        return self._packed(cells)
+        return self._cells.pack(cells)
 
     def _ends(
         self,
@@ -201,7 +189,7 @@ class InterpolationMixin:
     ) -> tuple[_Ends, list[str]]:
         """Conditions and noise of both ends, and the trajectories' names."""
         spec, given = self.condition_spec, [source, target]
-        both = [(g, self._is_cells(g)) for g in given]
+        both = [(g, self._cells.is_cells(g)) for g in given]
         numbers = [g.n_obs for g, are in both if are]
         if len(set(numbers)) > 1:
             raise ValueError(
@@ -220,22 +208,23 @@ class InterpolationMixin:
             None if are else Request.parse(spec, n, g, names)
             for (g, are), names in zip(both, names_of, strict=True)
         ]
+        prior = self.prior
         cells = [self._states(g) if are else None for g, are in both]
         names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
         for g, are in both[::-1]:
             if are and g.obs_names.is_unique:
                 names = list(g.obs_names.astype(str))
         if cells == [None, None]:
-            start = requests[0].draw_nuisances(self.diffusion_design_, rng)
-            ends = [start, requests[1].conditions(start)]
-            codes = [self._noise(len(names), sampling, generator)] * 2
+            start = requests[0].draw_nuisances(prior.design, rng)
+            ends = [start, requests[1].instead_of(start)]
+            codes = [prior.noise(len(names), sampling, generator)] * 2
         else:
             known = [c for c in cells if c is not None]
             ends = [
                 r.over(known[0][0], set({} if g is None else g)) if c is None else c[0]
                 for c, r, g in zip(cells, requests, given, strict=True)
             ]
-            codes = [self._inverted(*c, sampling) for c in known]
+            codes = [prior.invert(state, own, sampling) for own, state in known]
             codes = codes * 2 if len(codes) == 1 else codes
         turn = torch.as_tensor(rng.uniform(size=(len(names), 1)))
         return _Ends(*ends, *codes, turn), names
@@ -250,12 +239,11 @@ class InterpolationMixin:
         generator: torch.Generator,
     ) -> ad.AnnData:
         """Cells of some trajectories, one trajectory after the other."""
-        n_cells = len(ends.turn)
-        request = Request.parse(self.condition_spec, n_cells, {})
+        prior, n_cells = self.prior, len(ends.turn)
         x, latents, obs = [], [], []
         for w in np.linspace(0, 1, n).tolist():
-            source, target = _between(ends, w)
-            state = self._descend(
+            source, target = ends.between(w)
+            state = prior.descend(
                 slerp(ends.source_noise, ends.target_noise, w),
                 source,
                 sampling,
@@ -264,12 +252,10 @@ class InterpolationMixin:
                 weight=torch.full((n_cells, 1), w),
             )
             passed = ends.turn <= w if w > 0 else ends.turn < 0
-            tensors = {
-                k: torch.where(passed, target[k].to(source[k].dtype), source[k]) for k in source
-            }
-            x.append(self._express(state, tensors, expression, seed))
-            latents.append(self.module.split_state(state)[0].cpu().numpy())
-            obs.append(request.obs(tensors).assign(scgm_position=w))
+            attributes = source.where(passed, target)
+            x.append(prior.express(state, attributes, expression, seed))
+            latents.append(prior.latents(state))
+            obs.append(attributes.obs(pd.RangeIndex(n_cells)).assign(scgm_position=w))
         # position by position until here; a trajectory's cells belong together
         order = np.arange(n * n_cells).reshape(n, n_cells).T.ravel()
         x = stacked(x)
@@ -277,15 +263,6 @@ class InterpolationMixin:
         cells = ad.AnnData(x, obs.set_axis(obs.index.astype(str)))
         cells.obsm[self.latent_key] = np.concatenate(latents)
         return cells[order].copy()
-
-
-def _between(ends: _Ends, w: float) -> tuple[Tensors, Tensors]:
-    """Both ends' attributes with continuous conditions moved to position ``w`` where both are known."""
-    key = SCGM_KEYS.CONDITION_VALUES_KEY
-    a, b = ends.source[key], ends.target[key]
-    value = (1 - w) * a + w * b
-    moved = [torch.where(value.isnan(), own, value) for own in (a, b)]
-    return {**ends.source, key: moved[0]}, {**ends.target, key: moved[1]}
 
 
 def _described(end: ad.AnnData | Conditions) -> str:

@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from anndata import AnnData
 from torchdiffeq import odeint
-from tqdm.auto import tqdm
 
-from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import log_likelihood
 from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
+from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._rows import chosen_rows
-from scgm_scvi.model.requests._conditions import Conditions, Request
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._condition_tables import Conditions
+from scgm_scvi.model.requests._request import Request
+
+from ._verb import Verb
 
 __all__ = ["LikelihoodMixin"]
 
 
-class LikelihoodMixin:
-    """Log-likelihood of cells by stage two.
-
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin` and ``SamplingMixin``; knows nothing of
-    what the features are.
-    """
+class LikelihoodMixin(Verb):
+    """Log-likelihood of cells by stage two."""
 
     @leaves_random_state
     def log_likelihood(
@@ -105,29 +103,28 @@ class LikelihoodMixin:
         ----------
         Song et al. 2021, arXiv:2011.13456, section 4.3; Grathwohl et al. 2019, arXiv:1810.01367.
         """
-        self._require_diffusion()
-        if batch_size is None:
-            batch_size = min(512, encoding_batch_size(len(self.var_)))
-        batch_size = whole_number(batch_size, "batch_size")
-        denoiser, device, spec = self.module.denoiser, self.device, self.condition_spec
-        generator = torch.Generator(device=device).manual_seed(seed)
+        usual = min(512, encoding_batch_size(len(self.var_)))
+        run = self._run(seed, batch_size, progress_bar, usual=usual)
+        prior, denoiser, spec = self.prior, self.module.denoiser, self.condition_spec
+        generator = prior.generator(seed)
         ignored = () if conditions is None else spec.steered
         out = [np.empty(0)]
-        with self._registered(adata, ignored, may_lack_labels=False) as cells:
+        with self._registered(adata, Reading(ignored, may_lack_labels=False)) as cells:
             rows = chosen_rows(indices, cells.obs_names)
             names, n = cells.obs_names[rows], len(rows)
             request = None if conditions is None else Request.parse(spec, None, conditions, names)
-            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
+            loader = self._make_data_loader(adata=cells, indices=rows, batch_size=run.batch_size)
             done = 0
-            with tqdm(total=n, unit="cell", desc="Scoring", disable=not progress_bar) as bar:
+            with run.bar(n, "Scoring") as bar:
                 for tensors in loader:
                     mean, _ = self.module.encode_state(tensors)
+                    attributes = Attributes.of(spec, tensors)
                     if request is not None:
-                        tensors = request.rows(done, done + len(mean)).conditions(tensors)
+                        attributes = request.rows(done, done + len(mean)).instead_of(attributes)
                     done += len(mean)
                     result = log_likelihood(
-                        self._denoise(tensors),
-                        denoiser.standardize(mean.to(device)),
+                        prior.denoiser(attributes),
+                        denoiser.standardize(mean.to(prior.device)),
                         odeint=odeint,
                         sigma_min=denoiser.noise.sigma_min,
                         sigma_max=denoiser.noise.sigma_max,

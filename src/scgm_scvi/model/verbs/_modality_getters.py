@@ -13,8 +13,8 @@ from scvi import REGISTRY_KEYS
 from torch.distributions import Bernoulli
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model.data._features import require_features
+from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._rows import chosen_rows
 
 from ._modality_reading import Cells, ModalityReadingMixin
@@ -70,7 +70,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
             If the modality is unknown.
         """
         self._require_trained()
-        keys = [modality.key for modality in self._modalities]
+        keys = [modality.key for modality in self._cells.modalities]
         if modality not in (*_MODALITIES, *keys):
             raise ValueError(
                 f"modality is {modality!r}; use one of {listed([*_MODALITIES, *keys])}."
@@ -270,12 +270,8 @@ class ModalityGettersMixin(ModalityReadingMixin):
         batch_size: int | None,
         ignored: Sequence[str] = (),
     ) -> Iterator[dict[str, torch.Tensor]]:
-        with self._registered(adata, [*self._absent(adata), *ignored]) as cells:
-            yield from self._make_data_loader(
-                adata=cells,
-                indices=indices,
-                batch_size=batch_size or encoding_batch_size(len(self.var_)),
-            )
+        reading = Reading([*self._absent(adata), *ignored])
+        yield from self._minibatches(adata, reading, indices=indices, batch_size=batch_size or None)
 
     def _rows(
         self, adata: Cells, indices: Sequence[int] | None, n_samples: int | None
@@ -301,7 +297,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
     def _columns_of(self, modality: int, names: Sequence[str] | None) -> slice | np.ndarray:
         if names is None:
             return slice(None)
-        known = self._modalities[modality].names
+        known = self._cells.modalities[modality].names
         require_features(names, known, ("gene_list", "region_list")[modality])
         return np.flatnonzero(known.isin(list(names)))
 
@@ -345,7 +341,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
                 "typical depth is known. Pass normalize_cells=True."
             )
         start, stop = self._range(modality)
-        sums = np.asarray(self._counts(self.adata)[:, start:stop].sum(axis=1)).ravel()
+        sums = np.asarray(self._counts_of(self.adata)[:, start:stop].sum(axis=1)).ravel()
         return float(np.log(sums[sums > 0]).mean())
 
     def _table(
@@ -357,7 +353,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
         columns: slice | np.ndarray,
     ) -> pd.DataFrame:
         names = (self.adata if adata is None else adata).obs_names[rows]
-        features = self._modalities[modality].names[columns]
+        features = self._cells.modalities[modality].names[columns]
         if sparse.issparse(values):
             return pd.DataFrame.sparse.from_spmatrix(values, index=names, columns=features)
         return pd.DataFrame(values, index=names, columns=features)

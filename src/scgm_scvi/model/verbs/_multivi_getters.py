@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
+from scgm_scvi.model.data._reading import Reading
+
 from ._differences import DifferencesMixin
 from ._modality_reading import Cells
 from ._multivi_refusals import MultiviRefusalsMixin
+from ._refusals import refused
 
 __all__ = ["MultiviGettersMixin"]
 
@@ -53,19 +56,13 @@ class MultiviGettersMixin(MultiviRefusalsMixin, DifferencesMixin):
         with self._in_order(adata) as cells:
             return super().get_normalized_accessibility(cells, *args, **kwargs)
 
-    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose module can't tell.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            "MULTIVI's module has no marginal likelihood. Use get_elbo, or log_likelihood."
-        )
+    get_marginal_ll = refused(
+        ", whose module can't tell",
+        "MULTIVI's module has no marginal likelihood. Use get_elbo, or log_likelihood.",
+    )
 
     @contextmanager
     def _in_order(self, adata: Cells, ignored: Sequence[str] = ()) -> Iterator[MuData]:
-        with self._replaced(adata, [*self._absent(adata), *ignored]) as cells:
+        reading = Reading([*self._absent(adata), *ignored], afresh=True)
+        with self._registered(adata, reading) as cells:
             yield cells

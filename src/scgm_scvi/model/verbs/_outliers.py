@@ -12,13 +12,13 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from scgm_scvi._errors import whole_number
 from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.data._matrices import as_matrix
+from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.data._rows import chosen_rows
-from scgm_scvi.model.data._validation import match_features, validate_adata, validate_matrix
-from scgm_scvi.model.training._diffusion import weights_fingerprint
+from scgm_scvi.model.training._fingerprint import weights_fingerprint
+
+from ._generation import GenerationMixin
 
 __all__ = ["OutlierMixin"]
 
@@ -30,13 +30,8 @@ _CLIP = 10.0
 _N_FEATURES = 20_000  # the rest of many are counted too seldom to tell cells apart
 
 
-class OutlierMixin:
-    """Compare cells with cells that the model generates.
-
-    Needs :class:`scgm_scvi.model.GenerationMixin`.
-    """
-
-    outlier_reference_: dict[str, Any] | None = None
+class OutlierMixin(GenerationMixin):
+    """Compare cells with cells that the model generates."""
 
     @leaves_random_state
     def ood_score(
@@ -116,41 +111,32 @@ class OutlierMixin:
         Distance within and from a subspace: Hubert et al. 2005, doi:10.1198/004017004000000563.
         Mean distance to neighbours: Angiulli and Pizzuti 2002, doi:10.1007/3-540-45681-3_2.
         """
-        self._require_diffusion()
-        if batch_size is None:
-            batch_size = encoding_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
+        usual = encoding_batch_size(len(self.var_))
+        run = self._run(seed, batch_size, progress_bar, usual=usual)
         x = self._features_of(adata)
         rows = chosen_rows(indices, (self.adata if adata is None else adata).obs_names)
         reference = self._outlier_reference(seed, progress_bar)
         neighbors = NearestNeighbors(n_neighbors=min(_N_NEIGHBORS, len(reference["cells"])))
         neighbors.fit(reference["cells"])
         scores = [np.empty(0)]
-        for start in range(0, len(rows), batch_size):
-            part = _dense(x[rows[start : start + batch_size]], reference["features"])
+        for _, chunk in run.chunks(len(rows)):
+            part = _dense(x[rows[chunk]], reference["features"])
             places = _places(_residuals(part, reference), reference["axes"])
             scores.append(neighbors.kneighbors(places)[0].mean(axis=1) / reference["unit"])
         return np.concatenate(scores)
 
-    def _features_of(self, adata: AnnData | None) -> sparse.spmatrix | np.ndarray:
+    def _features_of(self, adata: AnnData | None) -> Matrix:
         """The matrix of cells by the model's features."""
-        if adata is None:
-            if self.minified_data_type is not None:
-                raise ValueError("The model's data are minified: pass adata, with counts.")
-            self._require_unchanged()
-            return self._counts(self.adata)
-        validate_adata(adata, may_be_view=True)
-        adata = match_features(adata, pd.Index(self.var_.index))
-        setup = self.registry_["setup_args"]
-        layer = setup.get("layer")
-        validate_matrix(adata, layer, setup.get("is_count_data", True), check_features=False)
-        x = as_matrix(adata.X if layer is None else adata.layers[layer], "the counts of adata")
-        return x.tocsr() if sparse.issparse(x) else x
+        if adata is not None:
+            return self._cells.features(adata)
+        self._require_counts_of("compare")
+        self._require_unchanged()
+        return self._counts_of(self.adata)
 
     def _outlier_reference(self, seed: int, progress_bar: bool) -> dict[str, Any]:
         """Generated cells, and the axes along which they are compared."""
         made_for = {"model": weights_fingerprint(self.module.state_dict()), "seed": int(seed)}
-        found = self.outlier_reference_
+        found = self.fitted_.get("outlier_reference")
         if found is not None and all(found[k] == v for k, v in made_for.items()):
             return found
         cells = self.generate(
@@ -158,7 +144,7 @@ class OutlierMixin:
             seed=seed,
             progress_bar=progress_bar,
         )
-        x = self._unpacked(cells).X
+        x = self._cells.unpack(cells).X
         sums = np.asarray(abs(x).sum(axis=0)).ravel()
         features = np.sort(np.argsort(-sums, kind="stable")[:_N_FEATURES])
         x = _dense(x, features)
@@ -178,18 +164,18 @@ class OutlierMixin:
         reference["cells"] = _places(residuals, reference["axes"])
         neighbors = NearestNeighbors(n_neighbors=_N_NEIGHBORS).fit(reference["cells"])
         reference["unit"] = float(np.median(neighbors.kneighbors()[0].mean(axis=1)))
-        self.outlier_reference_ = reference
+        self.fitted_["outlier_reference"] = reference
         return reference
 
     def _conditions_of_training_cells(self, seed: int) -> pd.DataFrame:
         """What cells are generated for: combinations in the proportions of training cells."""
-        design, spec = self.diffusion_design_, self.condition_spec
+        design, spec = self.fitted_["design"], self.condition_spec
         rows = np.random.default_rng(seed).choice(len(design["tokens"]), size=_N_CELLS)
         table = pd.DataFrame(index=pd.RangeIndex(_N_CELLS))
         for j, (name, categories) in enumerate(spec.categorical.items()):
             table[name] = np.array([np.nan, *categories], dtype=object)[design["tokens"][rows, j]]
-        for j, name in enumerate(spec.continuous):
-            table[name] = design["values"][rows, j]
+        for name, columns in spec.value_columns.items():
+            table[name] = spec.numeric[name].described(design["values"][rows, columns])
         return table
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
+
 from ._expression_getters import ExpressionGettersMixin
+from ._refusals import of_counts_alone, refused
 
 __all__ = ["OpenPeakGettersMixin", "PeakGettersMixin"]
 
@@ -37,33 +40,17 @@ class PeakGettersMixin(ExpressionGettersMixin):
         finally:
             layer.bias = bias
 
-    def get_library_size_factors(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose depths are counts.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no library size factors: the depth of a cell is its counts, "
-            "as get_latent_library_size(give_mean=False) has them."
-        )
-
-    def differential_expression(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, which has no genes.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} is a model of peaks: use differential_accessibility."
-        )
+    get_library_size_factors = refused(
+        ", whose depths are counts",
+        "{name} has no library size factors: the depth of a cell is its counts, as "
+        "get_latent_library_size(give_mean=False) has them.",
+    )
+    differential_expression = refused(
+        ", which has no genes", "{name} is a model of peaks: use differential_accessibility."
+    )
 
 
-class OpenPeakGettersMixin:
+class OpenPeakGettersMixin(LatentDiffusionMixin):
     """The getters of :class:`scvi.model.PEAKVI`, which comes after it.
 
     scvi-tools gives that model getters of gene expression, of which some need what it has not.
@@ -78,71 +65,31 @@ class OpenPeakGettersMixin:
             If importance weights are asked for.
         """
         if kwargs.get("weights") == "importance":
-            self._refuse("weights='importance'", 'weights="uniform"')
+            self._importance()
         return super().get_normalized_expression(*args, **kwargs)
 
-    def get_importance_weights(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("get_importance_weights", 'weights="uniform"')
-
-    def get_likelihood_parameters(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose likelihood has no dispersion.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("get_likelihood_parameters", "get_normalized_accessibility")
-
-    def get_feature_correlation_matrix(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose likelihood has no dispersion.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("get_feature_correlation_matrix", "get_normalized_accessibility")
-
-    def posterior_predictive_sample(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose module draws nothing.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("posterior_predictive_sample", "edit(adata, strength=0)")
-
-    def get_latent_library_size(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose depths are between 0 and 1.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("get_latent_library_size", "get_library_size_factors")
-
-    def get_marginal_ll(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not of this model, whose module can't tell.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        self._refuse("get_marginal_ll", "get_elbo, or log_likelihood")
-
-    def _refuse(self, what: str, instead: str) -> NoReturn:
-        raise NotImplementedError(
-            f"{what} is of models of counts, and {type(self).__name__} is one of which peaks are "
-            f"open. Use {instead}."
-        )
+    get_importance_weights = of_counts_alone("get_importance_weights", "", 'weights="uniform"')
+    get_likelihood_parameters = of_counts_alone(
+        "get_likelihood_parameters",
+        ", whose likelihood has no dispersion",
+        "get_normalized_accessibility",
+    )
+    get_feature_correlation_matrix = of_counts_alone(
+        "get_feature_correlation_matrix",
+        ", whose likelihood has no dispersion",
+        "get_normalized_accessibility",
+    )
+    posterior_predictive_sample = of_counts_alone(
+        "posterior_predictive_sample",
+        ", whose module draws nothing",
+        "edit(adata, strength=0)",
+    )
+    get_latent_library_size = of_counts_alone(
+        "get_latent_library_size",
+        ", whose depths are between 0 and 1",
+        "get_library_size_factors",
+    )
+    get_marginal_ll = of_counts_alone(
+        "get_marginal_ll", ", whose module can't tell", "get_elbo, or log_likelihood"
+    )
+    _importance = of_counts_alone("weights='importance'", "", 'weights="uniform"')

@@ -14,14 +14,13 @@ from scgm_scvi.diffusion import lognormal_sigmas
 from scgm_scvi.model._batch_sizes import encoding_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
 
+from ._verb import Verb
+
 __all__ = ["ScoringMixin"]
 
 
-class ScoringMixin:
-    """Score cells by stage two.
-
-    Needs :class:`scgm_scvi.model.LatentDiffusionMixin`.
-    """
+class ScoringMixin(Verb):
+    """Score cells by stage two."""
 
     @leaves_random_state
     @torch.inference_mode()
@@ -90,18 +89,16 @@ class ScoringMixin:
         Karras et al. 2022, arXiv:2206.00364, equations 2 and 8. As a score for membership
         inference: Matsumoto et al. 2023, arXiv:2302.03262.
         """
-        self._require_diffusion()
+        usual = encoding_batch_size(len(self.var_))
+        run = self._run(seed, batch_size, progress_bar, usual=usual)
         n_levels = whole_number(n_levels, "n_levels")
-        if batch_size is None:
-            batch_size = encoding_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
         denoiser, device = self.module.denoiser, self.device
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same on every device
         sigmas = lognormal_sigmas(n_levels, generator=generator).to(device)
         noise = torch.randn(n_levels, denoiser.n_dims, generator=generator).to(device)
         losses = [np.empty(0)]
         with self._registered(adata) as cells:
-            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=run.batch_size)
             for tensors in tqdm(loader, desc="Scoring", disable=not progress_bar):
                 mean, _ = self.module.encode_state(tensors)
                 x0 = denoiser.standardize(mean.to(device))

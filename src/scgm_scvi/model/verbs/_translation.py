@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,28 +11,31 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.model._batch_sizes import default_batch_size
 from scgm_scvi.model._random_state import leaves_random_state
+from scgm_scvi.model.data._matrices import stacked
+from scgm_scvi.model.data._mudata_cells import MuDataCells
+from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._results import used_categories
-from scgm_scvi.model.requests._conditions import Conditions, Request
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.model.prior._posterior import fit_posterior
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._condition_tables import Conditions
+from scgm_scvi.model.requests._request import Request
 
-from ._generation import fresh_seed, require_expression, stacked
+from ._classification import ClassificationMixin
+from ._refusals import refused
+from ._verb import fit_steps, require_expression
 
 __all__ = ["TranslationMixin"]
 
-Tensors = dict[str, torch.Tensor]
 _ALIASES = (("rna", "expression"), ("atac", "accessibility"))
 
 
-class TranslationMixin:
-    """The missing modality of cells that were measured in one.
+class TranslationMixin(ClassificationMixin):
+    """The missing modality of cells that were measured in one."""
 
-    Needs :class:`scgm_scvi.model.PosteriorMixin`, ``GenerationMixin`` and ``MuDataMixin``.
-    """
+    _cells: MuDataCells
 
     @leaves_random_state
     def translate(
@@ -114,45 +117,33 @@ class TranslationMixin:
         Wu et al. 2021, BABEL, doi:10.1073/pnas.2023070118; missing modalities: Wu & Goodman 2018,
         arXiv:1802.05335.
         """
-        self._require_diffusion()
-        modality = self._modality_to(to)
+        run = self._run(seed, batch_size, progress_bar)
+        number = self._modality_to(to)
         n_samples = whole_number(n_samples, "n_samples")
-        n_fit_steps = 0 if n_fit_steps == 0 else whole_number(n_fit_steps, "n_fit_steps")
+        n_fit_steps = fit_steps(n_fit_steps)
         require_expression(expression)
-        if batch_size is None:
-            batch_size = default_batch_size(len(self.var_))
-        batch_size = whole_number(batch_size, "batch_size")
-        if not self._is_cells(data):
+        cells = self._cells
+        if not cells.is_cells(data):
             raise TypeError(f"data is a {type(data).__name__}; pass an AnnData or a MuData.")
         request = None
         if conditions is not None:
             request = Request.parse(self.condition_spec, None, conditions, data.obs_names)
-        if seed is None:
-            seed = fresh_seed()
-        source = self._without(data, modality)
-        generator = torch.Generator(device=self.device).manual_seed(seed)
+        source = self._without(data, number)
+        generator = self.prior.generator(run.seed)
         counts: list[list[Any]] = [[] for _ in range(n_samples)]
         parts, done, weights = [], 0, {}
-        with tqdm(
-            total=data.n_obs, unit="cell", desc="Translating", disable=not progress_bar
-        ) as bar:
-            for tensors in self._to_translate(source, request, batch_size):
+        with run.bar(data.n_obs, "Translating") as bar:
+            for tensors in self._to_translate(source, request, run.batch_size):
+                own = run.seed + done
                 part = self._translated(
-                    tensors,
-                    modality,
-                    n_samples,
-                    n_fit_steps,
-                    expression,
-                    seed + done,
-                    generator,
-                    weights,
+                    tensors, number, n_samples, n_fit_steps, expression, own, generator, weights
                 )
                 for kept, x in zip(counts, part.counts, strict=False):
                     kept.append(x)
                 parts.append(part)
                 done += len(part.latent)
                 bar.update(len(part.latent))
-        obs = self._obs(data)
+        obs = cells.obs(data)
         obs = obs[[c for c in obs if not str(c).startswith("_scvi_")]].copy()
         if n_samples > 1:
             obs["scgm_uncertainty"] = np.concatenate([p.spread for p in parts])
@@ -165,37 +156,30 @@ class TranslationMixin:
                 obs = _repeated(obs, n_samples)
                 latent = np.tile(latent, (n_samples, 1))
         uns = self._provenance(
-            seed,
-            to=self._modalities[modality].key,
+            run,
+            to=cells.modalities[number].key,
             conditions="of the cells" if conditions is None else sorted(map(str, conditions)),
             n_samples=n_samples,
             n_fit_steps=n_fit_steps,
             expression=expression,
-            batch_size=batch_size,
+            batch_size=run.batch_size,
         )
         return AnnData(
             x,
             obs=used_categories(obs),
-            var=self._var_of_modality(modality),
+            var=self._var_of_modality(number),
             obsm={self.latent_key: latent},
             uns={"scgm": uns},
         )
 
-    def impute(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not for several modalities: :meth:`translate` predicts one that was not measured.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} predicts whole modalities: call translate(data, to=...)."
-        )
+    impute = refused(
+        " of several modalities: :meth:`translate` predicts one that was not measured",
+        "{name} predicts whole modalities: call translate(data, to=...).",
+    )
 
     def _modality_to(self, to: str) -> int:
         """Number of the modality that a user names."""
-        keys = [modality.key for modality in self._modalities]
+        keys = [modality.key for modality in self._cells.modalities]
         for i, (key, aliases) in enumerate(zip(keys, _ALIASES, strict=True)):
             if to == key or (to in aliases and to not in keys):
                 return i
@@ -205,12 +189,13 @@ class TranslationMixin:
             f"Known: {listed(known)}."
         )
 
-    def _without(self, data: AnnData | MuData, modality: int) -> AnnData | MuData:
+    def _without(self, data: AnnData | MuData, number: int) -> AnnData | MuData:
         """The cells without what was measured of a modality, and checked to have been measured."""
-        hidden, shown = self._modalities[modality], self._modalities[1 - modality]
+        modalities = self._cells.modalities
+        hidden, shown = modalities[number], modalities[1 - number]
         source = data
         if isinstance(data, MuData):
-            held = self._modalities_of(data)
+            held = self._cells.held(data)
             if shown.key not in held:
                 raise KeyError(
                     f"data has no modality {shown.key!r} to translate from; it has "
@@ -225,7 +210,7 @@ class TranslationMixin:
             )
         if isinstance(data, AnnData) and data.var_names.isin(hidden.names).any():
             source = data[:, ~data.var_names.isin(hidden.names)]
-        x = self._matrices(source)[shown.key]
+        x = self._cells.by_modality(source)[shown.key]
         empty = np.asarray(x.sum(axis=1)).ravel() == 0
         if isinstance(data, MuData) and source.n_obs < data.n_obs:
             missing = data.obs_names.difference(source.obs_names, sort=False)
@@ -243,27 +228,30 @@ class TranslationMixin:
             return source
         out = source[:, shown.names].copy() if source.is_view else source
         return AnnData(
-            out.X, obs=self._obs(data).loc[source.obs_names], var=out.var[[]], layers=out.layers
+            out.X,
+            obs=self._cells.obs(data).loc[source.obs_names],
+            var=out.var[[]],
+            layers=out.layers,
         )
 
     def _to_translate(
         self, source: AnnData, request: Request | None, batch_size: int
-    ) -> Iterator[Tensors]:
+    ) -> Iterator[dict[str, torch.Tensor]]:
         """Minibatches, with the conditions that were asked for."""
         steered, done = self.condition_spec.steered, 0
         ignored = steered if request is not None else [n for n in steered if n not in source.obs]
-        with self._registered(source, ignored) as cells:
-            for tensors in self._make_data_loader(adata=cells, batch_size=batch_size):
-                n = len(next(iter(tensors.values())))
-                if request is not None:
-                    tensors = request.rows(done, done + n).conditions(tensors)
-                done += n
-                yield tensors
+        for tensors in self._minibatches(source, Reading(ignored), batch_size=batch_size):
+            if request is not None:
+                own = Attributes.of(self.condition_spec, tensors)
+                part = request.rows(done, done + len(own))
+                tensors = {**tensors, **part.instead_of(own).tensors}
+            done += len(next(iter(tensors.values())))
+            yield tensors
 
     def _translated(
         self,
-        tensors: Tensors,
-        modality: int,
+        tensors: dict[str, torch.Tensor],
+        number: int,
         n_samples: int,
         n_fit_steps: int,
         expression: str,
@@ -272,21 +260,20 @@ class TranslationMixin:
         weights: dict[str, tuple[float, float]],
     ) -> _Translated:
         """Predictions for a minibatch."""
-        posterior = self._posterior(tensors, n_fit_steps, generator)
-        open_ended, mean = (
-            self._probabilities_of_open(tensors, seed, weights),
-            self._latents(posterior),
-        )
+        prior = self.prior
+        posterior = fit_posterior(prior, tensors, n_fit_steps, generator)
+        own, mean = posterior.attributes, posterior.latents
+        open_ended = self._probabilities_of_open(tensors, own, seed, weights)
         seeds = np.random.SeedSequence(seed).generate_state(n_samples, np.uint64) >> 1
         counts, total = [], 0.0
         with torch.no_grad():
-            for i, own in enumerate(seeds.tolist(), 1):
-                z = self._unstandardized(posterior.draw(generator))
-                sizes = self._sizes_with(mean, posterior.log_size, modality, generator)
-                told = _drawn_conditions(tensors, open_ended, own)
-                px = self.module.decode_state(torch.cat([z, sizes], dim=1), told).part(modality)
+            for i, drawn in enumerate(seeds.tolist(), 1):
+                z = posterior.unstandardized(posterior.draw(generator))
+                sizes = self._sizes_with(mean, posterior.log_size, number, generator)
+                told = _drawn_conditions(own, open_ended, drawn)
+                px = prior.decode(torch.cat([z, sizes], dim=1), told).part(number)
                 if expression == "counts":
-                    counts.append(self._drawn(px, "counts", own))
+                    counts.append(prior.draw(px, "counts", drawn))
                 if expression == "counts" and n_samples == 1:
                     continue
                 share = px.mean / px.mean.sum(dim=1, keepdim=True) * 1e4
@@ -304,39 +291,43 @@ class TranslationMixin:
         return _Translated(
             counts,
             total.cpu().numpy() if expression == "normalized" else None,
-            self._latents(posterior).cpu().numpy(),
+            mean.cpu().numpy(),
             spread,
         )
 
     def _probabilities_of_open(
-        self, tensors: Tensors, seed: int, weights: dict[str, tuple[float, float]]
-    ) -> dict[int, np.ndarray]:
-        """Of the categories of each condition that cells leave open, by its number.
+        self,
+        tensors: dict[str, torch.Tensor],
+        own: Attributes,
+        seed: int,
+        weights: dict[str, tuple[float, float]],
+    ) -> dict[str, np.ndarray]:
+        """Of the categories of each condition that cells leave open.
 
         ``weights`` keeps those of conditions that were met before.
         """
-        tokens, out = self.module.conditions(tensors)[0], {}
+        out = {}
         for j, key in enumerate(self.condition_spec.categorical):
-            if bool((tokens[:, j] == 0).any()):
+            if bool((own.tokens[:, j] == 0).any()):
                 if key not in weights:
                     weights[key] = self._weights_for_minibatches(key)
-                out[j] = self._probabilities(tensors, key, seed, weights[key])
+                out[key] = self._probabilities(tensors, key, seed, weights[key])
         return out
 
     def _sizes_with(
-        self, latent: torch.Tensor, sizes: torch.Tensor, modality: int, generator: torch.Generator
+        self, latent: torch.Tensor, sizes: torch.Tensor, number: int, generator: torch.Generator
     ) -> torch.Tensor:
         """Log sizes of cells, with that of a modality drawn as if it had not been measured."""
         measured = torch.ones_like(sizes, dtype=torch.bool)
-        measured[:, modality] = False
+        measured[:, number] = False
         mean, variance = self.module.missing_sizes(latent, sizes, measured)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + variance.sqrt() * noise
 
-    def _var_of_modality(self, modality: int) -> pd.DataFrame:
+    def _var_of_modality(self, number: int) -> pd.DataFrame:
         if self.modality_var_ is not None:
-            return self.modality_var_[self._modalities[modality].key].copy()
-        return self.var_.loc[self._modalities[modality].names].copy()
+            return self.modality_var_[self._cells.modalities[number].key].copy()
+        return self.var_.loc[self._cells.modalities[number].names].copy()
 
 
 class _Translated(NamedTuple):
@@ -348,17 +339,18 @@ class _Translated(NamedTuple):
     spread: np.ndarray | None
 
 
-def _drawn_conditions(tensors: Tensors, probabilities: dict[int, np.ndarray], seed: int) -> Tensors:
-    """The minibatch with a category drawn for each cell that leaves a condition open."""
-    if not probabilities:
-        return tensors
-    tokens, rng = tensors[SCGM_KEYS.CONDITIONS_KEY].long().clone(), np.random.default_rng(seed)
-    for j, each in probabilities.items():
+def _drawn_conditions(
+    own: Attributes, probabilities: dict[str, np.ndarray], seed: int
+) -> Attributes:
+    """A category drawn for each cell that leaves a condition open."""
+    rng, out = np.random.default_rng(seed), own
+    for name, each in probabilities.items():
         u = rng.random((len(each), 1))
-        drawn = 1 + (each.cumsum(axis=1)[:, :-1] < u).sum(axis=1)
-        drawn = torch.as_tensor(drawn, device=tokens.device)
-        tokens[:, j] = torch.where(tokens[:, j] == 0, drawn, tokens[:, j])
-    return {**tensors, SCGM_KEYS.CONDITIONS_KEY: tokens}
+        drawn = torch.as_tensor((each.cumsum(axis=1)[:, :-1] < u).sum(axis=1))
+        token = own.tokens[:, own.spec.position(name)]
+        category = torch.where(token == 0, drawn.to(token.device), token - 1)
+        out = out.with_category(name, category)
+    return out
 
 
 def _repeated(obs: pd.DataFrame, n_samples: int) -> pd.DataFrame:

@@ -89,15 +89,19 @@ class TestRoundTrip:
         model = make_model(adata, epochs=1, steps=5)
         cheap = {"n_samples": 1, "n_levels": 2, "progress_bar": False}
         model.classify(adata[:5].copy(), "stimulation", **cheap)
-        model.edit_strengths_ = {"stimulation": 0.5}
-        model.outlier_reference_ = {"seed": 0, "axes": np.eye(3, dtype=np.float32), "unit": 0.1}
+        model.fitted_["edit_strengths"] = {"stimulation": 0.5}
+        model.fitted_["outlier_reference"] = {
+            "seed": 0,
+            "axes": np.eye(3, dtype=np.float32),
+            "unit": 0.1,
+        }
         model.save(tmp_path / "saved")
         model.export(tmp_path / "export")
         saved = SCGM.load(tmp_path / "saved", adata=False)
         loaded = SCGM.from_export(tmp_path / "export")
         names = {n for n, _ in model._get_user_attributes() if n.endswith("_")}
-        assert {"history_", "registry_", "init_params_", "classifier_weights_"} <= names
-        for name in sorted(names - {"var_", "history_", "diffusion_history_"}):
+        assert {"history_", "registry_", "init_params_", "fitted_"} <= names
+        for name in sorted(names - {"var_", "history_", "fitted_"}):
             a, b = getattr(loaded, name), getattr(saved, name)
             np.testing.assert_equal(a, b, err_msg=name)
             assert type(a) is type(b)
@@ -142,7 +146,7 @@ class TestRoundTrip:
         json.loads((exported / "model.json").read_text())
         weights = safetensors.torch.load_file(exported / "model.safetensors")
         assert any(k.startswith("module.denoiser.") for k in weights)
-        assert "diffusion_design_['tokens']" in weights
+        assert "fitted_['design']['tokens']" in weights
 
 
 class TestWriting:

@@ -11,6 +11,7 @@ from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
 from scgm_scvi.model.prior import _class_evidence
+from scgm_scvi.model.requests._attributes import Attributes
 
 N, PER = 120, 6
 FAST = {"n_samples": 2, "n_levels": 4, "progress_bar": False}
@@ -69,20 +70,19 @@ def test_a_short_look_of_everything_is_the_same_up_to_scatter(many):
     """Categories that come together agree with categories that come one by one."""
     (tensors,) = many._make_data_loader(adata=many.adata, indices=np.arange(7), batch_size=7)
     mean, _ = many.module.encode_state(tensors)
-    latent, features = many._screening(tensors, mean, 0, N, seed=0)
-    as_each = [
-        _class_evidence._with_category(tensors, many._tokens(tensors), 0, np.full(7, c))
-        for c in range(N)
-    ]
+    prior, x = many.prior, many.module.features(tensors)
+    own = Attributes.of(prior.spec, tensors)
+    latent, features = _class_evidence._screening(prior, own, x, mean, "type", seed=0)
+    as_each = [own.with_category("type", np.full(7, c)) for c in range(N)]
     with torch.no_grad():
-        one_by_one = many._feature_evidence(tensors, mean, as_each)
+        one_by_one = _class_evidence._feature_evidence(prior, x, mean, as_each)
     torch.testing.assert_close(features, one_by_one, rtol=1e-4, atol=1e-2)
     assert latent.shape == (7, N)
 
 
 def test_few_categories_are_all_looked_at(many, monkeypatch):
     calls = []
-    monkeypatch.setattr(type(many), "_screening", lambda *a, **k: calls.append(a) or 1 / 0)
+    monkeypatch.setattr(_class_evidence, "_screening", lambda *a, **k: calls.append(a) or 1 / 0)
     monkeypatch.setattr(_class_evidence, "_N_CANDIDATES", N)
     many.classify(indices=[0, 1], **FAST)
     assert not calls

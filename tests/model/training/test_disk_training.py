@@ -269,6 +269,7 @@ import json, sys, warnings
 import numpy as np
 warnings.simplefilter("ignore")
 import scvi, torch, torch.distributed as dist
+from scgm_scvi.model.training._fingerprint import stage_one_fingerprint
 from helpers import SMALL
 from scgm_scvi import SCGM
 from scgm_scvi.atlas.stream._datamodule import AtlasDataModule
@@ -289,9 +290,9 @@ with model._latent_table(0, dm, progress_bar=False) as table:
     shift = model.module.denoiser.shift.tolist()
 model.train_diffusion(60, datamodule=dm, **n)
 loss = model.history.get("elbo_validation")
-digest = model._stage_one_fingerprint()
+digest = stage_one_fingerprint(model.module)
 whole = float(sum(p.double().sum() for p in model.module.parameters()))
-design = model.diffusion_design_["tokens"].tolist()
+design = model.fitted_["design"]["tokens"].tolist()
 if dist.get_rank() == 0:
     assert model.generate(5, progress_bar=False).n_obs == 5
     model.save(sys.argv[3])

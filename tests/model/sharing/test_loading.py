@@ -68,9 +68,12 @@ class TestHarmless:
         model = make_model(adata, epochs=1, steps=5)
         cheap = {"n_samples": 1, "n_levels": 2, "progress_bar": False}
         model.classify(adata[:5].copy(), "stimulation", **cheap)
-        assert model.classifier_weights_
-        model.edit_strengths_ = {"stimulation": np.float64(0.5)}
-        model.outlier_reference_ = {"share": np.ones(3), "cells": np.ones((2, 2), np.float32)}
+        assert model.fitted_["classifier"]["weights"]
+        model.fitted_["edit_strengths"] = {"stimulation": np.float64(0.5)}
+        model.fitted_["outlier_reference"] = {
+            "share": np.ones(3),
+            "cells": np.ones((2, 2), np.float32),
+        }
         model.notes_ = [attrdict({"a": {"b": 1}}), np.datetime64("2020"), pd.Timestamp("2020"), {1}]
         model.save(tmp_path / "model", save_anndata=save_anndata)
         require_harmless(tmp_path / "model" / "model.pt")
@@ -78,7 +81,7 @@ class TestHarmless:
         assert (loaded.adata is not None) == save_anndata
         pd.testing.assert_frame_equal(loaded.var_, model.var_)
         assert loaded.history.keys() == model.history.keys()
-        assert loaded.classifier_weights_ == model.classifier_weights_
+        assert loaded.fitted_["classifier"] == model.fitted_["classifier"]
         registry = SCGM.load_registry(tmp_path / "model")
         assert registry["setup_args"] == model.registry_["setup_args"]
 
@@ -113,7 +116,7 @@ class TestRefused:
             getattr: "a",
         }.get(function, f"open({str(mark)!r}, 'w').close()")
         arguments = (code,) if function is not getattr else (code, "upper")
-        saved["attr_dict"]["kept_epoch_"] = Payload(function, *arguments)
+        saved["attr_dict"]["scgm_version_"] = Payload(function, *arguments)
         torch.save(saved, file)
         refused(tmp_path / "model", mark, f"names what no saved model needs.*{function.__name__}")
 
@@ -122,7 +125,7 @@ class TestRefused:
         model.save(tmp_path / "model")
         file = tmp_path / "model" / "model.pt"
         saved = torch.load(file, weights_only=False)
-        saved["attr_dict"]["kept_epoch_"] = Payload(os.system, f"touch {mark}")
+        saved["attr_dict"]["scgm_version_"] = Payload(os.system, f"touch {mark}")
         torch.save(saved, file)
         SCGM.load(tmp_path / "model", adata=False, trusted=True)
         assert mark.exists()

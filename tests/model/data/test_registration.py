@@ -16,6 +16,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi import SCGM
+from scgm_scvi.model.data._reading import Reading
 
 
 @pytest.fixture(scope="module")
@@ -394,11 +395,11 @@ class TestNuisances:
         adata.X = sparse.csr_matrix(x)
         model = train_types(adata, epochs=60)
         rows = {}
-        with model._registered(adata[:100], any_nuisance=True) as cells:
+        with model._registered(adata[:100], Reading(any_nuisance=True)) as cells:
             rows["own"] = np.asarray(cells.obs["_scvi_batch"])
         blind = adata[:100].copy()
         del blind.obs["donor"]
-        with model._registered(blind, any_nuisance=True) as cells:
+        with model._registered(blind, Reading(any_nuisance=True)) as cells:
             assert (cells.obs["_scvi_batch"] == -1).all()
             (tensors,) = model._make_data_loader(adata=cells, batch_size=100)
             rows["found"] = model._with_nuisances(tensors)[REGISTRY_KEYS.BATCH_KEY].ravel().numpy()

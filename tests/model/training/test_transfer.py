@@ -61,8 +61,8 @@ def test_before_training_the_query_model_is_the_reference(model, saved, mode):
     torch.testing.assert_close(known_states(query, model), known_states(model, model))
     tensors, states = model._states(model.adata[:50])
     torch.testing.assert_close(
-        query.module.decode_state(states, tensors).mean,
-        model.module.decode_state(states, tensors).mean,
+        query.module.decode_state(states, tensors.tensors).mean,
+        model.module.decode_state(states, tensors.tensors).mean,
     )
     with pytest.raises(RuntimeError, match=r"not fine-tuned yet.*train\(\)"):
         query.generate(5)
@@ -99,8 +99,8 @@ def test_surgery_changes_nothing_but_new_categories(model, saved):
     torch.testing.assert_close(known_states(query, model), known_states(model, model))
     tensors, states = model._states(model.adata[:50])
     torch.testing.assert_close(
-        query.module.decode_state(states, tensors).mean,
-        model.module.decode_state(states, tensors).mean,
+        query.module.decode_state(states, tensors.tensors).mean,
+        model.module.decode_state(states, tensors.tensors).mean,
     )
     fresh = SCGM.load_query_data(make_query(), saved, mode="surgery").module.state_dict()
     for key in (

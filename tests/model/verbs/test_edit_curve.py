@@ -61,12 +61,12 @@ def test_held_out_cells_of_the_model_by_default(model):
 
 def test_the_choice_is_kept_and_reported(model, monkeypatch):
     adata = monocytes(10)
-    monkeypatch.setattr(model, "edit_strengths_", None)
+    monkeypatch.setitem(model.fitted_, "edit_strengths", {})
     model.edit(adata, TO_B, seed=0, progress_bar=False)
     chosen = adata.uns["scgm_edited"]["strength"]
     curve = model.edit_curve(None, TO_B, progress_bar=False)
     assert chosen == curve.strength[curve.chosen].item()
-    assert list(model.edit_strengths_.values()) == [chosen]
+    assert list(model.fitted_["edit_strengths"].values()) == [chosen]
 
     def never(*args, **kwargs):
         raise AssertionError("the curve was drawn again")
@@ -124,6 +124,8 @@ def test_refusals(model, kwargs, error, message):
 
 
 def test_a_saved_model_keeps_the_choice(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "edit_strengths_", {"some edit": 0.7})
+    monkeypatch.setitem(model.fitted_, "edit_strengths", {"some edit": 0.7})
     model.save(tmp_path / "model")
-    assert SCGM.load(tmp_path / "model", adata=False).edit_strengths_ == {"some edit": 0.7}
+    assert SCGM.load(tmp_path / "model", adata=False).fitted_["edit_strengths"] == {
+        "some edit": 0.7
+    }

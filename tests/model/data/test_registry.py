@@ -16,7 +16,7 @@ from scvi import REGISTRY_KEYS
 
 from scgm_scvi import SCGM
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {"n_latent": 4, "n_hidden": 8, "denoiser_kwargs": {"n_hidden": 8, "n_layers": 1}}
 KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
 

@@ -65,7 +65,7 @@ def test_names_of_the_modalities_may_stand_where_multivi_has_them():
     mdata = MuData({"gex": mdata["rna"], "acc": mdata["atac"]})
     refused(KeyError, "rna_key is 'rna'.*Modalities: 'gex', 'acc'", mdata)
     MultiSCGM.setup_mudata(mdata, modalities={"rna_layer": "gex", "atac_layer": "acc"})
-    assert MultiSCGM(mdata, **SMALL)._modalities[1].key == "acc"
+    assert MultiSCGM(mdata, **SMALL)._cells.modalities[1].key == "acc"
 
 
 def test_columns_are_found_wherever_they_are():
@@ -113,7 +113,7 @@ def test_layers():
     MultiSCGM.setup_mudata(mdata, atac_layer="fragments")
     model = MultiSCGM(mdata, **SMALL)
     with model._registered(mdata[:5]) as cells:
-        counts = model._counts(cells)
+        counts = model._counts_of(cells)
     np.testing.assert_array_equal(
         counts[:, 120:].toarray(), mdata["atac"].layers["fragments"][:5].toarray()
     )
@@ -257,7 +257,7 @@ def test_anndata_of_both():
     MultiSCGM.setup_anndata(adata, modality_key="feature_types", labels_key="cell_type")
     model = MultiSCGM(adata, **SMALL)
     assert model.module.widths == [120, 200]
-    assert [block.key for block in model._modalities] == ["Gene Expression", "Peaks"]
+    assert [block.key for block in model._cells.modalities] == ["Gene Expression", "Peaks"]
     pd.testing.assert_frame_equal(model.var_, adata.var)
 
 

@@ -11,7 +11,7 @@ from helpers import SMALL, make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 
 FIXED = {"donor": "d3", "plate": "p1"}
@@ -134,9 +134,9 @@ class TestBetweenConditions:
         cells = latents(interpolate(model, CD34, B, 3, n_cells=5), 3)
         for position, conditions in ((0, CD34), (2, B)):
             request = Request.parse(model.condition_spec, 5, conditions)
-            tensors = request.draw_nuisances(model.diffusion_design_, np.random.default_rng(0))
+            tensors = request.draw_nuisances(model.fitted_["design"], np.random.default_rng(0))
             sampling = Sampling.parse(model.condition_spec, n_steps=36)
-            state = model._sample_state(tensors, sampling, torch.Generator().manual_seed(0))
+            state = model.prior.sample(tensors, sampling, torch.Generator().manual_seed(0))
             np.testing.assert_allclose(cells[:, position], state[:, :-1], atol=1e-4)
         assert np.abs(cells[:, 0] - cells[:, 2]).max() > 0.01
 

@@ -13,7 +13,9 @@ from scipy.special import xlogy
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.prior._posterior import Posterior, at_depth, zero_probability
+from scgm_scvi.model.prior import _posterior
+from scgm_scvi.model.prior._latent_prior import LatentPrior
+from scgm_scvi.model.prior._posterior import Posterior, at_depth, fit_posterior, zero_probability
 from scgm_scvi.model.verbs._enhancement import rates_given_counts
 
 KEY = "scgm_enhanced"
@@ -81,25 +83,26 @@ class TestPosterior:
     """Where everything is Gaussian, the posterior is known."""
 
     def test_of_a_linear_gaussian_model(self, model, monkeypatch):
-        tensors = next(iter(model._minibatches(cells_of(3), 3)))
-        start = model._posterior(tensors, 0, torch.Generator())
+        tensors = next(iter(model._minibatches(cells_of(3))))
+        start = fit_posterior(model.prior, tensors, 0, torch.Generator())
         scale = model.module.denoiser.scale[:-1]
         target, error = 1.5, 0.5  # an observation of each latent, and its standard deviation
 
         class Observed(torch.distributions.Normal):
             mean = torch.zeros(1)
 
-        def decode(u, tensors, log_size, x=None, seen=None):
-            return u, log_size
+        class Exact(LatentPrior):
+            def denoiser(self, *_, **__):  # of N(0, 1)
+                return lambda x, s: x / (1 + s**2)
 
-        monkeypatch.setattr(model, "_decode", decode)
+        monkeypatch.setattr(_posterior, "_decoded_at_depth", lambda q, u, *_: (u, q.log_size))
         monkeypatch.setattr(
-            "scgm_scvi.model.prior._posterior.log_likelihood",
+            _posterior,
+            "log_likelihood",
             lambda u, x: -((u - target) ** 2).sum(dim=1) / (2 * error**2),
         )
-        # the exact denoiser of N(0, 1)
-        monkeypatch.setattr(model, "_denoise", lambda tensors: lambda x, s: x / (1 + s**2))
-        out = model._posterior(tensors, 400, torch.Generator().manual_seed(0))
+        prior = Exact(model.module, model.condition_spec, model.prior.design)
+        out = fit_posterior(prior, tensors, 400, torch.Generator().manual_seed(0))
         precision = 1 / error**2 + 1 / (1 + 0.2**2)
         want = target / error**2 / precision
         assert out.mean.shape == start.mean.shape == (3, len(scale))
@@ -108,15 +111,15 @@ class TestPosterior:
         assert out.std.median().item() == pytest.approx(precision**-0.5, rel=0.1)
 
     def test_no_steps_is_the_encoder(self, model):
-        tensors = next(iter(model._minibatches(cells_of(4), 4)))
-        out = model._posterior(tensors, 0, torch.Generator())
+        tensors = next(iter(model._minibatches(cells_of(4))))
+        out = fit_posterior(model.prior, tensors, 0, torch.Generator())
         mean, variance = model.module.encode_state(tensors)
-        torch.testing.assert_close(model._latents(out), mean[:, :-1].clone())
+        torch.testing.assert_close(out.latents, mean[:, :-1].clone())
         scale = model.module.denoiser.scale[:-1]
         torch.testing.assert_close((out.std * scale) ** 2, variance[:, :-1].clone())
 
     def test_finds_a_cell_that_the_encoder_takes_for_another(self, model, monkeypatch):
-        tensors = next(iter(model._minibatches(cells_of(60), 60)))
+        tensors = next(iter(model._minibatches(cells_of(60))))
         encode = model.module.encode_state
 
         def other(tensors):
@@ -124,9 +127,9 @@ class TestPosterior:
             return torch.cat([mean[:, :-1].roll(7, dims=0), mean[:, -1:]], dim=1), variance
 
         def fit(n_fit_steps):
-            q = model._posterior(tensors, n_fit_steps, torch.Generator().manual_seed(0))
+            q = fit_posterior(model.prior, tensors, n_fit_steps, torch.Generator().manual_seed(0))
             with torch.no_grad():
-                px, _ = model._decode(q.mean, tensors, q.log_size)
+                px = q.decode(q.mean)
             return px.log_prob(tensors["X"]).sum(dim=1).mean().item()
 
         right = fit(0)
@@ -136,7 +139,7 @@ class TestPosterior:
         assert fit(40) > (wrong + right) / 2
 
     def test_a_cell_does_not_depend_on_its_company(self, model):
-        draws = Posterior(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 1))
+        draws = Posterior(model.prior, None, torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2, 1))
         a, b = (draws.draw(torch.Generator().manual_seed(s)) for s in (0, 0))
         assert (a == b).all()
         # without noise between them: the encoder's posterior, many samples
@@ -226,9 +229,9 @@ class TestWhatIsWritten:
         """One sample of the encoder's posterior, decoded by hand."""
         adata = cells_of(4)
         got = enhanced(model, adata, own_counts=False, n_samples=1, n_fit_steps=0, seed=3)
-        tensors = next(iter(model._minibatches(adata, 4)))
+        tensors = next(iter(model._minibatches(adata)))
         generator = torch.Generator().manual_seed(3)
-        q = model._posterior(tensors, 0, generator)
+        q = fit_posterior(model.prior, tensors, 0, generator)
         denoiser = model.module.denoiser
         z = q.draw(generator) * denoiser.scale[:-1] + denoiser.shift[:-1]
         with torch.no_grad():

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from scgm_scvi.model.requests._conditions import ConditionSpec, Request
+from scgm_scvi.model.requests._request import Request
+from scgm_scvi.model.requests._spec import ConditionSpec
 
 CELLS = pd.Index(["a", "b", "c"])
 SPEC = ConditionSpec(

@@ -10,7 +10,8 @@ from helpers import QUIET, SMALL, make_adata
 from scipy.special import logit
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.prior import _class_evidence, _classification
+from scgm_scvi.model.prior import _class_evidence
+from scgm_scvi.model.verbs import _classification
 
 FAST = {"n_samples": 2, "n_levels": 3}
 
@@ -23,10 +24,10 @@ def classify(model, *args, **kwargs):
 def saved(model, tmp_path_factory):
     """A copy that was never asked to classify."""
     path = tmp_path_factory.mktemp("classification") / "model"
-    before = model.classifier_weights_, model.classifier_fingerprint_
-    model.classifier_weights_, model.classifier_fingerprint_ = None, None
+    before = model.fitted_.pop("classifier", None)
     model.save(path)
-    model.classifier_weights_, model.classifier_fingerprint_ = before
+    if before is not None:
+        model.fitted_["classifier"] = before
     return path
 
 
@@ -100,7 +101,7 @@ class TestProbabilities:
         train, uniform = (
             np.log(classify(model, indices=range(50), prior=p)) for p in ("train", "uniform")
         )
-        tokens = model.diffusion_design_["tokens"][:, 0]
+        tokens = model.fitted_["design"]["tokens"][:, 0]
         counts = np.bincount(tokens, minlength=11)[1:] + 1  # one more, so that none is 0
         difference = (train - uniform).to_numpy()
         difference = difference - difference[:, :1]
@@ -170,7 +171,7 @@ class TestCalibration:
     def test_weights_are_those_of_greatest_likelihood(self, own, monkeypatch):
         """They beat their neighbours on the cells they were fitted to."""
         classify(own)
-        [(a, b)] = own.classifier_weights_.values()
+        [(a, b)] = own.fitted_["classifier"]["weights"].values()
         rows, labels = own._held_out("cell_type", own.adata)
         assert set(rows) == set(own.validation_indices)
 
@@ -200,7 +201,7 @@ class TestCalibration:
         want = classify(own, indices=range(30))
         own.save(tmp_path / "model")
         loaded = SCGM.load(tmp_path / "model", adata=False)
-        assert loaded.classifier_weights_ == own.classifier_weights_
+        assert loaded.fitted_["classifier"] == own.fitted_["classifier"]
         # nor is there a warning: warnings are errors here
         got = classify(loaded, make_adata()[:30])
         np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -214,17 +215,19 @@ class TestCalibration:
         np.testing.assert_allclose(told.sum(axis=1), 1)
         with pytest.warns(UserWarning, match="not calibrated"):  # each time
             classify(loaded, make_adata()[:3])
-        assert not loaded.classifier_weights_
+        assert "classifier" not in loaded.fitted_
 
     def test_numbers_of_their_own(self, own):
         """What was asked before changes no answer."""
         few, many = {"n_samples": 1, "n_levels": 1}, {"n_samples": 2, "n_levels": 12}
         first = classify(own, indices=range(30), **many)
         classify(own, indices=range(30), **few)
-        assert set(own.classifier_weights_) == {("cell_type", 2, 12), ("cell_type", 1, 1)}
-        assert len(set(own.classifier_weights_.values())) == 2
-        own.classifier_weights_ = None
-        own.classifier_fingerprint_ = None
+        assert set(own.fitted_["classifier"]["weights"]) == {
+            ("cell_type", 2, 12),
+            ("cell_type", 1, 1),
+        }
+        assert len(set(own.fitted_["classifier"]["weights"].values())) == 2
+        del own.fitted_["classifier"]
         classify(own, indices=range(30), **few)
         pd.testing.assert_frame_equal(classify(own, indices=range(30), **many), first)
 

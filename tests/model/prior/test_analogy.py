@@ -10,11 +10,11 @@ from helpers import QUIET, SMALL, make_adata
 
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import classifier_free
-from scgm_scvi.model.prior._analogy import Analogy, _candidates
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.model.prior import _analogy_search
+from scgm_scvi.model.prior._analogy import Analogy
+from scgm_scvi.model.prior._analogy_search import _candidates, find_analogy
 
 NAIVE, CYTOTOXIC = "CD8+/CD45RA+ Naive Cytotoxic", "CD8+ Cytotoxic T"
-KEY = SCGM_KEYS.CONDITIONS_KEY
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,10 @@ def controls(model, kind):
 
 
 def analogy_of(model, kind):
-    tensors, _ = model._states(controls(model, kind))
-    names = list(model.condition_spec.categorical)
-    target = {**tensors, KEY: tensors[KEY].clone()}
+    own, _ = model._states(controls(model, kind))
     codes = list(model.condition_spec.categorical["stimulation"])
-    target[KEY][:, names.index("stimulation")] = codes.index("IFNb") + 1
-    return tensors, target, model._analogy(tensors, target, {"stimulation"}, 1.5)
+    target = own.with_category("stimulation", codes.index("IFNb"))
+    return own, target, find_analogy(model.prior, own, target, {"stimulation"}, 1.5)
 
 
 def test_only_where_the_target_was_never_seen(unseen):
@@ -51,18 +49,18 @@ def test_only_where_the_target_was_never_seen(unseen):
 
 
 def test_the_nearest_that_was_seen_both_ways_stands_in(unseen):
-    tensors, target, (analogy, described) = analogy_of(unseen, NAIVE)
+    own, target, (analogy, described) = analogy_of(unseen, NAIVE)
     ((source, stand_in),) = described.items()
     assert source == f"cell_type={NAIVE}"
     kinds = ["Dendritic", "CD14+ Monocyte", "CD34+"]  # a lymphocyte is nearer than these
     assert stand_in not in [f"cell_type={kind}" for kind in kinds]
     assert (analogy.unseen == 1).all() and analogy.scale == 1.5
     column = list(unseen.condition_spec.categorical).index("cell_type")
-    assert (analogy.source[KEY][:, column] == analogy.target[KEY][:, column]).all()
-    assert (analogy.source[KEY][:, column] != tensors[KEY][:, column]).all()
+    assert (analogy.source.tokens[:, column] == analogy.target.tokens[:, column]).all()
+    assert (analogy.source.tokens[:, column] != own.tokens[:, column]).all()
     other = 1 - column
-    torch.testing.assert_close(analogy.source[KEY][:, other], tensors[KEY][:, other])
-    torch.testing.assert_close(analogy.target[KEY][:, other], target[KEY][:, other])
+    torch.testing.assert_close(analogy.source.tokens[:, other], own.tokens[:, other])
+    torch.testing.assert_close(analogy.target.tokens[:, other], target.tokens[:, other])
 
 
 def test_the_denoiser_adds_the_change(unseen):
@@ -70,18 +68,18 @@ def test_the_denoiser_adds_the_change(unseen):
     x = torch.randn(6, unseen.module.denoiser.n_dims, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor(1.0, dtype=torch.float64)
 
-    def of(tensors):
-        conditions = unseen.module.denoiser_conditions(tensors)
+    def of(attributes):
+        conditions = unseen.module.denoiser_conditions(attributes.tensors)
         return classifier_free(unseen.module.denoiser, [(1.0, conditions)])(x, sigma)
 
     with torch.no_grad():
         expected = of(analogy.own) + 1.5 * (of(analogy.target) - of(analogy.source))
-        found = unseen._denoise(target, analogy=analogy)(x, sigma)
+        found = unseen.prior.denoiser(target, analogy=analogy)(x, sigma)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         # rows that were seen are denoised as ever
         mask = torch.tensor([[1.0], [0.0]] * 3)
         some = Analogy(mask, analogy.own, analogy.source, analogy.target, 1.5)
-        mixed = unseen._denoise(target, analogy=some)(x, sigma)
+        mixed = unseen.prior.denoiser(target, analogy=some)(x, sigma)
         torch.testing.assert_close(mixed[::2], expected[::2], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(mixed[1::2], of(target)[1::2], atol=1e-5, rtol=1e-5)
 
@@ -127,12 +125,10 @@ def test_candidates_are_seen_both_ways():
 
 def test_the_fewer_the_farther(unseen, monkeypatch):
     """Of two that are alike, the one with more cells stands in."""
-    from scgm_scvi.model.prior import _analogy
-
     design = np.repeat([[1, 1], [1, 2], [2, 1], [2, 2]], [100, 16, 25, 400], axis=0)
     known, free = np.array([[1, 1], [2, 1]]), np.array([True, False])
-    found = _analogy._sizes(design, known, np.array([3, 2]), free)
+    found = _analogy_search._sizes(design, known, np.array([3, 2]), free)
     np.testing.assert_array_equal(found, [16, 25])
-    monkeypatch.setattr(_analogy, "_SCARCITY", 1e6)  # then only the number matters
+    monkeypatch.setattr(_analogy_search, "_SCARCITY", 1e6)  # then only the number matters
     _, _, (_, described) = analogy_of(unseen, NAIVE)
     assert list(described.values()) == ["cell_type=Dendritic"]  # the most frequent type

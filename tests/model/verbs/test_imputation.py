@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -14,8 +16,8 @@ from scipy import sparse, stats
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.prior._posterior import mean_log1p
-from scgm_scvi.model.verbs._imputation import _n_inside, narrowest_interval
+from scgm_scvi.model.prior._posterior import fit_posterior, mean_log1p
+from scgm_scvi.model.verbs._imputation import _n_inside, _predicted, narrowest_interval
 
 
 def impute(model, adata, genes=None, **kwargs):
@@ -187,16 +189,16 @@ class TestWhatItMeans:
     def test_depth_is_that_of_the_measured_genes(self, model, monkeypatch):
         """Draws have the mean of the decoder at the depth that the panel's counts ask for."""
         panel = panel_of(3)
-        tensors = next(iter(model._minibatches(model._completed(panel, [])[0], 3)))
+        tensors = next(iter(model._minibatches(model._completed(panel, [])[0])))
         seen = torch.arange(500)
         unseen = torch.arange(500, model.adata.n_vars)
-        q = model._posterior(tensors, 0, torch.Generator(), seen)
-        q = q._replace(std=torch.zeros_like(q.std))  # one latent a cell
+        q = fit_posterior(model.prior, tensors, 0, torch.Generator(), seen)
+        q = replace(q, std=torch.zeros_like(q.std))  # one latent a cell
         torch.manual_seed(0)
         args = (torch.Generator(), seen, unseen, torch.arange(len(unseen)))
-        mean, normalized, draws = model._predicted(q, tensors, 500, *args)
+        mean, normalized, draws = _predicted(q, tensors, 500, *args)
         with torch.no_grad():
-            px, _ = model._decode(q.mean, tensors, torch.zeros(3, 1))
+            px = replace(q, log_size=torch.zeros(3, 1)).decode(q.mean)
         p = px.mean / px.mean.sum(dim=1, keepdim=True)
         torch.testing.assert_close(normalized, 1e4 * p[:, unseen], rtol=1e-3, atol=1e-4)
         # more of the drawn totals lies within the expected one's noise than not
@@ -227,7 +229,7 @@ class TestWhatItMeans:
             300,
             {"donor": "d1", "plate": "p1"},
             seed=1,
-            n_fit_steps=10,
+            n_steps=10,
             progress_bar=False,
         )
         x = adata.X.toarray()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,106 +12,87 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi._mudata import columns_stay
-from scgm_scvi.model.requests._conditions import ConditionSpec
+from scgm_scvi.model.requests._spec import ConditionSpec
 
-from ._containers import AnnDataMixin
+from ._anndata_cells import AnnDataCells, Tables
+from ._features import FeatureReport
 from ._h5mu import MuDataWriter
-from ._matrices import as_matrix
+from ._matrices import Matrix, as_matrix
 from ._modalities import gathered_obs, holding, make_mudata, rows_placed
-from ._mudata_query import MuDataQueryMixin
-from ._mudata_setup import Modality, modalities_of
+from ._modality import Modality, modalities_of
+from ._mudata_query import align_mudata, check_mudata_query
 from ._results import require_writable
 from ._tables import held_table
 from ._validation import match_features, validate_adata
 from ._writing import ChunkWriter
 
-__all__ = ["MuDataMixin"]
+__all__ = ["MuDataCells"]
+
+_LAYERS = ("rna_layer", "atac_layer")
 
 
-class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
+class MuDataCells(AnnDataCells):
     """Cells of a model whose features are of several modalities.
 
-    Comes before ``SetupMixin`` and ``LatentDiffusionModel`` among the bases. Cells that a trained
-    model is given may be a MuData with all of its modalities or with some, or an AnnData with the
-    features of one, or of all; what they lack was not measured. Cells that it makes come in what it
-    was set up with.
+    Cells that a trained model is given may be a MuData with all of its modalities or with some, or
+    an AnnData with the features of one, or of all; what they lack was not measured. Cells that it
+    makes come in what it was set up with.
     """
 
-    modality_var_: dict[str, pd.DataFrame] | None = None
+    @property
+    def is_of_mudata(self) -> bool:
+        """Whether the model was set up with a MuData."""
+        return self.registry.get("setup_method_name") == "setup_mudata"
 
     @property
-    def _is_of_mudata(self) -> bool:
-        return self.registry_.get("setup_method_name") == "setup_mudata"
+    def modalities(self) -> list[Modality]:
+        """The modalities of the model, in the order of its features."""
+        return modalities_of(self.registry)
 
-    @property
-    def _modalities(self) -> list[Modality]:
-        return modalities_of(self.registry_)
+    # features
 
-    def _set_features(self, data: AnnData | MuData | None) -> None:
-        """Remember the tables of features; without data, their names."""
-        modalities = self._modalities
-        if isinstance(data, AnnData):
-            super()._set_features(data)
-            return
-        names = np.concatenate([modality.names for modality in modalities])
-        kinds = np.repeat([b.key for b in modalities], [len(b.names) for b in modalities])
-        self.var_ = pd.DataFrame({"modality": pd.Categorical(kinds)}, index=pd.Index(names))
-        self.modality_var_ = {
-            b.key: pd.DataFrame(index=b.names)
-            if data is None
-            else held_table(data[b.key].var, f"mdata[{b.key!r}].var")
-            for b in modalities
-        }
-
-    def _hold_features(self) -> None:
-        super()._hold_features()
-        for key, table in (self.modality_var_ or {}).items():
-            self.modality_var_[key] = held_table(table, f"modality_var_[{key!r}]")
-
-    def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
-        """Names of the features: an array, or a dict of arrays where they come in a MuData."""
-        parts = {modality.key: modality.names.to_numpy() for modality in self._modalities}
-        if self._is_of_mudata and not legacy_mudata_format:
+    def names(self, legacy_mudata_format: bool = False) -> Any:
+        parts = {modality.key: modality.names.to_numpy() for modality in self.modalities}
+        if self.is_of_mudata and not legacy_mudata_format:
             return parts
         return np.concatenate(list(parts.values()))
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """As :meth:`scvi.model.base.BaseModelClass.save`; ``obs`` of a MuData stays as it is."""
-        with columns_stay():
-            super().save(*args, **kwargs)
+    def feature_tables(self, data: AnnData | MuData | None) -> Tables:
+        modalities = self.modalities
+        if isinstance(data, AnnData):
+            return super().feature_tables(data)
+        names = np.concatenate([modality.names for modality in modalities])
+        kinds = np.repeat([m.key for m in modalities], [len(m.names) for m in modalities])
+        var = pd.DataFrame({"modality": pd.Categorical(kinds)}, index=pd.Index(names))
+        return var, {
+            m.key: pd.DataFrame(index=m.names)
+            if data is None
+            else held_table(data[m.key].var, f"mdata[{m.key!r}].var")
+            for m in modalities
+        }
 
-    @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> MuDataMixin:
-        """As ``LoadingMixin`` has it; ``obs`` of a MuData stays as it is."""
-        with columns_stay(), warnings.catch_warnings():
-            # scvi-tools 1.4 asks a MuData for its modalities in the old way
-            warnings.filterwarnings("ignore", "The method mod_names is deprecated")
-            return super().load(*args, **kwargs)
+    def held_tables(self) -> Tables:
+        var, tables = super().held_tables()
+        if tables is None:
+            return var, None
+        return var, {k: held_table(t, f"modality_var_[{k!r}]") for k, t in tables.items()}
 
     # what is read
 
-    def _way_to_keep_counts(self) -> str:
-        if not self._is_of_mudata:
-            return super()._way_to_keep_counts()
-        key, name = self._modalities[0].key, type(self).__name__
-        return (
-            f"mdata[{key!r}].layers['counts'] = mdata[{key!r}].X.copy(), and "
-            f"{name}.setup_mudata(mdata, rna_layer='counts')."
-        )
-
-    def _is_cells(self, data: Any) -> bool:
+    def is_cells(self, data: Any) -> bool:
         return isinstance(data, AnnData | MuData)
 
-    def _obs(self, data: AnnData | MuData) -> pd.DataFrame:
+    def obs(self, data: AnnData | MuData) -> pd.DataFrame:
         if isinstance(data, AnnData):
             return data.obs
-        setup, spec = self.registry_["setup_args"], ConditionSpec.from_registry(self.registry_)
+        setup, spec = self.setup, ConditionSpec.from_registry(self.registry)
         named = {k: v for k, v in (setup.get("modalities") or {}).items() if v in data.mod}
         named.pop("rna_layer", None), named.pop("atac_layer", None)
-        keys = [modality.key for modality in self._modalities]
+        keys = [modality.key for modality in self.modalities]
         columns = dict.fromkeys([*spec.names, *spec.numeric_covariates], "modalities")
         for argument in named:
             value = setup.get(argument)
@@ -121,48 +101,43 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         found = gathered_obs(data, columns, named, keys)
         return data.obs.assign(**{name: found[name] for name in found})
 
-    def _var_of(self, data: AnnData | MuData) -> pd.DataFrame:
-        return self.var_.copy()
+    def var_of(self, data: AnnData | MuData) -> pd.DataFrame:
+        return self.var.copy()
 
-    def _counts(self, registered: AnnData | MuData) -> np.ndarray | sparse.spmatrix:
-        x = super()._counts(registered)
-        if not self._is_of_mudata:
+    def counts(self, manager: AnnDataManager) -> Matrix:
+        x = super().counts(manager)
+        if not self.is_of_mudata:
             return x
-        manager = self.get_anndata_manager(registered, required=True)
         peaks = manager.get_from_registry(REGISTRY_KEYS.ATAC_X_KEY)
         return sparse.hstack([sparse.csr_matrix(x), sparse.csr_matrix(peaks)], format="csr")
 
-    def _features_of(self, adata: AnnData | MuData | None) -> sparse.spmatrix | np.ndarray:
-        if adata is None:
-            return super()._features_of(None)
-        return sparse.hstack(list(self._matrices(adata).values()), format="csr")
+    def features(self, data: AnnData | MuData) -> Matrix:
+        return sparse.hstack(list(self.by_modality(data).values()), format="csr")
 
-    def _matrices_of(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
-        return self._matrices(data)
+    def matrices(self, data: AnnData | MuData) -> dict[str, Matrix]:
+        return self.by_modality(data)
 
-    def _set_up_stand_in(self, matrices: Any, obs: pd.DataFrame) -> AnnData | MuData:
-        setup = self.registry_["setup_args"]
-        if not self._is_of_mudata:
-            names, x = pd.Index(self.var_.index), _side_by_side(list(matrices.values()))
+    def stand_in(self, matrices: Any, obs: pd.DataFrame) -> AnnData | MuData:
+        setup = self.setup
+        if not self.is_of_mudata:
+            names, x = pd.Index(self.var.index), _side_by_side(list(matrices.values()))
             stand_in = holding(x, names, obs.index, setup.get("layer"))
             stand_in.obs = obs
-            type(self).setup_anndata(stand_in, source_registry=self.registry_, **setup)
+            self.model.setup_anndata(stand_in, source_registry=self.registry, **setup)
             return stand_in
-        places = {"modalities": {a: b.key for a, b in zip(_LAYERS, self._modalities, strict=True)}}
+        modalities = self.modalities
+        places = {"modalities": {a: m.key for a, m in zip(_LAYERS, modalities, strict=True)}}
         stand_in = make_mudata(
-            {
-                b.key: holding(matrices[b.key], b.names, obs.index, b.layer)
-                for b in self._modalities
-            },
+            {m.key: holding(matrices[m.key], m.names, obs.index, m.layer) for m in modalities},
             obs,
         )
-        type(self).setup_mudata(stand_in, source_registry=self.registry_, **{**setup, **places})
+        self.model.setup_mudata(stand_in, source_registry=self.registry, **{**setup, **places})
         return stand_in
 
-    def _modalities_of(self, mdata: MuData) -> dict[str, AnnData]:
-        """What a MuData has of the model's modalities: by their names, or else by their features."""
+    def held(self, mdata: MuData) -> dict[str, AnnData]:
+        """What a MuData has of the model's modalities: by their names, or else their features."""
         out = {}
-        for modality in self._modalities:
+        for modality in self.modalities:
             if modality.key in mdata.mod:
                 out[modality.key] = mdata[modality.key]
                 continue
@@ -172,13 +147,13 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
                     break
         return out
 
-    def _matrices(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
+    def by_modality(self, data: AnnData | MuData) -> dict[str, sparse.csr_matrix | np.ndarray]:
         """Counts of each modality, of zeros where it was not measured."""
-        modalities = self._modalities
+        modalities = self.modalities
         if isinstance(data, MuData):
             if data.isbacked:
                 raise ValueError("mdata is backed by a file; load it: mudata.read_h5mu(path).")
-            held = self._modalities_of(data)
+            held = self.held(data)
             if not held:
                 raise KeyError(
                     f"mdata has none of the model's modalities {listed(b.key for b in modalities)}."
@@ -191,7 +166,7 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
             names, called = data.obs_names, "adata"
             if not held:
                 raise ValueError(
-                    f"adata has none of the model's {len(self.var_)} features. Its var_names begin "
+                    f"adata has none of the model's {len(self.var)} features. Its var_names begin "
                     f"{listed(data.var_names[:3])}; those of the model, "
                     + " and ".join(f"{listed(b.names[:3])} ({b.key})" for b in modalities)
                     + "."
@@ -218,16 +193,40 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
             out[modality.key] = x.tocsr() if sparse.issparse(x) else x
         return out
 
+    def check_query(self, data: Any) -> None:
+        if self.is_of_mudata:
+            check_mudata_query(data, self.modalities)
+        else:
+            super().check_query(data)
+
+    def align_query(
+        self, data: AnnData | MuData, min_share: float, columns: Sequence[str]
+    ) -> tuple[AnnData | MuData, FeatureReport]:
+        if not self.is_of_mudata:
+            return super().align_query(data, min_share, columns)
+        return align_mudata(
+            data, self.modalities, self.modality_var or {}, self.obs(data), min_share, columns
+        )
+
+    def way_to_keep_counts(self) -> str:
+        if not self.is_of_mudata:
+            return super().way_to_keep_counts()
+        key, name = self.modalities[0].key, self.model.__name__
+        return (
+            f"mdata[{key!r}].layers['counts'] = mdata[{key!r}].X.copy(), and "
+            f"{name}.setup_mudata(mdata, rna_layer='counts')."
+        )
+
     # what is handed back
 
-    def _packed(self, adata: AnnData) -> AnnData | MuData:
-        adata = super()._packed(adata)
-        if not self._is_of_mudata:
+    def pack(self, adata: AnnData) -> AnnData | MuData:
+        adata = super().pack(adata)
+        if not self.is_of_mudata:
             return adata
         mods, start = {}, 0
-        for modality in self._modalities:
+        for modality in self.modalities:
             stop = start + len(modality.names)
-            var = self.modality_var_[modality.key].copy()
+            var = self.modality_var[modality.key].copy()
             mods[modality.key] = AnnData(adata.X[:, start:stop], obs=adata.obs.copy(), var=var)
             start = stop
         mdata = make_mudata(mods, adata.obs)
@@ -236,21 +235,21 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
         mdata.uns = dict(adata.uns)
         return mdata
 
-    def _unpacked(self, cells: AnnData | MuData) -> AnnData:
+    def unpack(self, cells: AnnData | MuData) -> AnnData:
         if isinstance(cells, AnnData):
             return cells
-        x = _side_by_side([cells[modality.key].X for modality in self._modalities])
-        obsm = {self.latent_key: cells.obsm[self.latent_key]}
-        return AnnData(x, obs=cells.obs, var=self.var_.copy(), obsm=obsm, uns=dict(cells.uns))
+        x = _side_by_side([cells[modality.key].X for modality in self.modalities])
+        obsm = {key: value for key, value in cells.obsm.items() if key not in cells.mod}
+        return AnnData(x, obs=cells.obs, var=self.var.copy(), obsm=obsm, uns=dict(cells.uns))
 
-    def _writer(self, path: str | os.PathLike) -> ChunkWriter | MuDataWriter:
-        if not self._is_of_mudata:
+    def writer(self, path: str | os.PathLike) -> ChunkWriter | MuDataWriter:
+        if not self.is_of_mudata:
             return ChunkWriter(path)
-        return MuDataWriter(path, self.modality_var_)
+        return MuDataWriter(path, self.modality_var)
 
-    def _require_writable(self, data: AnnData | MuData, key: str) -> None:
+    def require_writable(self, data: AnnData | MuData, key: str) -> None:
         if isinstance(data, AnnData):
-            require_writable(data, self.var_.index, key)
+            require_writable(data, self.var.index, key)
             return
         if not isinstance(data, MuData):
             raise TypeError(f"The cells are a {type(data).__name__}; pass a MuData or an AnnData.")
@@ -259,30 +258,29 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
                 "mdata is backed by a file, which results are not written to: load it by "
                 "mudata.read_h5mu(path)."
             )
-        names = {modality.key: modality.names for modality in self._modalities}
-        for name, part in self._modalities_of(data).items():
+        names = {modality.key: modality.names for modality in self.modalities}
+        for name, part in self.held(data).items():
             require_writable(part, names[name], key, f"mdata[{name!r}]")
 
-    def _write_result(
+    def write(
         self,
         data: AnnData | MuData,
         key: str,
         *,
-        layers: Mapping[str, np.ndarray | sparse.csr_matrix],
+        layers: Mapping[str, Matrix],
         latent: np.ndarray,
         obs: Mapping[str, np.ndarray],
         uns: Mapping[str, Any],
         copy: bool,
     ) -> AnnData | MuData | None:
         if isinstance(data, AnnData):
-            return super()._write_result(
-                data, key, layers=layers, latent=latent, obs=obs, uns=uns, copy=copy
-            )
+            results = {"layers": layers, "latent": latent, "obs": obs, "uns": uns, "copy": copy}
+            return super().write(data, key, **results)
         new = copy or data.is_view
         with columns_stay():
             out = data.copy() if new else data
-        for part in self._modalities_of(out).values():
-            columns = self.var_.index.get_indexer(part.var_names)
+        for part in self.held(out).values():
+            columns = self.var.index.get_indexer(part.var_names)
             for suffix, values in layers.items():
                 here = _columns(values, columns)
                 if not part.obs_names.equals(out.obs_names):
@@ -293,9 +291,6 @@ class MuDataMixin(MuDataQueryMixin, AnnDataMixin):
             out.obs[key + suffix] = column
         out.uns[key] = dict(uns)
         return out if new else None
-
-
-_LAYERS = ("rna_layer", "atac_layer")
 
 
 def _side_by_side(parts: Sequence[np.ndarray | sparse.spmatrix]) -> np.ndarray | sparse.csr_matrix:

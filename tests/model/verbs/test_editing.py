@@ -11,8 +11,7 @@ from helpers import make_adata
 from scipy import sparse
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
-from scgm_scvi.module import SCGM_KEYS
+from scgm_scvi.model.requests._request import Request
 
 TO_IFNB = {"stimulation": "IFNb"}  # drawn at random: hardly any effect
 TO_B = {"cell_type": "CD19+ B"}
@@ -124,7 +123,7 @@ class TestWhatStays:
         np.testing.assert_allclose(out.obsm["X_scgm_edited"], latent, atol=1e-5)
         tensors, state = model._states(adata)
         with torch.no_grad():
-            mean = model.module.decode_state(state, tensors).mean
+            mean = model.module.decode_state(state, tensors.tensors).mean
         own = (mean / mean.sum(dim=1, keepdim=True) * 1e4).numpy()
         np.testing.assert_allclose(out.layers["scgm_edited"], own, rtol=1e-5, atol=1e-5)
         assert (out.obs["scgm_edited_effect"] < 1e-4).all()
@@ -141,21 +140,25 @@ class TestWhatStays:
     def test_what_is_not_named(self, model):
         """The target has a cell's own type, dose, batch and covariates."""
         adata = cells_of()
-        tensors, _ = model._states(adata)
+        own, _ = model._states(adata)
         request = Request.parse(model.condition_spec, adata.n_obs, TO_IFNB)
-        target = request.over(tensors, set(TO_IFNB))
-        j = list(model.condition_spec.categorical).index("stimulation")
-        key = SCGM_KEYS.CONDITIONS_KEY
-        others = [i for i in range(tensors[key].shape[1]) if i != j]
-        assert (target[key][:, others] == tensors[key][:, others]).all()
-        assert (target[key][:, j] != tensors[key][:, j]).all()
-        for name in set(tensors) - {key}:
+        target = request.over(own, set(TO_IFNB))
+        j = model.condition_spec.position("stimulation")
+        others = [i for i in range(own.tokens.shape[1]) if i != j]
+        assert (target.tokens[:, others] == own.tokens[:, others]).all()
+        assert (target.tokens[:, j] != own.tokens[:, j]).all()
+        for name in ("values", "batch", "covariates", "numeric"):
             torch.testing.assert_close(
-                target[name], tensors[name], equal_nan=True, check_dtype=False
+                getattr(target, name), getattr(own, name), equal_nan=True, check_dtype=False
             )
 
     def test_inversion_there_and_back(self, model):
-        from scgm_scvi.model.prior._edited_states import Cells, Edit, parse_sampling
+        from scgm_scvi.model.prior._edited_states import (
+            Edit,
+            EditedCells,
+            edited,
+            parse_sampling,
+        )
 
         adata = cells_of(20)
         tensors, state = model._states(adata)
@@ -163,8 +166,8 @@ class TestWhatStays:
         target = request.over(tensors, set(TO_B))
         sampling = parse_sampling(model.condition_spec, None, "auto", n_steps=60)
         way = Edit("inversion", 1.0, sampling, edit_library_size=True)
-        there = model._edited(Cells(tensors, target, state), way, None)
-        back = model._edited(Cells(target, tensors, there), way, None)
+        there = edited(model.prior, EditedCells(tensors, target, state), way, None)
+        back = edited(model.prior, EditedCells(target, tensors, there), way, None)
         moved = (there - state).square().mean().sqrt()
         missed = (back - state).square().mean().sqrt()
         assert missed < 0.1 * moved

@@ -95,14 +95,14 @@ ways = {
 )
 def test_every_model_and_way(name, tmp_path):
     model = make(name)
-    obs = model._obs(model.adata).copy()
+    obs = model._cells.obs(model.adata).copy()
     for way in ways.values():
         again = way(model, tmp_path)
         assert type(again) is type(model) and again.id != model.id
         assert again.history.keys() == model.history.keys()
         alike(model, again)
         assert (again.adata is model.adata) == (way is ways["copy"])
-    assert model._obs(model.adata).equals(obs)
+    assert model._cells.obs(model.adata).equals(obs)
     assert model.get_anndata_manager(model.adata, required=True).adata is model.adata
 
 
@@ -131,7 +131,7 @@ for i, model in enumerate(pickle.load(open("models.pkl", "rb"))):
     model.train(**TRAIN)
 """
     here = Path(__file__).parent
-    paths = [str(here), str(here.parent), *sys.path]
+    paths = [str(here), str(here.parents[1]), *sys.path]
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
         check=True,

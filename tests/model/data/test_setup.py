@@ -9,7 +9,7 @@ from scipy import sparse
 from scvi.data import AnnTorchDataset
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._conditions import Request
+from scgm_scvi.model.requests._request import Request
 
 
 def snapshot(adata):
