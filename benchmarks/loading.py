@@ -71,13 +71,13 @@ def write(path: Path, n_cells: int, n_genes: int, n_at_once: int = 50_000) -> No
 
 
 def data_module(path: str, **kwargs):
-    from scgm_scvi.atlas._datamodule import AtlasDataModule
+    from scgm_scvi.atlas.stream._datamodule import AtlasDataModule
 
     return AtlasDataModule(path, labels_key="cell_type", fetch_factor=FETCH, **kwargs)
 
 
 def codes(path: str) -> np.ndarray:
-    from scgm_scvi.atlas._training_cells import TrainingCells
+    from scgm_scvi.atlas.stream._training_cells import TrainingCells
 
     return TrainingCells(path).column("dataset").codes
 
@@ -93,7 +93,7 @@ def theirs(path: str, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]
     import zarr
     import zarrs  # noqa: F401
 
-    from scgm_scvi.atlas._training_cells import TrainingCells
+    from scgm_scvi.atlas.stream._training_cells import TrainingCells
 
     of = codes(path)
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):

@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scgm_scvi.atlas._store import Store
+from scgm_scvi.atlas.store._store import Store
 
 AXIS = {"name": "toy", "version": "1"}
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 from atlas_cells import AXIS, arguments, make_cells
 
-from scgm_scvi.atlas._store import Store
+from scgm_scvi.atlas.store._store import Store
 
 
 def build(path: str) -> None:

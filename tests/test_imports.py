@@ -1,7 +1,9 @@
-"""The rooms of the package import each other in one direction only (docs/design.md)."""
+"""The package's rooms, and folders in a room, import in one direction only (docs/design.md)."""
 
 import ast
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,16 @@ ALLOWED = {
     "datasets": set(),
     "metrics": set(),
     "pl": {"metrics"},
+}
+# Folders of a room in order, among them the files at its root that they may import: each may import
+# those before it. The other files at the room's root are above the folders, and none imports them.
+FOLDERS = {
+    "atlas": ["download", "formats", "sources", "curate", "store", "stream"],
+    "model": [
+        *("_batch_sizes", "_log", "_random_state"),
+        *("requests", "data", "prior", "training", "verbs", "sharing"),
+        *("_latent_diffusion_model", "scvi_models"),
+    ],
 }
 NO_HELPERS = {"diffusion", "distributions"}
 # Third-party packages of a room that is kept to a few, besides the standard library.
@@ -55,18 +67,24 @@ def imported_modules(tree: ast.AST, package: tuple[str, ...]) -> list[tuple[int,
     return found
 
 
+def files_of(root: Path) -> Iterator[tuple[Path, tuple[str, ...], ast.AST]]:
+    """Every file of the package at ``root``: its path, the same in parts, and what it says."""
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        yield inside, inside.with_suffix("").parts, tree
+
+
 def violations(root: Path) -> list[str]:
     """Say, a line each, which imports under the package at ``root`` go against the arrows."""
     wrong = []
-    for path in sorted(root.rglob("*.py")):
-        inside = path.relative_to(root).with_suffix("").parts
+    for path, inside, tree in files_of(root):
         room = room_of(inside)
         if room == FACADE:
             continue
         if room != HELPER and room not in ALLOWED:
-            wrong.append(f"{path.relative_to(root)}: room '{room}' has no place in ALLOWED")
+            wrong.append(f"{path}: room '{room}' has no place in ALLOWED")
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         for line, name in imported_modules(tree, (root.name, *inside[:-1])):
             top, *rest = name.split(".")
             if top != root.name:
@@ -82,13 +100,77 @@ def violations(root: Path) -> list[str]:
                     continue
                 if target == HELPER and room not in NO_HELPERS:
                     continue
-            wrong.append(f"{path.relative_to(root)}:{line}: '{room}' imports '{target}' ({name})")
+            wrong.append(f"{path}:{line}: '{room}' imports '{target}' ({name})")
     return wrong
+
+
+def folder_violations(root: Path) -> dict[tuple[str, str], str]:
+    """Which imports between the folders of a room go against their order, said in a line each."""
+    wrong = {}
+    for path, (room, *inside), tree in files_of(root):
+        order = FOLDERS.get(room, [])
+        if len(inside) > 1 and inside[0] not in order:
+            wrong[str(path), inside[0]] = f"{path}: '{inside[0]}' has no place in FOLDERS"
+        if not inside or inside[0] not in order:
+            continue
+        before = order[: order.index(inside[0]) + 1]
+        for line, name in imported_modules(tree, (root.name, room, *inside[:-1])):
+            top, *rest = name.split(".")
+            if [top, *rest[:1]] != [root.name, room]:
+                continue
+            known = rest[1:] and any((root / room / p).exists() for p in (rest[1], f"{rest[1]}.py"))
+            target = rest[1] if known else FACADE
+            if target not in before:
+                said = f"{path}:{line}: '{inside[0]}' imports '{target}' ({name})"
+                wrong[path.as_posix(), target] = said
+    return wrong
+
+
+class _Running(ast.NodeTransformer):
+    """Leaves out what is there for type checkers alone."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
+        name = getattr(node.test, "attr", getattr(node.test, "id", None))
+        return node.orelse if name == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def circle(root: Path) -> list[str]:
+    """Files that import each other in a circle, wherever in them; none if there is no circle."""
+    graph = {}
+    for path, inside, tree in files_of(root):
+        graph[str(path)] = found = set()
+        for _, name in imported_modules(_Running().visit(tree), (root.name, *inside[:-1])):
+            top, *rest = name.split(".")
+            while top == root.name:
+                places = "/".join([*rest, "__init__.py"]), f"{'/'.join(rest)}.py"
+                if target := next((p for p in places if (root / p).is_file()), None):
+                    found.add(str(Path(target)))
+                    break
+                rest.pop()  # a name that the module defines
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
 
 def test_arrows_point_one_way():
     assert list(PACKAGE.rglob("*.py")), f"no source under {PACKAGE}"
     assert violations(PACKAGE) == []
+
+
+def test_folders_import_those_before_them():
+    assert list(folder_violations(PACKAGE).values()) == []
+
+
+def test_every_place_in_an_order_is_taken():
+    for room, order in FOLDERS.items():
+        places = {p.stem for p in (PACKAGE / room).iterdir() if p.suffix in ("", ".py")}
+        assert set(order) <= places
+
+
+def test_no_files_import_in_a_circle():
+    assert circle(PACKAGE) == []
 
 
 def tree_with(root: Path, file: str, source: str) -> Path:
@@ -99,6 +181,14 @@ def tree_with(root: Path, file: str, source: str) -> Path:
         (package / room / "__init__.py").touch()
     for name in ("__init__", "cli", "_types"):
         (package / f"{name}.py").touch()
+    for room, order in FOLDERS.items():
+        for name in order:
+            if name.startswith("_"):
+                (package / room / f"{name}.py").touch()
+            else:
+                (package / room / name).mkdir()
+                (package / room / name / "__init__.py").touch()
+    (package / file).parent.mkdir(exist_ok=True)
     (package / file).write_text(source)
     return package
 
@@ -147,3 +237,60 @@ def test_a_wrong_import_is_caught(tmp_path, file, source):
 )
 def test_a_right_import_passes(tmp_path, file, source):
     assert violations(tree_with(tmp_path, file, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("atlas/download/_http.py", "from scgm_scvi.atlas.sources import SOURCES"),
+        ("atlas/sources/_tisch.py", "from ..store._store import Store"),
+        ("atlas/store/_store.py", "def f():\n    from scgm_scvi.atlas import stream"),
+        ("atlas/stream/_loaders.py", "from scgm_scvi.atlas._build import build"),
+        ("atlas/stream/_loaders.py", "from scgm_scvi.atlas import build"),
+        ("atlas/stream/_loaders.py", "from .. import AtlasDataModule"),
+        ("atlas/formats/_h5.py", "if TYPE_CHECKING:\n    from ..curate._genes import GeneAxis"),
+        ("atlas/extra/_new.py", ""),
+        ("nn/extra/_new.py", ""),
+        ("model/requests/_energy.py", "from scgm_scvi.model._latent_diffusion_model import Model"),
+        ("model/_latent_diffusion_model.py", "from .scvi_models._pretrained import DiffusionSCVI"),
+        ("model/_log.py", "from .requests._sampling import SamplingMixin"),
+    ],
+)
+def test_a_wrong_import_between_folders_is_caught(tmp_path, file, source):
+    package = tree_with(tmp_path, file, source)
+    (package / "atlas/_build.py").touch()
+    ((found, _),) = folder_violations(package)
+    assert found == file
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("atlas/store/_store.py", "from ._shard import write_shard\nfrom . import _csr"),
+        ("atlas/stream/_loaders.py", "from scgm_scvi.atlas.store import _csr\nimport numpy"),
+        ("atlas/_build.py", "from .stream._loaders import ENGINES\nfrom ._plan import Plan"),
+        ("atlas/__init__.py", "from .store._store import Store"),
+        ("model/verbs/_editing.py", "from scgm_scvi.model._log import logger"),
+        ("model/scvi_models/_scvi.py", "from scgm_scvi.model._latent_diffusion_model import M"),
+        ("model/_scgm.py", "from .scvi_models._scvi import M\nfrom ._two_stage import T"),
+    ],
+)
+def test_a_right_import_between_folders_passes(tmp_path, file, source):
+    assert folder_violations(tree_with(tmp_path, file, source)) == {}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "caught"),
+    [
+        ("from ._b import b", "from ._a import a", True),
+        ("from . import _b", "def f():\n    import scgm_scvi.nn._a", True),
+        ("from ._b import b", "from scgm_scvi.nn import a", True),
+        ("from ._b import b", "if TYPE_CHECKING:\n    from ._a import a", False),
+        ("from ._b import b", "import math", False),
+    ],
+)
+def test_a_circle_is_caught(tmp_path, here, there, caught):
+    package = tree_with(tmp_path, "nn/_a.py", here)
+    (package / "nn/_b.py").write_text(there)
+    (package / "nn/__init__.py").write_text("from ._a import a")
+    assert bool(circle(package)) == caught

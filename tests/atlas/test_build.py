@@ -224,7 +224,7 @@ def test_a_dataset_that_is_not_what_the_plan_says(world, tmp_path, more, reason)
 
 def test_without_the_ontologies_nothing_is_begun(world, tmp_path, monkeypatch):
     server, folder, _ = world
-    monkeypatch.setattr("scgm_scvi.atlas._ontologies.find_spec", lambda name: None)
+    monkeypatch.setattr("scgm_scvi.atlas.curate._ontologies.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"scgm_scvi\[atlas\]"):
         atlas.build(plan_of(["local/l0.h5"], server.url, folder), tmp_path / "s")
     assert not (tmp_path / "s").exists()

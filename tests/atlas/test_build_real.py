@@ -84,7 +84,7 @@ def test_three_sources_two_diseases_all_counts(tmp_path):
     assert report.loc["cellxgene", "n_cells"] > 2_800
     assert report.loc["tisch", "n_cells"] > 5_500
     assert store.datasets.loc[report.loc["tisch", "key"], "scale"] == "ln_cp10k"
-    diseases = atlas.composition(store, "disease")
+    diseases = store.value_counts("disease")
     assert {"normal", "non-small cell lung carcinoma"} <= set(diseases.index)
     parts = [ad.io.read_zarr(p) for p in sorted((tmp_path / "scgdb/train").glob("dataset_*"))]
     assert sum(p.n_obs for p in parts) == report["n_cells"].sum()

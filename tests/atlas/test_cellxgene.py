@@ -14,7 +14,7 @@ from atlas_truth import truth, write_cellxgene
 from scipy import sparse
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas._download import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
 from scgm_scvi.atlas.sources._cellxgene import CellxgeneSource
 
 SHARED = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from scgm_scvi import SCGM
-from scgm_scvi.atlas import _datamodule, _minibatches
-from scgm_scvi.atlas._datamodule import AtlasDataModule
-from scgm_scvi.atlas._row_order import RowOrder, row_weights
-from scgm_scvi.atlas._training_cells import TrainingCells, spans
+from scgm_scvi.atlas.stream import _datamodule, _minibatches
+from scgm_scvi.atlas.stream._datamodule import AtlasDataModule
+from scgm_scvi.atlas.stream._row_order import RowOrder, row_weights
+from scgm_scvi.atlas.stream._training_cells import TrainingCells, spans
 from scgm_scvi.module import SCGM_KEYS
 
 KEYS = {"labels_key": "cell_type", "condition_keys": ["tissue"]}

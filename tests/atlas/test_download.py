@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 
 import scgm_scvi
 from scgm_scvi.atlas import RemoteFile
-from scgm_scvi.atlas import _part as part_module
-from scgm_scvi.atlas._download import Downloader, DownloadError
-from scgm_scvi.atlas._http import seconds_of
-from scgm_scvi.atlas._lock import Lock, LockError
+from scgm_scvi.atlas.download import _partial_download as partial_download
+from scgm_scvi.atlas.download._checksum_lock import ChecksumError, ChecksumLock
+from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
+from scgm_scvi.atlas.download._http import seconds_of
 
 BODY = np.random.default_rng(0).bytes(3_000_000)
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -458,7 +458,7 @@ def test_a_bomb_of_text_is_not_unpacked(make):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(server, cache, make, remote, monkeypatch, code):
-    write = part_module._write
+    write = partial_download._write
 
     def full(file, chunk: bytes) -> None:
         if file.tell() > 1_000_000:
@@ -466,7 +466,7 @@ def test_a_full_disk(server, cache, make, remote, monkeypatch, code):
         write(file, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(part_module, "_write", full)
+        patch.setattr(partial_download, "_write", full)
         with pytest.raises(DownloadError, match="no room left for it .*free some space"):
             make().file(remote, "set")
         assert left(cache) == []  # others can go on
@@ -475,7 +475,7 @@ def test_a_full_disk(server, cache, make, remote, monkeypatch, code):
         make(retries=0).file(remote, "set")
     with monkeypatch.context() as patch:
         patch.setattr(
-            part_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_500_000)
+            partial_download.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_500_000)
         )
         with pytest.raises(DownloadError, match="2600000 bytes are missing and the disk"):
             make().file(remote, "set")  # the part stays, for when there is room
@@ -495,7 +495,7 @@ def test_writes_that_take_a_part_alone():
         written.extend(chunk[:3])
         return min(3, len(chunk))
 
-    part_module._write(SimpleNamespace(write=write), b"0123456789")
+    partial_download._write(SimpleNamespace(write=write), b"0123456789")
     assert written == b"0123456789"
 
 
@@ -509,11 +509,11 @@ def test_packed_bodies(server, make):
 
 
 def test_the_lock_holds_the_first_download(server, cache, make, remote, tmp_path):
-    lock = Lock(tmp_path / "scgdb.lock")
+    lock = ChecksumLock(tmp_path / "scgdb.lock")
     make(lock=lock).file(bare(remote), "set")
-    pin = lock.get("set/f.h5")
-    assert (pin.url, pin.size, pin.sha256) == (remote.url, len(BODY), SHA)
-    assert pin.etag == f'"{MD5}"'
+    locked = lock.get("set/f.h5")
+    assert (locked.url, locked.size, locked.sha256) == (remote.url, len(BODY), SHA)
+    assert locked.etag == f'"{MD5}"'
     # the same bytes elsewhere: fine. A file that has been spoiled: brought again
     path = cache / "set" / "f.h5"
     path.write_bytes(bytes(len(BODY)))
@@ -522,12 +522,12 @@ def test_the_lock_holds_the_first_download(server, cache, make, remote, tmp_path
     # another version: refused, and the old one stays
     server.put("/d/f.h5", BODY[::-1])
     path.unlink()
-    with pytest.raises(LockError, match=f"(?s){SHA}.*remove the entry 'set/f.h5' from"):
+    with pytest.raises(ChecksumError, match=f"(?s){SHA}.*remove the entry 'set/f.h5' from"):
         make(lock=lock).file(bare(remote), "set")
     assert left(cache) == [] and len(server.requests) == 4
     # a catalogue that speaks of another version is refused before anything is asked
     for lie in ({"size": 5}, {"sha256": "0" * 64, "size": None}):
-        with pytest.raises(LockError, match="is said to have"):
+        with pytest.raises(ChecksumError, match="is said to have"):
             make(lock=lock).file(dataclasses.replace(remote, **lie), "set")
     assert len(server.requests) == 4
     lock.remove("set/f.h5")
@@ -536,7 +536,7 @@ def test_the_lock_holds_the_first_download(server, cache, make, remote, tmp_path
 
 def test_a_file_that_was_there_before_the_lock_is_pinned(make, remote, tmp_path):
     make().file(remote, "set")
-    lock = Lock(tmp_path / "scgdb.lock")
+    lock = ChecksumLock(tmp_path / "scgdb.lock")
     make(lock=lock).file(remote, "set")
     assert lock.get("set/f.h5").sha256 == SHA
 
@@ -620,8 +620,8 @@ import sys, types
 for name, path in (("scgm_scvi", {root!r}), ("scgm_scvi.atlas", {root!r} + "/atlas")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
-from scgm_scvi.atlas._download import Downloader
-from scgm_scvi.atlas._record import RemoteFile
+from scgm_scvi.atlas.download._downloader import Downloader
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 with Downloader({cache!r}, min_interval=0) as download:
     download.file(RemoteFile(*{remote!r}), "set")
 """

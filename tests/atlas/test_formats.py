@@ -40,7 +40,7 @@ from scgm_scvi.atlas.formats import (
     read_mtx,
     read_table,
 )
-from scgm_scvi.atlas.formats._blocks import Spool
+from scgm_scvi.atlas.formats._blocks import EntrySpool
 
 BESIDE = Path(__file__).parents[2].parent / "shared"
 SHARED = Path(os.environ.get("SCGM_SHARED", BESIDE)) / "data"
@@ -137,7 +137,7 @@ def test_spool_gives_back_what_came_in_any_order(n_cells, size, in_memory, seed)
     n = int(rng.integers(0, 300))
     cells, genes = rng.integers(n_cells, size=n), rng.integers(5, size=n)
     counts = rng.integers(0, 4, n)
-    spool = Spool(n_cells, in_memory)
+    spool = EntrySpool(n_cells, in_memory)
     for part in np.array_split(np.arange(n), int(rng.integers(1, 6))):
         spool.add(cells[part], genes[part], counts[part])
     expected = np.zeros((n_cells, 5))

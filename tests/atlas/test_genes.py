@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scgm_scvi.atlas._genes import GeneAxis, guess_organism
+from scgm_scvi.atlas.curate._genes import GeneAxis, guess_organism
 
 
 @pytest.fixture(scope="module")

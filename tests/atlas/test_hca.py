@@ -12,7 +12,7 @@ from atlas_truth import truth, write_10x_h5, write_cellxgene, write_loom, write_
 from scipy import sparse
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas._download import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
 from scgm_scvi.atlas.sources._hca import HCASource
 
 

@@ -8,8 +8,8 @@ from atlas_values import real
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scgm_scvi.atlas import _ontologies
-from scgm_scvi.atlas._labels import LABEL_COLUMNS, harmonise_labels
+from scgm_scvi.atlas.curate import _ontologies
+from scgm_scvi.atlas.curate._labels import LABEL_COLUMNS, harmonise_labels
 
 pytest.importorskip("cellxgene_ontology_guide")
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scgm_scvi.atlas._genes import GeneAxis
-from scgm_scvi.atlas._qc import QC, normalized_view
+from scgm_scvi.atlas.curate._genes import GeneAxis
+from scgm_scvi.atlas.curate._qc import QC, normalized_view
 
 
 @pytest.fixture(scope="module")

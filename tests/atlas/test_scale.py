@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scgm_scvi.atlas import _counts
-from scgm_scvi.atlas._multiples import multiples
-from scgm_scvi.atlas._scale import SCALES, detect_scale, to_counts
+from scgm_scvi.atlas.curate import _counts
+from scgm_scvi.atlas.curate._multiples import multiples
+from scgm_scvi.atlas.curate._scale import SCALES, detect_scale, to_counts
 
 NORMALISED = {
     "ln_cp10k": (1e4, "expm1"),

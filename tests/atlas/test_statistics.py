@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import scgm_scvi
-from scgm_scvi.atlas._statistics import Statistics
-from scgm_scvi.atlas._variable_genes import normalized_dispersion, variable_genes
+from scgm_scvi.atlas.store._statistics import Statistics
+from scgm_scvi.atlas.store._variable_genes import normalized_dispersion, variable_genes
 
 
 def statistics_of(adata, n=64):

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scgm_scvi.atlas import _csr
-from scgm_scvi.atlas._content import ContentHash, canonical_counts, canonical_obs
-from scgm_scvi.atlas._store import Store
+from scgm_scvi.atlas.store import _csr
+from scgm_scvi.atlas.store._content import ContentHash, canonical_counts, canonical_obs
+from scgm_scvi.atlas.store._store import Store
 
 TESTS = Path(__file__).parents[1]
 
@@ -65,6 +65,26 @@ def test_rows_are_read_from_disk(stored, cells):
     blocks = list(stored.blocks("local-a", n_values=500))
     assert len(blocks) > 5
     assert (sparse.vstack(blocks) != cells.X).nnz == 0
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dropna", [True, False])
+@pytest.mark.parametrize("column", ["donor", "cell_type", "age"])
+def test_values_are_counted_as_pandas_counts_them(tmp_path, column, normalize, dropna):
+    datasets = {f"d{i}": make_cells(50 + i, seed=i) for i in range(2)}
+    store = make_store(tmp_path / "s", datasets)
+    together = pd.concat([a.obs[column] for a in datasets.values()])
+    plain = together.astype(object).where(together.notna(), np.nan)
+    want = plain.value_counts(normalize=normalize, dropna=dropna)
+    got = store.value_counts(column, normalize=normalize, dropna=dropna)
+    assert (got.name, got.index.name) == (want.name, column)
+    assert got.is_monotonic_decreasing
+    assert got.rename(str).to_dict() == pytest.approx(want.rename(str).to_dict())
+
+
+def test_values_of_no_column(stored):
+    with pytest.raises(KeyError, match="column is 'donors'; cells have .* Did you mean 'donor'"):
+        stored.value_counts("donors")
 
 
 def test_the_manifest_says_what_is_there(stored, cells):

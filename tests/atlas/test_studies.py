@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas._studies import drop_duplicates, find_studies, normalise_study
+from scgm_scvi.atlas.sources._studies import drop_duplicates, find_studies, normalise_study
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from atlas_truth import log_cp10k, tisch_metainfo, truth, write_10x_h5, write_ti
 from scipy import sparse
 
 from scgm_scvi.atlas import SOURCES
-from scgm_scvi.atlas._download import Downloader
+from scgm_scvi.atlas.download._downloader import Downloader
 from scgm_scvi.atlas.sources._tisch import TischSource, _cancers, _datasets
 
 KNOWN = truth()

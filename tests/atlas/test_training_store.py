@@ -10,8 +10,8 @@ import zarr
 from atlas_cells import AXIS, arguments, make_cells, make_store
 from scipy import sparse
 
-from scgm_scvi.atlas._store import Store
-from scgm_scvi.atlas._training_store import extend_training_store, make_training_store
+from scgm_scvi.atlas.store._store import Store
+from scgm_scvi.atlas.store._training_store import extend_training_store, make_training_store
 
 COLUMNS = ["cell_type", "donor", "age", "tnm_stage", "doublet"]
 
@@ -175,7 +175,7 @@ def test_it_appears_whole(store, tmp_path, monkeypatch):
     def stop(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scgm_scvi.atlas._training_store.sync_folder", stop)
+    monkeypatch.setattr("scgm_scvi._whole.sync_folder", stop)
     with pytest.raises(OSError, match="No space"):
         make_training_store(store, genes=10, out=out)
     assert list(tmp_path.iterdir()) == []

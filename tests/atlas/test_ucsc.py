@@ -17,7 +17,7 @@ from atlas_truth import truth, values, write_mtx, write_ucsc, write_ucsc_meta
 from scipy import sparse
 
 from scgm_scvi.atlas import SOURCES, Record
-from scgm_scvi.atlas._download import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
 from scgm_scvi.atlas.sources._ucsc import UCSCSource
 
 SHARED = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -1,26 +1,27 @@
 """scGDB: a store of uniformly preprocessed cells, built from public sources, streamed from disk."""
 
 from ._build import build
-from ._catalog import catalog, planned
-from ._datamodule import AtlasDataModule
-from ._download import Downloader
-from ._genes import GeneAxis, GeneMapping, guess_organism
-from ._http import DownloadError
-from ._labels import LABEL_COLUMNS, harmonise_labels
-from ._lock import Lock, LockError, Pin
-from ._open import composition, datamodule, open
+from ._catalog import catalog, plan_table
+from ._open import datamodule, open
 from ._plan import DatasetPlan, Plan, TrainingPlan
-from ._qc import QC, QCResult, normalized_view
-from ._reading import Reading
-from ._record import Record, RemoteFile
-from ._scale import SCALES, Counts, Scale, detect_scale, to_counts
-from ._statistics import Statistics
-from ._store import Store
-from ._studies import drop_duplicates, find_studies, normalise_study
-from ._training_store import extend_training_store, make_training_store
-from ._variable_genes import variable_genes
+from .curate._genes import GeneAxis, GeneMapping, guess_organism
+from .curate._labels import LABEL_COLUMNS, harmonise_labels
+from .curate._qc import QC, QCResult, normalized_view
+from .curate._scale import SCALES, Counts, Scale, detect_scale, to_counts
+from .download._checksum_lock import Checksum, ChecksumError, ChecksumLock
+from .download._downloader import Downloader
+from .download._http import DownloadError
+from .download._remote_file import RemoteFile
 from .formats import UnsupportedFormat, read_file
+from .formats._reading import Reading
 from .sources import SOURCES, Source
+from .sources._record import Record
+from .sources._studies import drop_duplicates, find_studies, normalise_study
+from .store._statistics import Statistics
+from .store._store import Store
+from .store._training_store import extend_training_store, make_training_store
+from .store._variable_genes import variable_genes
+from .stream._datamodule import AtlasDataModule
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -34,9 +35,9 @@ __all__ = [
     "Downloader",
     "GeneAxis",
     "GeneMapping",
-    "Lock",
-    "LockError",
-    "Pin",
+    "ChecksumLock",
+    "ChecksumError",
+    "Checksum",
     "Plan",
     "QCResult",
     "Reading",
@@ -50,7 +51,6 @@ __all__ = [
     "UnsupportedFormat",
     "build",
     "catalog",
-    "composition",
     "datamodule",
     "detect_scale",
     "drop_duplicates",
@@ -62,7 +62,7 @@ __all__ = [
     "normalise_study",
     "normalized_view",
     "open",
-    "planned",
+    "plan_table",
     "read_file",
     "to_counts",
     "variable_genes",

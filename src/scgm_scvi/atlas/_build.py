@@ -17,18 +17,18 @@ import zarr
 
 from scgm_scvi._errors import whole_number
 
-from ._download import Downloader
-from ._genes import GeneAxis
-from ._labels import LABEL_COLUMNS
-from ._lock import Lock
-from ._ontologies import require_ontologies
 from ._plan import DatasetPlan, Plan
 from ._prepare import prepare
-from ._record import Record
-from ._store import Store
-from ._studies import drop_duplicates
-from ._training_store import make_training_store
+from .curate._genes import GeneAxis
+from .curate._labels import LABEL_COLUMNS
+from .curate._ontologies import require_ontologies
+from .download._checksum_lock import ChecksumLock
+from .download._downloader import Downloader
 from .sources import SOURCES, Source
+from .sources._record import Record
+from .sources._studies import drop_duplicates
+from .store._store import Store
+from .store._training_store import make_training_store
 
 __all__ = ["build"]
 
@@ -107,7 +107,7 @@ def build(
     tell = progress or logger.info
     report = _Report(store, tell)
     with (
-        Downloader(cache, lock=Lock(out / "downloads.lock"), **options) as download,
+        Downloader(cache, lock=ChecksumLock(out / "downloads.lock"), **options) as download,
         _executor(workers, scheduler) as executor,
     ):
         sources = {
@@ -130,8 +130,8 @@ def build(
                 "fingerprint": _fingerprint(dataset, record, plan),
             }
             future = executor.submit(prepare, store.path, dataset, record, files, **options)
-            local = record.source == "local"
-            running[future] = (record, [] if keep_downloads or local else list(files.values()))
+            kept = keep_downloads or sources[record.source].is_local
+            running[future] = (record, [] if kept else list(files.values()))
             _collect(running, _IN_FLIGHT * workers - 1, report)
         _collect(running, 0, report)
     table = report.table()

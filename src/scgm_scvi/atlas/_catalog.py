@@ -10,12 +10,12 @@ import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
 
-from ._download import Downloader
 from ._plan import Plan
-from ._record import Record
+from .download._downloader import Downloader
 from .sources import SOURCES
+from .sources._record import Record
 
-__all__ = ["catalog", "planned"]
+__all__ = ["catalog", "plan_table"]
 
 _COLUMNS = ["source", "id", "title", "organism", "n_cells", "bytes", "licence"]
 
@@ -61,7 +61,7 @@ def catalog(source: str, *, url: str | None = None, **download_kwargs: object) -
         return _table(SOURCES[source](download, url).catalog())
 
 
-def planned(plan: Plan | str | Path) -> pd.DataFrame:
+def plan_table(plan: Plan | str | Path) -> pd.DataFrame:
     """The datasets of a plan, with what it says of them; ``"scgdb"`` is the one shipped.
 
     Parameters
@@ -77,7 +77,7 @@ def planned(plan: Plan | str | Path) -> pd.DataFrame:
     Examples
     --------
     >>> from scgm_scvi import atlas
-    >>> atlas.planned("scgdb").columns[:2].tolist()
+    >>> atlas.plan_table("scgdb").columns[:2].tolist()
     ['source', 'id']
     """
     plan = Plan.of(plan)

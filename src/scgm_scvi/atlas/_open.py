@@ -1,4 +1,4 @@
-"""A store that is there: opened, counted, streamed."""
+"""A store that is there: opened, streamed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
-import pandas as pd
-import zarr
+from .store._store import Store
+from .stream._datamodule import AtlasDataModule
 
-from scgm_scvi._errors import listed, nearest
-
-from ._datamodule import AtlasDataModule
-from ._store import Store
-
-__all__ = ["composition", "datamodule", "open"]
+__all__ = ["datamodule", "open"]
 
 
 def open(path: str | os.PathLike) -> Store:
@@ -70,36 +64,3 @@ def datamodule(path: str | os.PathLike, **kwargs: Any) -> AtlasDataModule:
             )
         path = path / "train"
     return AtlasDataModule(path, **kwargs)
-
-
-def composition(store: Store, column: str) -> pd.Series:
-    """Number of cells by the values of a column, all datasets together.
-
-    Parameters
-    ----------
-    store
-        The store.
-    column
-        Of the cells, as ``"tissue"``; or ``"source"``.
-
-    Raises
-    ------
-    KeyError
-        If cells have no such column.
-
-    Examples
-    --------
-    >>> from scgm_scvi import atlas
-    >>> atlas.composition(atlas.open("scgdb/"), "disease")  # doctest: +SKIP
-    """
-    total = pd.Series(dtype="int64")
-    for key in store:
-        obs = zarr.open_group(store.folder(key), mode="r")["obs"]
-        if column not in (columns := obs.attrs["column-order"]):
-            raise KeyError(
-                f"column is {column!r}; cells have {listed(columns, 20)}.{nearest(column, columns)}"
-            )
-        values = pd.Series(ad.io.read_elem(obs[column]))  # of all columns, this one alone
-        total = total.add(values.value_counts(), fill_value=0)
-    total = total[total > 0].astype("int64").sort_values(ascending=False, kind="stable")
-    return total.rename("cells").rename_axis(column)

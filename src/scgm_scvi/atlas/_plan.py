@@ -135,8 +135,9 @@ class Plan:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no TOML file: {error}.") from error
         plan = cls.from_dict(values, str(path))
-        if "local" in plan.urls:
-            plan.urls["local"] = str((path.parent / plan.urls["local"]).resolve())
+        for name, url in plan.urls.items():
+            if SOURCES[name].is_local:
+                plan.urls[name] = str((path.parent / url).resolve())
         if plan.hgnc:
             table = (path.parent / plan.hgnc).resolve()
             if not table.is_file():

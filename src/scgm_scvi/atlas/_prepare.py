@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._genes import GeneAxis, GeneMapping
-from ._labels import harmonise_labels
 from ._plan import DatasetPlan
-from ._qc import QC
-from ._reading import Reading
-from ._record import Record
-from ._scale import Scale, detect_scale, to_counts
-from ._store import Staged, Store
+from .curate._genes import GeneAxis, GeneMapping
+from .curate._labels import harmonise_labels
+from .curate._qc import QC
+from .curate._scale import Scale, detect_scale, to_counts
+from .formats._reading import Reading
 from .sources import SOURCES
+from .sources._record import Record
+from .store._store import Staged, Store
 
 __all__ = ["prepare"]
 

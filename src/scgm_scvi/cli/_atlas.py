@@ -45,7 +45,7 @@ def list_(
     if plan is None:
         table = atlas.catalog(source, url=url)
     else:
-        table = atlas.planned(plan)
+        table = atlas.plan_table(plan)
         table = table if source is None else table[table["source"] == source]
     for column, part in {"diseases": disease, "tissues": tissue, "organism": organism}.items():
         if part is not None:  # a plan may say it in its note alone
@@ -118,7 +118,7 @@ def info(store: Path) -> None:
 
     found = atlas.open(store)
     for column in ("source", "tissue", "disease", "cell_type_coarse", "assay"):
-        print(f"{atlas.composition(found, column).to_string()}\n")
+        print(f"{found.value_counts(column).to_string()}\n")
     table = found.datasets
     if aside := int((table["status"] != "ok").sum()):
         print(table.loc[table["status"] != "ok", ["reason"]].to_string(max_colwidth=100), "\n")

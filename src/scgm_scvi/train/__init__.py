@@ -1,5 +1,7 @@
 """Training: stage one's plan, and stage two in Lightning."""
 
+from scgm_scvi._processes import gathered, process
+
 from ._cached_latents import CachedLatents
 from ._denormals import flush_denormals
 from ._diffusion_plan import DiffusionTrainingPlan
@@ -9,7 +11,6 @@ from ._keep_best import KeepBest
 from ._latent_cache import LatentCache, units_of
 from ._latent_data import LatentDataModule
 from ._optimizer import adamw_with_cosine
-from ._processes import gathered, process
 from ._replay import Replay
 from ._vae_plan import SCGMTrainingPlan
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
+from scgm_scvi._processes import process
+
 from ._latent_cache import LatentCache
-from ._processes import process
 
 __all__ = ["CachedLatents"]
 

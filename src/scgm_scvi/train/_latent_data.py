@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
-from ._processes import process
+from scgm_scvi._processes import process
 
 __all__ = ["LatentDataModule"]
 

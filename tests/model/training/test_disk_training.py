@@ -14,7 +14,7 @@ from atlas_training_store import real_cells, write_store
 from helpers import QUIET, SMALL
 
 from scgm_scvi import SCGM
-from scgm_scvi.atlas._datamodule import AtlasDataModule
+from scgm_scvi.atlas.stream._datamodule import AtlasDataModule
 from scgm_scvi.train import CachedLatents, LatentCache, units_of
 
 KEYS = {
@@ -272,7 +272,7 @@ import scvi, torch, torch.distributed as dist
 from scgm_scvi.model.training._fingerprint import stage_one_fingerprint
 from helpers import SMALL
 from scgm_scvi import SCGM
-from scgm_scvi.atlas._datamodule import AtlasDataModule
+from scgm_scvi.atlas.stream._datamodule import AtlasDataModule
 
 path, keys = sys.argv[1], json.loads(sys.argv[2])
 scvi.settings.seed = 0

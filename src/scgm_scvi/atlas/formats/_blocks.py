@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import whole_number
 
-__all__ = ["Spool", "rechunked"]
+__all__ = ["EntrySpool", "rechunked"]
 
 ENTRY = np.dtype([("cell", np.int32), ("gene", np.int32), ("value", np.float32)])
 IN_MEMORY = 1 << 23  # entries, 100 MB
@@ -40,7 +40,7 @@ def rechunked(matrices: Iterable[sparse.csr_matrix], size: int) -> Iterator[spar
         yield sparse.vstack(held, format="csr")
 
 
-class Spool:
+class EntrySpool:
     """Entries that come in any order, given back a block of cells at a time.
 
     Entries are put into buckets of neighbouring cells. Up to ``in_memory`` entries (12 bytes each)
@@ -57,7 +57,7 @@ class Spool:
 
     Examples
     --------
-    >>> spool = Spool(3)
+    >>> spool = EntrySpool(3)
     >>> spool.add([2, 0, 2], [1, 0, 0], [5.0, 1.0, 7.0])
     >>> [block.toarray().tolist() for block in spool.blocks(2, n_genes=2)]
     [[[1.0, 0.0], [0.0, 0.0]], [[7.0, 5.0]]]

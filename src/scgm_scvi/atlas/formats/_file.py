@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 
 from scgm_scvi._errors import listed
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._archive import MAX_BYTES, gunzip, unpack
 from ._errors import UnsupportedFormat, no_damage

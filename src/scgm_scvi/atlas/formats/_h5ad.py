@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
-from ._blocks import Spool, rechunked
+from ._blocks import EntrySpool, rechunked
 from ._columns import gene_table, is_ensembl, plain
 from ._errors import no_damage
 from ._h5 import compressed_blocks, dense_slabs, indptr_of, open_h5, read_run
@@ -164,9 +164,9 @@ def _check(matrix: h5py.Group | h5py.Dataset, shape: tuple[int, int], path: Path
     return kind
 
 
-def _spooled(path: Path, name: str, shape: tuple[int, int]) -> Spool:
+def _spooled(path: Path, name: str, shape: tuple[int, int]) -> EntrySpool:
     """A CSC matrix, sorted by cells."""
-    spool = Spool(shape[0])
+    spool = EntrySpool(shape[0])
     with no_damage(path), open_h5(path) as f:
         group = f[name]
         indptr = indptr_of(group, shape[1], path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from scgm_scvi._errors import listed
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._columns import plain
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._blocks import rechunked
 from ._columns import gene_table, plain

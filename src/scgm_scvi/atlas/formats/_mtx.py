@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
-from ._blocks import Spool
+from ._blocks import EntrySpool
 from ._columns import GENE_TYPES, gene_table, split_keys
 from ._errors import UnsupportedFormat, no_damage
 from ._text import open_text, read_lines
@@ -155,13 +155,13 @@ def _spooled(
     transposed: bool,
     n_cells: int,
     place: np.ndarray,
-) -> Spool:
+) -> EntrySpool:
     """The entries, sorted by cells."""
     names = ["cell", "gene"] if transposed else ["gene", "cell"]
     types = {"cell": np.int64, "gene": np.int64}
     if not is_pattern:
         names, types = [*names, "value"], {**types, "value": np.float64}
-    spool, n = Spool(n_cells), 0
+    spool, n = EntrySpool(n_cells), 0
     try:
         chunks = pd.read_csv(
             f, sep=r"\s+", header=None, names=names, dtype=types, chunksize=LINES, engine="c"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
-from ._blocks import Spool
+from ._blocks import EntrySpool
 from ._columns import split_keys
 from ._errors import no_damage
 from ._text import delimiter_of, first_fields, open_text
@@ -54,7 +54,7 @@ def read_table(path: Path | str) -> Reading:
             n = rest.count(delimiter.encode()) + 1
             if spool is None:
                 cells = _cells(cells, n, path)
-                spool = Spool(len(cells))
+                spool = EntrySpool(len(cells))
             if n != len(cells):
                 raise ValueError(
                     f"{path}, line {number} ({key!r}): has {n} values, where the header has "

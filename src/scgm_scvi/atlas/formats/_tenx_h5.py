@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed
-from scgm_scvi.atlas._reading import Reading
+from scgm_scvi.atlas.formats._reading import Reading
 
 from ._columns import GENE_TYPES, gene_table
 from ._errors import no_damage

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed
-from scgm_scvi.atlas._http import DownloadError
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
-from scgm_scvi.atlas._studies import find_studies
+from scgm_scvi.atlas.download._http import DownloadError
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats import read_h5ad
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
+from scgm_scvi.atlas.sources._studies import find_studies
 
 from ._columns import LATIN, organism_of, standardise
 from ._json import count, dicts, several, texts

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from scgm_scvi.atlas._record import Record
+from scgm_scvi.atlas.sources._record import Record
 
 __all__ = ["LATIN", "organism_of", "recognise", "standardise"]
 

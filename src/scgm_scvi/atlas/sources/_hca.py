@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from scgm_scvi.atlas._http import DownloadError
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
-from scgm_scvi.atlas._studies import find_studies
+from scgm_scvi.atlas.download._http import DownloadError
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats import read_file, read_mtx
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
+from scgm_scvi.atlas.sources._studies import find_studies
 
 from ._columns import organism_of, standardise
 from ._json import count, dicts, several, texts

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scgm_scvi._errors import listed, nearest
-from scgm_scvi.atlas._reading import STANDARD_COLUMNS, Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats import find_files, join_meta, mtx_parts, read_file, read_meta
+from scgm_scvi.atlas.formats._reading import STANDARD_COLUMNS, Reading
+from scgm_scvi.atlas.sources._record import Record
 
 from ._source import Source
 
@@ -26,6 +27,7 @@ class LocalSource(Source):
     """
 
     name = "local"
+    is_local = True
 
     def catalog(self) -> Iterator[Record]:
         """A record for each file that can be read."""

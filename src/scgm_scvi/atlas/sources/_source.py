@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from scgm_scvi._errors import nearest
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
+from scgm_scvi.atlas.download._remote_file import RemoteFile
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
 
 __all__ = ["Downloads", "Source"]
 
@@ -27,7 +28,8 @@ class Downloads(Protocol):
 class Source(ABC):
     """A place that datasets come from.
 
-    A new source is one file in this folder: a subclass with a ``name`` and the methods below.
+    A new source is one file: a subclass with a ``name``, :meth:`catalog` and :meth:`read`. In the
+    folder of the others it is found there; elsewhere a line enters it in :data:`SOURCES`.
 
     Parameters
     ----------
@@ -38,13 +40,25 @@ class Source(ABC):
 
     Examples
     --------
-    >>> from scgm_scvi.atlas import SOURCES
-    >>> sorted(SOURCES)
-    ['cellxgene', 'hca', 'local', 'tisch', 'ucsc']
+    >>> from scgm_scvi.atlas import SOURCES, Record, RemoteFile, Source, read_file
+    >>> class OurServer(Source):
+    ...     name = "ours"
+    ...     base_url = "https://example.org"
+    ...
+    ...     def catalog(self):
+    ...         for id in self.download.json(f"{self.url}/datasets.json"):
+    ...             yield Record(self.name, id, (RemoteFile("x.h5ad", f"{self.url}/{id}.h5ad"),))
+    ...
+    ...     def read(self, record, files):
+    ...         return read_file(files["x.h5ad"])
+    >>> SOURCES["ours"] = OurServer  # doctest: +SKIP
     """
 
     name: ClassVar[str]
     base_url: ClassVar[str] = ""
+    is_local: ClassVar[bool] = (
+        False  # files that are the user's: fetched as they lie, never removed
+    )
     insecure_hosts: ClassVar[tuple[str, ...]] = ()  # those without https
     intervals: ClassVar[dict[str, float]] = {}  # seconds between requests, of hosts that ask for it
 

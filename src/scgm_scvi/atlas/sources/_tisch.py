@@ -12,9 +12,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats import join_meta, read_10x_h5, read_meta
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
 
 from ._source import Source
 

@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from scgm_scvi._errors import listed
-from scgm_scvi.atlas._http import DownloadError
-from scgm_scvi.atlas._reading import Reading
-from scgm_scvi.atlas._record import Record, RemoteFile
-from scgm_scvi.atlas._studies import find_studies
+from scgm_scvi.atlas.download._http import DownloadError
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats import read_mtx, read_table
+from scgm_scvi.atlas.formats._reading import Reading
+from scgm_scvi.atlas.sources._record import Record
+from scgm_scvi.atlas.sources._studies import find_studies
 
 from ._columns import organism_of, recognise, standardise
 from ._json import count, dicts, texts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anndata as ad
 import h5py
@@ -17,58 +18,80 @@ import zarr
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
-__all__ = ["ChunkWriter", "extend", "require_free"]
+from scgm_scvi._whole import written_whole
+
+__all__ = ["CellWriter", "ChunkWriter", "begin", "extend"]
 
 
-class ChunkWriter:
-    """An AnnData file that grows by its cells; it appears under its name when it is complete.
+class CellWriter(ABC):
+    """A file that grows by its cells; it appears under its name when it is complete.
 
     A context manager: an error inside leaves nothing behind.
 
     Parameters
     ----------
     path
-        ``.h5ad`` or ``.zarr``; must not exist.
+        Must not exist.
 
     Raises
     ------
     ValueError
-        If the ending is neither.
+        If the ending is none of ``endings``.
     FileExistsError, FileNotFoundError
         If the path exists, or its folder does not.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = require_free(path, (".h5ad", ".zarr"))
-        self._part = self.path.with_name(self.path.name + ".part")
-        self._remove_part()
-        self._root: Any = None
+    endings: ClassVar[tuple[str, ...]]
 
-    def __enter__(self) -> ChunkWriter:
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in self.endings:
+            raise ValueError(
+                f"out is {str(path)!r}; its name must end in {' or '.join(self.endings)}."
+            )
+        if self.path.exists():
+            raise FileExistsError(f"out: {str(path)!r} exists already. Remove it or name another.")
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"out: the folder {str(self.path.parent)!r} does not exist.")
+        self._whole = written_whole(self.path)
+        self._file: Any = None  # from the first cells on
+
+    def __enter__(self) -> CellWriter:
+        self._part = self._whole.__enter__()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if isinstance(self._root, h5py.File):
-            self._root.close()
-        if kind is None:
-            self._part.rename(self.path)
-        else:
-            self._remove_part()
+    def __exit__(self, *error: Any) -> None:
+        if isinstance(self._file, h5py.File):
+            self._file.close()
+        self._whole.__exit__(*error)
+
+    @abstractmethod
+    def append(
+        self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
+    ) -> None:
+        """Add cells."""
+
+    @abstractmethod
+    def finish(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
+        """Write what is not per cell."""
+
+
+class ChunkWriter(CellWriter):
+    """An AnnData in a file, ``.h5ad`` or ``.zarr``."""
+
+    endings = (".h5ad", ".zarr")
 
     def append(
         self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
     ) -> None:
         """Add cells."""
-        if self._root is None:
+        if self._file is None:
             self._begin(x, obsm, obs)
             return
-        if sparse.issparse(x):
-            sparse_dataset(self._root["X"]).append(x)
-        else:
-            extend(self._root["X"], x)
+        extend(self._file["X"], x)
         for key, value in obsm.items():
-            extend(self._root["obsm"][key], value)
-        group = self._root["obs"]
+            extend(self._file["obsm"][key], value)
+        group = self._file["obs"]
         extend(group[group.attrs["_index"]], obs.index.to_numpy(dtype=object))
         for name, column in obs.items():
             if isinstance(column.dtype, pd.CategoricalDtype):
@@ -80,42 +103,22 @@ class ChunkWriter:
         self, x: sparse.csr_matrix | np.ndarray, obsm: Mapping[str, np.ndarray], obs: pd.DataFrame
     ) -> None:
         if self.path.suffix == ".h5ad":
-            self._root = h5py.File(self._part, "w")
+            self._file = h5py.File(self._part, "w")
         else:
-            self._root = zarr.open_group(str(self._part), mode="w", zarr_format=3)
+            self._file = zarr.open_group(str(self._part), mode="w", zarr_format=3)
         with _plain_chunks():
-            write_elem(self._root, "/", ad.AnnData(shape=(0, 0)))
-            for group, key, value in [
-                (self._root, "X", x),
-                *((self._root["obsm"], k, v) for k, v in obsm.items()),
-            ]:
-                if sparse.issparse(value):
-                    value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
-                    write_elem(group, key, value)
-                else:
-                    self._write_growing(group, key, value, (value.shape[1],))
+            write_elem(self._file, "/", ad.AnnData(shape=(0, 0)))
+            begin(self._file, "X", x)
+            for key, value in obsm.items():
+                begin(self._file["obsm"], key, value)
             # as objects: pandas 3's own strings may become a group, which does not grow
-            obs = obs.set_axis(obs.index.astype(object), axis=0)
-            self._write_growing(self._root, "obs", obs, ())
-
-    def _write_growing(self, group: Any, key: str, value: Any, width: tuple[int, ...]) -> None:
-        """Write arrays, or a table of columns, that can grow along their first axis."""
-        options = {"chunks": (1024, *width)}
-        if isinstance(self._root, h5py.File):
-            options["maxshape"] = (None, *width)
-        write_elem(group, key, value, dataset_kwargs=options)
+            begin(self._file, "obs", obs.set_axis(obs.index.astype(object), axis=0))
 
     def finish(self, var: pd.DataFrame, uns: Mapping[str, Any]) -> None:
         """Write what is not per cell."""
         with _plain_chunks():
-            write_elem(self._root, "var", var)
-            write_elem(self._root, "uns", dict(uns))
-
-    def _remove_part(self) -> None:
-        if self._part.is_dir():
-            shutil.rmtree(self._part)
-        elif self._part.exists():
-            self._part.unlink()
+            write_elem(self._file, "var", var)
+            write_elem(self._file, "uns", dict(uns))
 
 
 def _plain_chunks() -> AbstractContextManager:
@@ -125,20 +128,25 @@ def _plain_chunks() -> AbstractContextManager:
     return nullcontext()
 
 
-def require_free(path: str | os.PathLike, endings: Sequence[str]) -> Path:
-    """``path``, if a file of that name can be made and has one of the endings."""
-    place = Path(path)
-    if place.suffix not in endings:
-        raise ValueError(f"out is {str(path)!r}; its name must end in {' or '.join(endings)}.")
-    if place.exists():
-        raise FileExistsError(f"out: {str(path)!r} exists already. Remove it or name another.")
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"out: the folder {str(place.parent)!r} does not exist.")
-    return place
+def begin(group: Any, key: str, value: sparse.csr_matrix | np.ndarray | pd.DataFrame) -> None:
+    """Write a matrix, an array, or a table of columns that can grow along its first axis."""
+    options: dict[str, Any] = {}
+    if sparse.issparse(value):
+        value.indptr = value.indptr.astype(np.int64)  # a file may outgrow 32 bits
+    else:
+        width = () if isinstance(value, pd.DataFrame) else value.shape[1:]
+        n_rows = (1 << 18) // max(1, math.prod(width))  # chunks of about a megabyte
+        options["chunks"] = (max(1, min(1024, n_rows)), *width)
+        if isinstance(group, h5py.Group):
+            options["maxshape"] = (None, *width)
+    write_elem(group, key, value, dataset_kwargs=options)
 
 
-def extend(dataset: Any, value: np.ndarray) -> None:
-    """Add rows to an array on disk."""
-    n = dataset.shape[0]
-    dataset.resize((n + len(value), *dataset.shape[1:]))
-    dataset[n:] = value
+def extend(element: Any, value: sparse.csr_matrix | np.ndarray) -> None:
+    """Add rows to what :func:`begin` wrote."""
+    if sparse.issparse(value):
+        sparse_dataset(element).append(value)
+        return
+    n = element.shape[0]
+    element.resize((n + len(value), *element.shape[1:]))
+    element[n:] = value

@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from anndata import AnnData
 from safetensors import SafetensorError
 
 from scgm_scvi._errors import listed
+from scgm_scvi._whole import written_whole
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 from ._codec import Encoder, decode
@@ -75,17 +75,12 @@ class ExportMixin(LatentDiffusionMixin):
             raise ValueError(f"format is {format!r}; the one that exports have is 'safetensors'.")
         path = _free_place(Path(path), overwrite)
         document, tensors = self._document()
-        part = path.with_name(path.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        try:
+        with written_whole(path) as part:
+            part.mkdir()
             safetensors.torch.save_file(tensors, part / _WEIGHTS, metadata={"format": "pt"})
             document["sha256"] = {_WEIGHTS: _hash_of_file(part / _WEIGHTS), _JSON: _hash(document)}
             (part / _JSON).write_text(_json(document, indent=1) + "\n", encoding="utf-8")
             (part / _WEIGHTS).chmod((part / _JSON).stat().st_mode)  # safetensors': the owner's only
-            _replace(path, part)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def _document(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """What goes to the JSON file, and the tensors that go to the other."""
@@ -198,21 +193,6 @@ def _free_place(path: Path, overwrite: bool) -> Path:
                 f"{str(path)!r} is more than an export, and is not overwritten: {listed(others)}."
             )
     return path
-
-
-def _replace(path: Path, part: Path) -> None:
-    """Give a complete folder its name, in place of an older one."""
-    if not path.exists():
-        part.rename(path)
-        return
-    old = path.with_name(path.name + ".old")
-    path.rename(old)
-    try:
-        part.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
 
 
 def _read(path: Path, class_name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -13,12 +13,12 @@ import zarr
 from scipy import sparse
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi._whole import fresh_name
 
 from ._csr import SHARD, CsrWriter
-from ._files import fresh_name
 from ._readable_store import ReadableStore
 from ._shard import write_frames
-from ._spool import Spool
+from ._spool import CellSpool
 
 __all__ = ["NAMED", "Shuffle", "categories_of"]
 
@@ -66,7 +66,7 @@ class Shuffle:
         if self.cells_per_part:
             n_parts = max(n_parts, -(-n_cells // self.cells_per_part))
         n_parts = int(max(1, min(n_parts, n_cells)))
-        spool = Spool(folder.with_name(fresh_name("spool")), n_parts, len(self.var), about)
+        spool = CellSpool(folder.with_name(fresh_name("spool")), n_parts, len(self.var), about)
         try:
             for key in keys:
                 self._throw(key, spool, about, n_parts)
@@ -96,7 +96,7 @@ class Shuffle:
                     [*old, *sorted(found.get(c, set()) - set(old))], object
                 )
 
-    def _throw(self, key: str, spool: Spool, dtype: np.dtype, n_parts: int) -> None:
+    def _throw(self, key: str, spool: CellSpool, dtype: np.dtype, n_parts: int) -> None:
         group = zarr.open_group(self.store.folder(key), mode="r")
         obs, row = group["obs"], self.store.row(key)
         about = np.zeros(row.n_cells, dtype)

@@ -12,18 +12,20 @@ from pathlib import Path
 
 from filelock import FileLock
 
-__all__ = ["Lock", "LockError", "Pin"]
+from scgm_scvi._whole import written_whole
+
+__all__ = ["Checksum", "ChecksumError", "ChecksumLock"]
 
 FORMAT = 1
 
 
-class LockError(RuntimeError):
+class ChecksumError(RuntimeError):
     """A lock file that cannot be read, or a file that is not the one it holds."""
 
 
 @dataclass(frozen=True)
-class Pin:
-    """A file as it was when it was first seen.
+class Checksum:
+    """The checksum of a file, and where and when it was first seen.
 
     Parameters
     ----------
@@ -50,8 +52,8 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-class Lock:
-    """A lock file: trust on first use.
+class ChecksumLock:
+    """A lock file of checksums: trust on first use.
 
     Some sources give no checksums. The first download of a file is then taken at its word and
     written down here; whoever has the lock file gets the same bytes, or an error. It is JSON,
@@ -61,7 +63,7 @@ class Lock:
     Parameters
     ----------
     path
-        The lock file; made with the first pin.
+        The lock file; made with the first checksum.
     today
         Gives the day that is written as first seen.
 
@@ -69,10 +71,10 @@ class Lock:
     --------
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from scgm_scvi.atlas import Lock
+    >>> from scgm_scvi.atlas import ChecksumLock
     >>> with TemporaryDirectory() as folder:
-    ...     lock = Lock(Path(folder) / "scgdb.lock")
-    ...     pin = lock.pin("a/x.h5", url="https://example.org/x.h5", size=3, sha256="0" * 64)
+    ...     lock = ChecksumLock(Path(folder) / "scgdb.lock")
+    ...     checksum = lock.add("a/x.h5", url="https://example.org/x.h5", size=3, sha256="0" * 64)
     ...     lock.get("a/x.h5").size, list(lock)
     (3, ['a/x.h5'])
     """
@@ -84,17 +86,19 @@ class Lock:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._read()))
 
-    def get(self, key: str) -> Pin | None:
+    def get(self, key: str) -> Checksum | None:
         """What is known of a file, by its ``"folder/name"``; None where that is nothing.
 
         Raises
         ------
-        LockError
+        ChecksumError
             If the lock file is not one.
         """
         return self._read().get(key)
 
-    def pin(self, key: str, *, url: str, size: int, sha256: str, etag: str | None = None) -> Pin:
+    def add(
+        self, key: str, *, url: str, size: int, sha256: str, etag: str | None = None
+    ) -> Checksum:
         """Write down a file, or compare it with what is written: size and sha256 must agree.
 
         Parameters
@@ -102,7 +106,7 @@ class Lock:
         key
             ``"folder/name"`` in the cache.
         url, size, sha256, etag
-            As of :class:`Pin`.
+            As of :class:`Checksum`.
 
         Returns
         -------
@@ -110,19 +114,19 @@ class Lock:
 
         Raises
         ------
-        LockError
+        ChecksumError
             If another file is written there, or the lock file is not one.
         """
-        new = Pin(url, size, sha256.lower(), etag, self._today().isoformat())
+        new = Checksum(url, size, sha256.lower(), etag, self._today().isoformat())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            pins = self._read()
-            old = pins.get(key)
+            known = self._read()
+            old = known.get(key)
             if old is None:
-                self._write({**pins, key: new})
+                self._write({**known, key: new})
                 return new
         if (old.size, old.sha256) != (new.size, new.sha256):
-            raise LockError(
+            raise ChecksumError(
                 f"{key}: {url} has {size} bytes of sha256 {new.sha256}, but {self.path} says "
                 f"{old.size} bytes of sha256 {old.sha256} since {old.first_seen}. "
                 f"{self.remedy(key)}"
@@ -138,11 +142,11 @@ class Lock:
             If the file isn't there.
         """
         with self._alone():
-            pins = self._read()
-            if key not in pins:
+            known = self._read()
+            if key not in known:
                 raise KeyError(f"{self.path} holds no {key!r}.")
-            del pins[key]
-            self._write(pins)
+            del known[key]
+            self._write(known)
 
     def remedy(self, key: str) -> str:
         """How a new version is accepted; the end of errors about a file that has changed."""
@@ -151,7 +155,7 @@ class Lock:
     def _alone(self) -> FileLock:
         return FileLock(self.path.with_name(f".{self.path.name}.guard"))
 
-    def _read(self) -> dict[str, Pin]:
+    def _read(self) -> dict[str, Checksum]:
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -159,26 +163,23 @@ class Lock:
         try:
             values = json.loads(text)
             if values["format"] != FORMAT:
-                raise LockError(
+                raise ChecksumError(
                     f"{self.path} has format {values['format']!r}; this version of scgm_scvi "
                     f"reads format {FORMAT}: update the one or make the other anew."
                 )
-            pins = {key: Pin(**pin) for key, pin in values["files"].items()}
-            for key, pin in pins.items():
-                if not (type(pin.size) is int and re.fullmatch("[0-9a-f]{64}", str(pin.sha256))):
+            known = {key: Checksum(**given) for key, given in values["files"].items()}
+            for key, of in known.items():
+                if not (type(of.size) is int and re.fullmatch("[0-9a-f]{64}", str(of.sha256))):
                     raise ValueError(f"{key!r} has no size in bytes and sha256")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LockError(
+            raise ChecksumError(
                 f"{self.path} is not a lock file ({type(error).__name__}: {error}): mend it, or "
                 "remove it to trust what is downloaded next."
             ) from error
-        return pins
+        return known
 
-    def _write(self, pins: dict[str, Pin]) -> None:
-        values = {"format": FORMAT, "files": {k: asdict(p) for k, p in pins.items()}}
-        new = self.path.with_name(f".{self.path.name}.new")  # one writer at a time has it
-        with new.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.path)
+    def _write(self, known: dict[str, Checksum]) -> None:
+        values = {"format": FORMAT, "files": {k: asdict(c) for k, c in known.items()}}
+        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        with written_whole(self.path, sync=True) as part:  # one writer at a time has it
+            part.write_text(text, encoding="utf-8", newline="\n")

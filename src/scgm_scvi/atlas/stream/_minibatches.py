@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
+
+from scgm_scvi._processes import process
 
 from ._loaders import ENGINES, engine_of_this_python
 
 if TYPE_CHECKING:
     from ._datamodule import AtlasDataModule
 
-__all__ = ["RowBatches", "TrainingBatches", "process"]
+__all__ = ["RowBatches", "TrainingBatches"]
 
 _READ_AT_ONCE = 8_192  # cells, where they are read in order
 
@@ -90,10 +91,3 @@ def minibatches(
     )
     for x, of in read:
         yield {"X": torch.from_numpy(x), **data.attributes.tensors(of)}
-
-
-def process() -> tuple[int, int]:
-    """Rank of this process, and how many there are."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ._blocks import rechunked
+
 __all__ = ["STANDARD_COLUMNS", "Reading"]
 
 STANDARD_COLUMNS = (
@@ -67,6 +69,8 @@ class Reading:
         --------
         >>> import numpy as np, pandas as pd
         >>> from scipy import sparse
+
+        from ._blocks import rechunked
         >>> cells, genes = pd.DataFrame(index=["a", "b", "c"]), pd.DataFrame(index=["GAPDH"])
         >>> x = sparse.csr_matrix(np.array([[1], [2], [3]], dtype="float32"))
         >>> reading = Reading(cells, genes, lambda n: (x[i : i + n] for i in range(0, 3, n)))
@@ -95,7 +99,6 @@ def _only_rows(
     blocks: Iterator[sparse.csr_matrix], keep: np.ndarray, n_cells: int
 ) -> Iterator[sparse.csr_matrix]:
     """Rows of the blocks that are kept, in blocks of ``n_cells`` again."""
-    from .formats._blocks import rechunked  # formats import this module
 
     def kept() -> Iterator[sparse.csr_matrix]:
         start = 0

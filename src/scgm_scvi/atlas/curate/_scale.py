@@ -32,7 +32,7 @@ def detect_scale(x: sparse.csr_matrix, most_cells: int = 500) -> Scale:
     r"""Find out what the values of a dataset are, from some hundred of its cells.
 
     Cell by cell, for no logarithm, ln and log2: are the values, the logarithm undone, whole numbers,
-    or multiples of one number (:func:`scgm_scvi.atlas._multiples.multiples`)? Nineteen in
+    or multiples of one number (:func:`scgm_scvi.atlas.curate._multiples.multiples`)? Nineteen in
     twenty of the cells that tell something have to agree, and hardly any may look like another scale. If there is
     no such number, a constant sum still tells what cells were normalised to.
 

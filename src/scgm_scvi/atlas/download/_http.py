@@ -19,7 +19,7 @@ from weakref import finalize
 import httpx
 import numpy as np
 
-__all__ = ["Again", "DownloadError", "Session", "short"]
+__all__ = ["Retry", "DownloadError", "Session", "short"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class DownloadError(RuntimeError):
     """A file or document that could not be had: its URL, what was found, and what to do."""
 
 
-class Again(Exception):
+class Retry(Exception):
     """An attempt has failed in a way that another one may not.
 
     Parameters
@@ -105,7 +105,7 @@ class Session:
 
         Raises
         ------
-        Again
+        Retry
             If the server is busy, or has gone.
         DownloadError
             If it has no such thing, or sends us where we don't go.
@@ -139,12 +139,12 @@ class Session:
                 self._sleep(wait)
 
     def retried(self, url: str, attempt: Callable[[], T]) -> T:
-        """The result of an attempt that may raise :class:`Again` a few times."""
+        """The result of an attempt that may raise :class:`Retry` a few times."""
         failures = 0
         while True:
             try:
                 return attempt()
-            except Again as error:
+            except Retry as error:
                 failures = 1 if error.progress else failures + 1
                 if failures > self.retries:
                     raise DownloadError(
@@ -170,9 +170,9 @@ class Session:
                     until = self._clock() + wait
                     self._free_at[at.host] = max(self._free_at.get(at.host, until), until)
                 wait = 0.0
-            raise Again(found, wait=wait)
+            raise Retry(found, wait=wait)
         if redirects and status in EXPIRED:
-            raise Again(found)
+            raise Retry(found)
         remedy = {404: "is the name right, and is it still there?", 410: "it is there no more."}
         raise DownloadError(f"{url}: {found}: {remedy.get(status, 'the server refuses it.')}")
 
@@ -199,7 +199,7 @@ class Session:
                 with self._client.stream("GET", url, headers=headers) as response:
                     yield response
             except (httpx.TransportError, httpx.DecodingError) as error:
-                raise Again(f"{type(error).__name__}: {error} ({short(url)})") from error
+                raise Retry(f"{type(error).__name__}: {error} ({short(url)})") from error
 
     def require_allowed(self, url: str, origin: httpx.URL | None = None) -> httpx.URL:
         """A URL, parsed, if it may be asked; ``origin`` is where a redirect to it came from.

@@ -17,8 +17,9 @@ import pandas as pd
 from filelock import FileLock
 from scipy import sparse
 
+from scgm_scvi._whole import fresh_name, remove_whole, sync_path, written_whole
+
 from ._content import canonical_obs, hash_of_names
-from ._files import fresh_name, remove_folder, replace_file, sync_folder, sync_path
 from ._manifest import OK, QUARANTINED, Row, write_manifest
 from ._readable_store import FORMAT, FORMAT_VERSION, ReadableStore
 from ._shard import LIBRARY_SIZE, write_shard
@@ -126,7 +127,8 @@ class Store(ReadableStore):
             "axis": {"name": str(get("name")), "version": str(get("version"))},
             "scgm_scvi": version("scgm-scvi"),
         }
-        replace_file(path / "atlas.json", json.dumps(about, indent=1) + "\n", path / "tmp")
+        with written_whole(path / "atlas.json", tmp=path / "tmp", sync=True) as part:
+            part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return cls(path)
 
     def stage(
@@ -158,12 +160,8 @@ class Store(ReadableStore):
         except (TypeError, ValueError) as e:
             raise TypeError(f"{key}: provenance must be plain values, as JSON has them: {e}") from e
         folder = self._tmp / fresh_name(f"{key}.zarr")
-        try:
-            row = write_shard(folder, key, blocks, canonical_obs(obs), var, measured, text)
-            sync_folder(folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with written_whole(folder, sync=True) as part:
+            row = write_shard(part, key, blocks, canonical_obs(obs), var, measured, text)
         return Staged(folder.name, row)
 
     def commit(self, staged: Staged) -> Row:
@@ -178,7 +176,7 @@ class Store(ReadableStore):
             self._check_new(row.key, row.axis_hash)
             target = self._shard(row.key)
             if target.exists():  # moved, but never listed
-                remove_folder(target, self._tmp)
+                remove_whole(target, self._tmp)
             os.rename(source, target)
             sync_path(target.parent)
             write_manifest(self._manifest, {**rows, row.key: row}, self._tmp)
@@ -246,7 +244,7 @@ class Store(ReadableStore):
             del rows[key]
             write_manifest(self._manifest, rows, self._tmp)
             if self._shard(key).exists():
-                remove_folder(self._shard(key), self._tmp)
+                remove_whole(self._shard(key), self._tmp)
 
     def recover(self) -> list[str]:
         """Remove what a killed process left: a build begins with this, while no other writes.

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
+from anndata.io import read_elem
 from scipy import sparse
 
-from scgm_scvi._errors import nearest
+from scgm_scvi._errors import listed, nearest
 
 from ._csr import SHARD, read_blocks
 from ._manifest import OK, Row, read_manifest, table
@@ -120,6 +121,49 @@ class ReadableStore:
         if key is not None:
             return Statistics(read_statistics(zarr.open_group(self.folder(key), mode="r")))
         return Statistics.sum(self.statistics(k) for k in self.keys())
+
+    def value_counts(
+        self, column: str, *, normalize: bool = False, dropna: bool = True
+    ) -> pd.Series:
+        """Number of cells by the values of a column, all datasets together.
+
+        Of all that is stored, this one column is read.
+
+        Parameters
+        ----------
+        column
+            Of the cells, as ``"tissue"``; or ``"source"``.
+        normalize, dropna
+            As in :meth:`pandas.Series.value_counts`: shares in place of numbers; whether cells
+            without a value are left out.
+
+        Returns
+        -------
+        Most frequent first, as :meth:`pandas.Series.value_counts` gives them.
+
+        Raises
+        ------
+        KeyError
+            If cells have no such column.
+
+        Examples
+        --------
+        >>> from scgm_scvi import atlas
+        >>> atlas.open("scgdb/").value_counts("disease")  # doctest: +SKIP
+        """
+        total = pd.Series(dtype="int64")
+        for key in self:
+            obs = zarr.open_group(self.folder(key), mode="r")["obs"]
+            if column not in (columns := obs.attrs["column-order"]):
+                raise KeyError(
+                    f"column is {column!r}; cells have {listed(columns, 20)}."
+                    f"{nearest(column, columns)}"
+                )
+            found = pd.Series(read_elem(obs[column])).value_counts(dropna=dropna)
+            total = total.add(found.set_axis(found.index.astype(object)), fill_value=0)
+        total = total[total > 0].astype("int64").sort_values(ascending=False, kind="stable")
+        total = total / total.sum() if normalize else total
+        return total.rename("proportion" if normalize else "count").rename_axis(column)
 
     def highly_variable(
         self,

@@ -165,7 +165,7 @@ class GeneAxis:
                 f"organism is {organism!r}; there are genes for {listed(VERSIONS)}."
                 f"{nearest(organism, VERSIONS)}"
             )
-        file = resources.files(__package__) / "data" / f"genes_{organism}.csv.gz"
+        file = resources.files("scgm_scvi.atlas") / "data" / f"genes_{organism}.csv.gz"
         with file.open("rb") as opened:
             table = pd.read_csv(opened, compression="gzip", keep_default_na=False)
         ids = table["id"].to_numpy(object)

@@ -11,9 +11,10 @@ import pandas as pd
 from lightning.pytorch import LightningDataModule
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi._processes import process
 
 from ._holdout import MOST_VALIDATED, held_out, some_rows
-from ._minibatches import RowBatches, TrainingBatches, process
+from ._minibatches import RowBatches, TrainingBatches
 from ._registry import Attributes, categorical_column
 from ._row_order import RowOrder, row_weights
 from ._training_cells import TrainingCells

@@ -8,13 +8,13 @@ import numpy as np
 from numcodecs import Blosc
 from scipy import sparse
 
-__all__ = ["Spool"]
+__all__ = ["CellSpool"]
 
 # Read once and thrown away: fast rather than small.
 CODEC = Blosc(cname="lz4", clevel=1, shuffle=Blosc.SHUFFLE)
 
 
-class Spool:
+class CellSpool:
     """Buckets of cells, a file each, that are filled piece by piece and read once.
 
     Parameters

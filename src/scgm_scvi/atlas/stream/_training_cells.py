@@ -203,7 +203,7 @@ def spans(rows: np.ndarray, gap: int = _GAP) -> tuple[np.ndarray, np.ndarray, np
     Examples
     --------
     >>> import numpy as np
-    >>> from scgm_scvi.atlas._training_cells import spans
+    >>> from scgm_scvi.atlas.stream._training_cells import spans
     >>> begins, ends, positions = spans(np.array([3, 4, 4, 6, 90]), gap=2)
     >>> begins.tolist(), ends.tolist(), positions.tolist()
     ([3, 90], [7, 91], [0, 1, 1, 3, 4])

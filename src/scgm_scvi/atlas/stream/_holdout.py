@@ -70,7 +70,7 @@ def some_rows(rows: np.ndarray, size: float | int | None, block_size: int, seed:
     Examples
     --------
     >>> import numpy as np
-    >>> from scgm_scvi.atlas._holdout import some_rows
+    >>> from scgm_scvi.atlas.stream._holdout import some_rows
     >>> len(some_rows(np.arange(1000), 0.2, block_size=8, seed=0))
     200
     """

@@ -1,4 +1,4 @@
-"""A half download: the bytes so far, and what says that the rest is of the same file."""
+"""A partial download: the bytes so far, and what says that the rest is of the same file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import httpx
 
-from ._http import Again, DownloadError, Session
-from ._record import RemoteFile
+from ._http import DownloadError, Retry, Session
+from ._remote_file import RemoteFile
 
-__all__ = ["Part", "WrongFile", "plain_name"]
+__all__ = ["PartialDownload", "WrongFile", "plain_name"]
 
 PROGRESS = 2**20  # bytes that make an attempt count as none that failed
-LONGEST_NAME = 200  # bytes; file systems allow 255, and a half download has a suffix
+LONGEST_NAME = 200  # bytes; file systems allow 255, and a partial one has a suffix
 RESERVED = re.compile(
     r"\.part(\.json|\.lock)?$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE
 )
@@ -51,8 +51,8 @@ def plain_name(name: str, url: str) -> str:
     return name
 
 
-class Part:
-    """The half download of a file, as ``<name>.part``, and its ETag, as ``<name>.part.json``.
+class PartialDownload:
+    """The bytes of a file so far, as ``<name>.part``, and its ETag, as ``<name>.part.json``.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Part:
             )
 
     def fill(self, session: Session) -> None:
-        """Download what is missing, in one request; all of it, or :class:`Again`."""
+        """Download what is missing, in one request; all of it, or :class:`Retry`."""
         etag = self.etag
         start = self.path.stat().st_size if self.path.exists() else 0
         if not (etag or self.remote.sha256 or self.remote.md5):
@@ -125,12 +125,12 @@ class Part:
                 if response.status_code == 416:
                     if start != (self.remote.size if total is None else total):
                         self.discard()
-                        raise Again(f"no bytes from {start} on, of {total}")
+                        raise Retry(f"no bytes from {start} on, of {total}")
                     return
                 theirs = response.headers.get("ETag")
                 if first and (first != start or etag and theirs not in {None, etag}):
                     self.discard()
-                    raise Again(f"bytes from {first} on of {theirs}, not from {start} of {etag}")
+                    raise Retry(f"bytes from {first} on of {theirs}, not from {start} of {etag}")
                 start = done = first
                 self._require_sense(response, total, start)
                 with self.path.open("ab" if start else "wb", buffering=0) as file:
@@ -146,8 +146,8 @@ class Part:
                     os.fsync(file.fileno())
             missing = (total if total is not None else self.remote.size or 0) - done
             if missing > 0:
-                raise Again(f"{missing} bytes missing")
-        except Again as error:
+                raise Retry(f"{missing} bytes missing")
+        except Retry as error:
             error.progress = done - start >= PROGRESS
             raise
 

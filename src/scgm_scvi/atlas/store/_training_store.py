@@ -15,9 +15,9 @@ import pandas as pd
 import zarr
 
 from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._whole import written_whole
+from scgm_scvi.atlas.formats._reading import STANDARD_COLUMNS
 
-from ._files import fresh_name, sync_folder, sync_path
-from ._reading import STANDARD_COLUMNS
 from ._shard import consolidate
 from ._shuffle import NAMED, Shuffle, categories_of
 from ._store import Store
@@ -110,18 +110,11 @@ def make_training_store(
             whole_number(genes, "genes"), flavor=flavor, by_dataset=len(keys) > 1, datasets=keys
         )
     columns = _columns(store, keys, obs_columns)
-    tmp = _tmp(store, out)
-    part = tmp / fresh_name(out.name)
-    try:
+    with written_whole(out, tmp=_tmp(store, out), sync=True) as part:
         root = zarr.open_group(part, mode="w-", zarr_format=3)
         shuffle = Shuffle(store, var.loc[names], columns, int(seed), _bytes(memory), cells_per_part)
         shuffle.write(root, part, keys, first=0)
-        _finish(root, shuffle, keys)
-        _consolidate(part, shuffle.n_parts)
-        sync_folder(part)
-        _swap(part, out, tmp)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _finish(part, root, shuffle, keys)
     return out
 
 
@@ -169,9 +162,7 @@ def extend_training_store(
     var = ad.io.read_elem(old["dataset_0/var"])
     before = {c: np.asarray(v[...], object) for c, v in categories_of(old["dataset_0/obs"]).items()}
     columns = {c: c in before for c in about["obs_columns"]}
-    tmp = _tmp(store, out)
-    part = tmp / fresh_name(out.name)
-    try:
+    with written_whole(out, tmp=_tmp(store, out), sync=True) as part:
         # the same files under a second name: nothing is copied, and the old store stays whole
         shutil.copytree(out, part, copy_function=_link)
         (part / "zarr.json").unlink()
@@ -187,16 +178,12 @@ def extend_training_store(
                 ad.io.write_elem(
                     obs[name], "categories", categories, dataset_kwargs={"shards": None}
                 )
-        _finish(root, shuffle, [*held, *keys])
-        _consolidate(part, shuffle.n_parts)
-        sync_folder(part)
-        _swap(part, out, tmp)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _finish(part, root, shuffle, [*held, *keys])
     return out
 
 
-def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
+def _finish(folder: Path, root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
+    """Write what is not per cell."""
     measured = shuffle.store.measured(keys)[shuffle.var.index]
     about = {
         "measured": measured.to_numpy(),
@@ -225,10 +212,7 @@ def _finish(root: zarr.Group, shuffle: Shuffle, keys: list[str]) -> None:
             },
         }
     )
-
-
-def _consolidate(folder: Path, n_parts: int) -> None:
-    for i in range(n_parts):
+    for i in range(shuffle.n_parts):
         consolidate(folder / f"dataset_{i}")
     consolidate(folder)
 
@@ -239,15 +223,6 @@ def _tmp(store: Store, out: Path) -> Path:
         return store.path / "tmp"
     out.parent.mkdir(parents=True, exist_ok=True)
     return out.parent
-
-
-def _swap(part: Path, out: Path, tmp: Path) -> None:
-    old = tmp / fresh_name(out.name)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(part, out)
-    sync_path(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -16,10 +16,10 @@ import httpx
 import numpy as np
 from filelock import FileLock
 
+from ._checksum_lock import ChecksumError, ChecksumLock
 from ._http import DownloadError, Session
-from ._lock import Lock, LockError
-from ._part import Part, WrongFile, plain_name
-from ._record import RemoteFile
+from ._partial_download import PartialDownload, WrongFile, plain_name
+from ._remote_file import RemoteFile
 
 __all__ = ["DownloadError", "Downloader"]
 
@@ -82,7 +82,7 @@ class Downloader:
         self,
         cache: str | os.PathLike[str],
         *,
-        lock: Lock | None = None,
+        lock: ChecksumLock | None = None,
         min_interval: float = 1.0,
         intervals: Mapping[str, float] | None = None,
         connections: int = 2,
@@ -145,14 +145,14 @@ class Downloader:
         ------
         DownloadError
             If the name would leave the cache, the file is too large, isn't there, isn't what it
-            should be (after a second try), or the disk is full. A half download stays for the next
+            should be (after a second try), or the disk is full. A partial download stays for the next
             time, except on a full disk.
-        LockError
+        ChecksumError
             If the file isn't the one in the lock file.
         """
         name = plain_name(remote.name, remote.url)
         path = self.cache / plain_name(folder, remote.url) / name
-        part = Part(path, remote, max_bytes=self.max_bytes, progress=self._progress)
+        part = PartialDownload(path, remote, max_bytes=self.max_bytes, progress=self._progress)
         key = f"{folder}/{name}"
         self._require_sense(remote, key)
         try:
@@ -234,19 +234,19 @@ class Downloader:
                     f"{remote.url}: {value!r} is said to be its {name}, and cannot be: the "
                     "catalogue is wrong; list the source again, or tell its keepers."
                 )
-        pinned = self.lock.get(key) if self.lock is not None else None
-        for name in ("size", "sha256") if pinned else ():
-            theirs, ours = getattr(remote, name), getattr(pinned, name)
+        locked = self.lock.get(key) if self.lock is not None else None
+        for name in ("size", "sha256") if locked else ():
+            theirs, ours = getattr(remote, name), getattr(locked, name)
             if theirs is not None and str(theirs).lower() != str(ours):
-                raise LockError(
+                raise ChecksumError(
                     f"{key}: {remote.url} is said to have {name} {theirs}, but {self.lock.path} "
-                    f"says {ours} since {pinned.first_seen}. {self.lock.remedy(key)}"
+                    f"says {ours} since {locked.first_seen}. {self.lock.remedy(key)}"
                 )
 
     def _is_right(self, path: Path, remote: RemoteFile, key: str) -> bool:
         try:
             self._require_right(path, remote, key)
-        except (FileNotFoundError, WrongFile, LockError):
+        except (FileNotFoundError, WrongFile, ChecksumError):
             return False
         return True
 
@@ -266,19 +266,19 @@ class Downloader:
             if expected is not None and not found.startswith(expected.lower()):
                 raise WrongFile(f"{name} {found} in place of {expected}")
         if self.lock is not None:
-            self.lock.pin(key, url=remote.url, size=size, sha256=found, etag=etag)
+            self.lock.add(key, url=remote.url, size=size, sha256=found, etag=etag)
 
-    def _download(self, part: Part, key: str) -> None:
+    def _download(self, part: PartialDownload, key: str) -> None:
         remote = part.remote
         for last in (False, True):
             try:
                 self._session.retried(remote.url, lambda: part.fill(self._session))
                 self._require_right(part.path, remote, key, part.etag)
-            except (WrongFile, LockError) as error:
+            except (WrongFile, ChecksumError) as error:
                 part.discard()
                 if not last:
                     continue
-                if isinstance(error, LockError):
+                if isinstance(error, ChecksumError):
                     raise
                 raise DownloadError(
                     f"{remote.url}: {error}, twice over. The file has changed since it was "

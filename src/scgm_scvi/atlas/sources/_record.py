@@ -7,30 +7,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Record", "RemoteFile"]
+from scgm_scvi.atlas.download._remote_file import RemoteFile
 
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file on a server, and what the server says it should be.
-
-    Parameters
-    ----------
-    name
-        File name in the cache, no folders in it.
-    url
-        Where it is.
-    size
-        In bytes.
-    sha256, md5
-        In hexadecimal; ``md5`` may be its first digits alone, as the UCSC Cell Browser gives it.
-    """
-
-    name: str
-    url: str
-    size: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
+__all__ = ["Record"]
 
 
 @dataclass(frozen=True)

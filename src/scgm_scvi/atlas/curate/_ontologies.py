@@ -74,7 +74,7 @@ def index(ontology: str, extra: str | None = None) -> Index:
 
 def table(name: str) -> pd.DataFrame:
     """A table of the package."""
-    with (resources.files(__package__) / "data" / f"{name}.csv").open("rb") as file:
+    with (resources.files("scgm_scvi.atlas") / "data" / f"{name}.csv").open("rb") as file:
         return pd.read_csv(file, dtype=str, keep_default_na=False)
 
 

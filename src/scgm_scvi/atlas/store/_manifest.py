@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._files import replace_file
+from scgm_scvi._whole import written_whole
 
 __all__ = ["OK", "QUARANTINED", "Row", "read_manifest", "table", "write_manifest"]
 
@@ -64,7 +64,8 @@ def read_manifest(path: Path) -> dict[str, Row]:
 def write_manifest(path: Path, rows: Mapping[str, Row], tmp: Path) -> None:
     """A line of JSON a row, in the order of the keys, at one stroke."""
     lines = [json.dumps(asdict(rows[key]), sort_keys=True) + "\n" for key in sorted(rows)]
-    replace_file(path, "".join(lines), tmp)
+    with written_whole(path, tmp=tmp, sync=True) as part:
+        part.write_text("".join(lines), encoding="utf-8")
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def row_weights(groups: np.ndarray, kind: str) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from scgm_scvi.atlas._row_order import row_weights
+    >>> from scgm_scvi.atlas.stream._row_order import row_weights
     >>> row_weights(np.array([0, 0, 0, 0, 1]), "sqrt").tolist()
     [0.5, 0.5, 0.5, 0.5, 1.0]
     """

@@ -1,0 +1,1 @@
+"""Files and documents from other people's servers: asked politely, resumed, checked."""
