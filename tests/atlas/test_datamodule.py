@@ -213,6 +213,7 @@ class TestPasses:
         seen = [*drawn(dm.train_dataloader()), *drawn(dm.val_dataloader())]
         assert sorted(seen) == [i for i in range(300) if i % 10 != 3]
 
+    @pytest.mark.slow
     def test_what_is_held_in_memory_does_not_grow_with_the_counts(self, tmp_path):
         """Numpy tells tracemalloc of its arrays."""
         peaks = []

@@ -164,6 +164,7 @@ def test_verify_finds_damage(tmp_path, cells):
 # -- nothing half
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_builds_the_same(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     command = [sys.executable, str(TESTS / "atlas_killed.py")]
@@ -192,6 +193,7 @@ def test_killed_at_any_moment_it_builds_the_same(tmp_path):
     assert len(seen) >= 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, cells):
     store = make_store(tmp_path / "s", {"a": make_cells(30)})
     before = store.content_hash()
@@ -247,6 +249,7 @@ def test_others_stage_and_one_commits(tmp_path, cells):
         store.commit(other)
 
 
+@pytest.mark.slow
 def test_writers_of_different_datasets_do_not_meet(tmp_path):
     store = Store.create(tmp_path / "s", AXIS)
     data = {f"d{i}": make_cells(40, seed=i) for i in range(4)}
@@ -264,6 +267,7 @@ def test_writers_of_different_datasets_do_not_meet(tmp_path):
     assert store.content_hash() == make_store(tmp_path / "t", data).content_hash()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(_csr, "SHARD", 2**16)
     monkeypatch.setattr(_csr, "CHUNK", 2**12)
