@@ -36,13 +36,15 @@ def trains(function: Any, seen: set[FunctionType] | None = None) -> bool:
     seen.add(function)
     names = set(names_in(function.__code__))
     others = (function.__globals__.get(name) for name in names)
-    return not names.isdisjoint(VERBS) or any(trains(other, seen) for other in others)
+    itself = not names.isdisjoint(VERBS) or names >= {"Trainer", "fit"}
+    return itself or any(trains(other, seen) for other in others)
 
 
 def is_slow(item: pytest.Function) -> bool:
-    """Whether a test trains, or one of its fixtures does."""
+    """Whether a test trains, or one of its fixtures or of the functions that it is handed."""
     of_fixtures = item._fixtureinfo.name2fixturedefs.values()
     fixtures = [definition.func for definitions in of_fixtures for definition in definitions[-1:]]
     of_hypothesis = getattr(item.obj, "hypothesis", None)
     test = of_hypothesis.inner_test if of_hypothesis else item.obj
-    return any(trains(function) for function in (test, *fixtures))
+    handed = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return any(trains(function) for function in (test, *fixtures, *handed))

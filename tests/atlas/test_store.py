@@ -88,6 +88,7 @@ def hash_of(adata):
     return content.finish(obs)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -138,6 +139,7 @@ def test_other_content_has_another_hash(cells, change):
     assert hash_of(adata) != hash_of(cells)
 
 
+@pytest.mark.slow
 def test_the_store_s_hash_is_of_its_datasets_in_any_order(tmp_path):
     a, b = make_cells(30, seed=1), make_cells(40, seed=2)
     one = make_store(tmp_path / "1", {"a": a, "b": b})
@@ -234,6 +236,7 @@ def test_recover_leaves_what_is_listed(tmp_path, cells):
 # -- several processes
 
 
+@pytest.mark.slow
 def test_others_stage_and_one_commits(tmp_path, cells):
     store = Store.create(tmp_path / "s", AXIS)
     worker = pickle.loads(pickle.dumps(store))
