@@ -82,6 +82,7 @@ def test_train_takes_a_file_too(tmp_path):
     assert cells.n_vars == 60
 
 
+@pytest.mark.slow
 def test_list(store, capsys):
     scgm("atlas", "list", "--source", "tisch", "--disease", "carcinoma")
     said = capsys.readouterr().out

@@ -340,6 +340,7 @@ def test_what_is_no_count_is_refused_by_name(tmp_path, value):
     assert (len(store), list((store.path / "tmp").iterdir())) == (0, [])
 
 
+@pytest.mark.slow
 def test_matrices_of_any_kind_are_the_same(tmp_path, cells):
     x = cells.X.copy()
     order = np.concatenate([np.arange(a, b)[::-1] for a, b in itertools.pairwise(x.indptr)])

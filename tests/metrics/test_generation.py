@@ -76,6 +76,7 @@ def test_perfect_generator_scores_the_floor(perfect):
         assert score["dup_frac"] == 0
 
 
+@pytest.mark.slow
 def test_distorted_generator_does_not(perfect):
     table = evaluate(make_cells(4, shift=3.0))
     value, floor = table["value"], table["floor"]

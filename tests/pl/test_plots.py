@@ -34,6 +34,7 @@ def drawn():
     return (real, generated), before, real_and_generated(real, generated, "type"), plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_real_and_generated_are_drawn_beside_each_other(drawn):
     (real, generated), _, figure, open_figures = drawn
     assert isinstance(figure, Figure)
