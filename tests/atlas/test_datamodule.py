@@ -53,6 +53,7 @@ def assert_same(a, b):
 
 
 class TestReading:
+    @pytest.mark.slow
     @given(st.lists(st.integers(0, 1199), min_size=1, max_size=200), st.integers(0, 100))
     @settings(
         max_examples=30,
