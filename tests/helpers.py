@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import scvi
@@ -14,6 +16,8 @@ from scgm_scvi import SCGM, MultiSCGM
 from scgm_scvi._mudata import columns_stay
 
 QUIET = {"enable_progress_bar": False}
+SILENT = {"progress_bar": False}
+BRIEF = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 SMALL = {"n_latent": 12, "n_hidden": 48, "denoiser_kwargs": {"n_hidden": 48, "n_layers": 2}}
 
 
@@ -126,3 +130,15 @@ def train_types(adata: AnnData, cls: type = SCGM, *, epochs: int = 30, steps: in
     model = cls(adata, n_latent=6, n_hidden=24, denoiser_kwargs=SMALL["denoiser_kwargs"])
     model.train(max_epochs=epochs, diffusion_kwargs={"max_steps": steps, **QUIET}, **QUIET)
     return model
+
+
+def generated(model: SCGM) -> np.ndarray:
+    return model.generate(5, seed=0, **SILENT).X.toarray()
+
+
+def assert_whole(model: SCGM, before: np.ndarray, path: Path) -> None:
+    """It makes the cells that it made, and so does what is saved of it, with its cells and without."""
+    np.testing.assert_array_equal(generated(model), before)
+    model.save(path / "model", save_anndata=True)
+    for adata in (None, False):
+        np.testing.assert_array_equal(generated(SCGM.load(path / "model", adata=adata)), before)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pandas as pd
+import pytest
 import scanpy as sc
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     out = tmp_path / "made"
     command = [sys.executable, "-m", "scgm_scvi.cli", "demo", "--out", str(out), "--quick"]

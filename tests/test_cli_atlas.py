@@ -44,6 +44,7 @@ def store(tmp_path_factory):
     return folder / "scgdb"
 
 
+@pytest.mark.slow
 def test_build_info_and_train(store, tmp_path, capsys):
     scgm("atlas", "build", store.parent / "plan.toml", "--out", store)
     said = capsys.readouterr().out
@@ -71,6 +72,7 @@ def test_build_info_and_train(store, tmp_path, capsys):
         scgm("train", store, "--out", tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_train_takes_a_file_too(tmp_path):
     truth(200, 60).write_h5ad(tmp_path / "cells.h5ad")
     steps = ["--max-steps", 20, "--diffusion-steps", 5]
@@ -80,6 +82,7 @@ def test_train_takes_a_file_too(tmp_path):
     assert cells.n_vars == 60
 
 
+@pytest.mark.slow
 def test_list(store, capsys):
     scgm("atlas", "list", "--source", "tisch", "--disease", "carcinoma")
     said = capsys.readouterr().out

@@ -17,10 +17,13 @@ FOUND = [
     if not m.name.endswith("__main__")
 ]
 MODULES = ["scgm_scvi", *sorted(m.name for m in FOUND)]
+FORESTS = {"scgm_scvi.metrics._generation", "scgm_scvi.pl._metrics"}  # are grown for seconds
 ROOMS = sorted(m.name for m in FOUND if m.ispkg and not m.name.endswith(".cli"))  # it has commands
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(m, marks=pytest.mark.slow) if m in FORESTS else m for m in MODULES]
+)
 def test_examples(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -16,6 +16,8 @@ from atlas_truth import truth, write_10x_h5
 from scgm_scvi import atlas
 from scgm_scvi.atlas import _prepare
 
+pytestmark = pytest.mark.slow  # builds in several processes, and again
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

@@ -15,6 +15,8 @@ from scipy import sparse
 
 from scgm_scvi import atlas
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real datasets are not here")
 

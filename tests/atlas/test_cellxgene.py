@@ -8,13 +8,12 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from atlas_server import FixtureServer
 from atlas_trees import put_cellxgene
 from atlas_truth import truth, write_cellxgene
 from scipy import sparse
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import DownloadError
 from scgm_scvi.atlas.sources._cellxgene import CellxgeneSource
 
 SHARED = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -22,15 +21,8 @@ REAL = SHARED / "data" / "formats" / "cellxgene"
 
 
 @pytest.fixture
-def server():
-    with FixtureServer() as server:
-        yield server
-
-
-@pytest.fixture
-def source(server, tmp_path):
-    with Downloader(tmp_path / "cache", min_interval=0, sleep=lambda s: None) as download:
-        yield CellxgeneSource(download, server.url)
+def source(server, download):
+    return CellxgeneSource(download, server.url)
 
 
 def matrix(reading, size=50):

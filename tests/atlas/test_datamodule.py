@@ -53,6 +53,7 @@ def assert_same(a, b):
 
 
 class TestReading:
+    @pytest.mark.slow
     @given(st.lists(st.integers(0, 1199), min_size=1, max_size=200), st.integers(0, 100))
     @settings(
         max_examples=30,
@@ -213,6 +214,7 @@ class TestPasses:
         seen = [*drawn(dm.train_dataloader()), *drawn(dm.val_dataloader())]
         assert sorted(seen) == [i for i in range(300) if i % 10 != 3]
 
+    @pytest.mark.slow
     def test_what_is_held_in_memory_does_not_grow_with_the_counts(self, tmp_path):
         """Numpy tells tracemalloc of its arrays."""
         peaks = []

@@ -651,6 +651,7 @@ def test_killed_in_the_middle_it_goes_on(server, cache, make, remote):
     assert ranges(server) == [None, "bytes=1000000-"] and left(cache) == ["set/f.h5"]
 
 
+@pytest.mark.slow
 def test_two_processes_want_the_same_file(server, cache, remote):
     server.fault("/d/f.h5", cut=1_000_000)
     processes = [child(cache, remote) for _ in range(2)]

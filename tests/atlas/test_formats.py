@@ -152,6 +152,7 @@ def temporary_folders():
     return set(Path(tempfile.gettempdir()).glob("scgm-atlas-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["h5ad csc", "mtx 3", "mtx transposed", "ucsc"])
 def test_entries_beyond_memory_go_through_files_that_are_removed(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(_blocks, "IN_MEMORY", 100)
@@ -344,6 +345,7 @@ def test_numbers_of_a_table_are_those_of_python(seed, n_cells, n_genes):
     np.testing.assert_allclose(found, np.array(texts, float).astype(np.float32).T, rtol=2e-7)
 
 
+@pytest.mark.slow
 def test_archives_of_one_dataset(tmp_path):
     files = write_mtx(KNOWN, tmp_path / "in" / "hg38")
     (tmp_path / "in" / "hg38" / "._matrix.mtx.gz").write_bytes(b"a Mac was here")
@@ -388,6 +390,7 @@ def test_a_table_of_cells_is_joined_by_name(tmp_path):
         join_meta(read_table(matrix_), pd.concat([meta, meta]), "a")
 
 
+@pytest.mark.slow
 @real
 def test_real_h5ad_files():
     names = ("pbmc3k.h5ad", "covid_balf_liao2020.h5ad")
@@ -408,6 +411,7 @@ def test_real_h5ad_files():
             assert list(reading.var["symbol"]) == list(with_raw.var_names)
 
 
+@pytest.mark.slow
 @real
 def test_real_10x_files_hold_the_cells_of_the_study():
     reading = read_file(next(SHARED.glob("formats/tenx_h5/*.h5")))

@@ -6,26 +6,18 @@ import tarfile
 
 import numpy as np
 import pytest
-from atlas_server import FixtureServer
 from atlas_trees import azul_file, azul_tree, put_azul
 from atlas_truth import truth, write_10x_h5, write_cellxgene, write_loom, write_mtx
 from scipy import sparse
 
 from scgm_scvi.atlas import Record
-from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import DownloadError
 from scgm_scvi.atlas.sources._hca import HCASource
 
 
 @pytest.fixture
-def server():
-    with FixtureServer() as server:
-        yield server
-
-
-@pytest.fixture
-def source(server, tmp_path):
-    with Downloader(tmp_path / "cache", min_interval=0, sleep=lambda s: None) as download:
-        yield HCASource(download, server.url)
+def source(server, download):
+    return HCASource(download, server.url)
 
 
 def matrix(reading):

@@ -132,6 +132,7 @@ def test_damaged_files_are_listed_and_fail_when_read(folder):
             source.read(records[name], source.fetch(records[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real data are not here")
 def test_real_files_need_no_special_case():
     source = LocalSource(None, str(SHARED / "formats"))

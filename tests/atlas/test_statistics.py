@@ -67,6 +67,7 @@ def test_genes_that_are_silent_change_nothing(real, flavor):
     assert len(variable_genes([silent], 5, flavor=flavor)) == 0
 
 
+@pytest.mark.slow
 @given(
     counts=st.lists(st.lists(st.integers(0, 50), min_size=4, max_size=4), min_size=2, max_size=12),
     cut=st.integers(0, 12),
@@ -90,6 +91,7 @@ def test_sums_add_up(counts, cut):
     np.testing.assert_array_equal(total.table["n_expressed"], (x > 0).sum(0))
 
 
+@pytest.mark.slow
 def test_the_store_takes_them_while_it_writes(tmp_path):
     a, b = make_cells(150, seed=1, unmeasured=10), make_cells(90, seed=2, unmeasured=10)
     store = make_store(tmp_path / "s", {"a": a, "b": b})

@@ -108,6 +108,7 @@ def hash_of(adata):
     return content.finish(obs)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -158,6 +159,7 @@ def test_other_content_has_another_hash(cells, change):
     assert hash_of(adata) != hash_of(cells)
 
 
+@pytest.mark.slow
 def test_the_store_s_hash_is_of_its_datasets_in_any_order(tmp_path):
     a, b = make_cells(30, seed=1), make_cells(40, seed=2)
     one = make_store(tmp_path / "1", {"a": a, "b": b})
@@ -184,6 +186,7 @@ def test_verify_finds_damage(tmp_path, cells):
 # -- nothing half
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_builds_the_same(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     command = [sys.executable, str(TESTS / "atlas_killed.py")]
@@ -212,6 +215,7 @@ def test_killed_at_any_moment_it_builds_the_same(tmp_path):
     assert len(seen) >= 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, cells):
     store = make_store(tmp_path / "s", {"a": make_cells(30)})
     before = store.content_hash()
@@ -252,6 +256,7 @@ def test_recover_leaves_what_is_listed(tmp_path, cells):
 # -- several processes
 
 
+@pytest.mark.slow
 def test_others_stage_and_one_commits(tmp_path, cells):
     store = Store.create(tmp_path / "s", AXIS)
     worker = pickle.loads(pickle.dumps(store))
@@ -267,6 +272,7 @@ def test_others_stage_and_one_commits(tmp_path, cells):
         store.commit(other)
 
 
+@pytest.mark.slow
 def test_writers_of_different_datasets_do_not_meet(tmp_path):
     store = Store.create(tmp_path / "s", AXIS)
     data = {f"d{i}": make_cells(40, seed=i) for i in range(4)}
@@ -284,6 +290,7 @@ def test_writers_of_different_datasets_do_not_meet(tmp_path):
     assert store.content_hash() == make_store(tmp_path / "t", data).content_hash()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(_csr, "SHARD", 2**16)
     monkeypatch.setattr(_csr, "CHUNK", 2**12)
@@ -353,6 +360,7 @@ def test_what_is_no_count_is_refused_by_name(tmp_path, value):
     assert (len(store), list((store.path / "tmp").iterdir())) == (0, [])
 
 
+@pytest.mark.slow
 def test_matrices_of_any_kind_are_the_same(tmp_path, cells):
     x = cells.X.copy()
     order = np.concatenate([np.arange(a, b)[::-1] for a, b in itertools.pairwise(x.indptr)])

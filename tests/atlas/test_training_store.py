@@ -13,6 +13,8 @@ from scipy import sparse
 from scgm_scvi.atlas.store._store import Store
 from scgm_scvi.atlas.store._training_store import extend_training_store, make_training_store
 
+pytestmark = pytest.mark.slow  # makes whole stores
+
 COLUMNS = ["cell_type", "donor", "age", "tnm_stage", "doublet"]
 
 

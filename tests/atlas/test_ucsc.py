@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from atlas_server import FixtureServer
 from atlas_trees import put_ucsc, ucsc_leaf
 from atlas_truth import truth, values, write_mtx, write_ucsc, write_ucsc_meta
 from scipy import sparse
 
 from scgm_scvi.atlas import SOURCES, Record
-from scgm_scvi.atlas.download._downloader import Downloader, DownloadError
+from scgm_scvi.atlas.download._downloader import DownloadError
 from scgm_scvi.atlas.sources._ucsc import UCSCSource
 
 SHARED = Path(os.environ.get("SCGM_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -25,15 +24,8 @@ FORMATS = SHARED / "data" / "formats"
 
 
 @pytest.fixture
-def server():
-    with FixtureServer() as server:
-        yield server
-
-
-@pytest.fixture
-def source(server, tmp_path):
-    with Downloader(tmp_path / "cache", min_interval=0, sleep=lambda s: None) as download:
-        yield UCSCSource(download, server.url)
+def source(server, download):
+    return UCSCSource(download, server.url)
 
 
 def test_sources_are_found_by_name():

@@ -110,6 +110,7 @@ def test_missing_column(calls):
     assert "a_train.h5ad: obs has no column 'group'" in code
 
 
+@pytest.mark.slow
 def test_peak_of_memory_is_not_that_of_the_parent():
     code = "import worker; print(worker.peak_memory_mb())"
     folder = Path(generation.__file__).parent

@@ -105,6 +105,7 @@ def test_translation_of_real_and_of_other_cells():
     assert row["value"] < row["floor"] < row["train_floor"] < row["ceiling"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # scvi-tools' own
 def test_multivi_draws_what_it_is_said_to(monkeypatch):
     encoded, decoded = [], []
@@ -153,6 +154,7 @@ def test_multivi_draws_what_it_is_said_to(monkeypatch):
     assert (blind["rna"].X != TEST["rna"].X).nnz == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_forest")
 def test_runs_once_and_reports(tmp_path, monkeypatch, capsys):
     CELLS.write_h5mu(tmp_path / "cells.h5mu")

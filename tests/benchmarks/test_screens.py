@@ -91,6 +91,7 @@ def test_one_seed_one_screen():
     assert (one.X != other.X).nnz > 0
 
 
+@pytest.mark.slow
 def test_baselines_win_where_they_should():
     found = table_of(
         REAL, "pearson_centered", n_perturbations=80, n_cells=40, n_vector=6, no_effect=0

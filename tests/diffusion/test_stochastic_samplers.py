@@ -92,6 +92,7 @@ def test_default_steps_give_a_gaussian_its_variance(name, monkeypatch):
     assert v.item() == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_draw_from_a_mixture(mixture, name):
     g, n = torch.Generator().manual_seed(1), 40_000

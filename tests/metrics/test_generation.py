@@ -76,6 +76,7 @@ def test_perfect_generator_scores_the_floor(perfect):
         assert score["dup_frac"] == 0
 
 
+@pytest.mark.slow
 def test_distorted_generator_does_not(perfect):
     table = evaluate(make_cells(4, shift=3.0))
     value, floor = table["value"], table["floor"]
@@ -93,6 +94,7 @@ def test_distorted_generator_does_not(perfect):
         pd.testing.assert_series_equal(table[column], perfect[column])
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(perfect):
     pd.testing.assert_frame_equal(evaluate(make_cells(4)), perfect)
 
@@ -274,6 +276,7 @@ def test_a_condition_that_was_not_trained_on_has_no_accuracy():
     assert table.loc["c", "train_floor"].isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_forest")
 def test_several_methods_share_their_floors(monkeypatch):
     calls = []
@@ -389,6 +392,7 @@ def test_inputs_are_left_as_they_were():
         assert not [k for k in a.layers if k]  # newer anndata lists X there, as None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (BENCH / "evaluate.py").is_file(),
     reason="the independent evaluator (shared/bench, beside the repository) is not here",

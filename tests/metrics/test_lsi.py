@@ -70,6 +70,7 @@ def test_values_are_open_or_closed_of_the_most_variable(monkeypatch):
     np.testing.assert_array_equal(part.mean, is_open[[5, 3]].mean(axis=0))
 
 
+@pytest.mark.slow
 def test_perfect_generator_scores_the_floor():
     table = evaluate(make_cells(4))
     assert table[["value", "floor", "train_floor"]].notna().all(axis=None)
@@ -82,6 +83,7 @@ def test_perfect_generator_scores_the_floor():
         assert score["cond_acc"] > 0.9
 
 
+@pytest.mark.slow
 def test_distorted_generator_does_not():
     """Features that are open too often, and all alike."""
     generated = make_cells(4, gain=3.0)

@@ -207,6 +207,7 @@ def test_without_training_cells():
     assert column(table, "predicted")["pearson_delta"] == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_another_baseline_and_other_metrics():
     table = evaluate(None, baseline="nearest", metrics=["de_overlap", "w2"])
     assert list(table["metric"].unique()) == ["de_overlap", "w2"]

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from anndata import AnnData
-from helpers import QUIET, SMALL, make_types, train_types
+from helpers import QUIET, SMALL, assert_whole, generated, make_types, train_types
 from scvi.criticism import PosteriorPredictiveCheck, create_criticism_report
 
 from scgm_scvi import SCGM
@@ -20,17 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:n_top_genes_fallback"),
     pytest.mark.filterwarnings("ignore:Comparing two sparse matrices"),
 ]
-
-
-def generated(model: SCGM) -> np.ndarray:
-    return model.generate(5, seed=0, progress_bar=False).X.toarray()
-
-
-def assert_whole(model: SCGM, before: np.ndarray, path) -> None:
-    """It makes the cells that it made, and so does what is saved of it, beside its cells."""
-    np.testing.assert_array_equal(generated(model), before)
-    model.save(path / "model", save_anndata=True)
-    np.testing.assert_array_equal(generated(SCGM.load(path / "model")), before)
 
 
 def make_readable(kind: str = "dense") -> AnnData:

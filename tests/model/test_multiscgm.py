@@ -22,10 +22,7 @@ FAST = {"n_steps": 4, "progress_bar": False}
 B = {"cell_type": "CD19+ B"}
 
 
-@pytest.fixture(autouse=True)
-def _mudata_as_of_0_4():
-    with columns_stay():
-        yield
+pytestmark = pytest.mark.usefixtures("mudata_as_of_0_4")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +39,6 @@ def of_anndata() -> MultiSCGM:
     model = MultiSCGM(adata, **SMALL)
     model.train(max_epochs=2, diffusion_kwargs={"max_steps": 20, **QUIET}, **QUIET)
     return model
-
-
-@pytest.fixture
-def mdata() -> MuData:
-    return make_mdata()
 
 
 def test_train_writes_latents_and_what_scvi_writes_alone():

@@ -156,6 +156,7 @@ def test_counts_are_taken_from_the_layer():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_umap_of_few_cells_with_real_ones_of_unknown_type():
     adata, real = make_edited(), make_real()
     del real.obs["type"]

@@ -34,6 +34,7 @@ def drawn():
     return (real, generated), before, real_and_generated(real, generated, "type"), plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_real_and_generated_are_drawn_beside_each_other(drawn):
     (real, generated), _, figure, open_figures = drawn
     assert isinstance(figure, Figure)
@@ -51,6 +52,7 @@ def test_real_and_generated_are_drawn_beside_each_other(drawn):
     np.testing.assert_allclose(np.sort(apart, axis=0), np.sort(points[2], axis=0))
 
 
+@pytest.mark.slow
 def test_legends_name_types_and_sources(drawn):
     figure = drawn[2]
     (legend,) = figure.legends
@@ -63,6 +65,7 @@ def test_legends_name_types_and_sources(drawn):
     assert [counts[t] for t in tints] == [60, 40]
 
 
+@pytest.mark.slow
 def test_a_type_has_one_colour_in_both_panels(drawn):
     real, generated, _ = drawn[2].axes
     colors = [
@@ -73,6 +76,7 @@ def test_a_type_has_one_colour_in_both_panels(drawn):
     assert colors[0]["B"] != colors[0]["T"]
 
 
+@pytest.mark.slow
 def test_arguments_are_left_as_they_were(drawn):
     now, before, *_ = drawn
     for a, b in zip(now, before, strict=True):
@@ -82,6 +86,7 @@ def test_arguments_are_left_as_they_were(drawn):
     assert now[1].is_view
 
 
+@pytest.mark.slow
 def test_colour_is_optional():
     figure = real_and_generated(make_cells(0, 40), make_cells(1, 40))
     assert not figure.legends

@@ -13,14 +13,9 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi import MultiSCGM
-from scgm_scvi._mudata import columns_stay
 from scgm_scvi.model import pad_modalities
 
-
-@pytest.fixture(autouse=True)
-def _mudata_as_of_0_4():
-    with columns_stay():
-        yield
+pytestmark = pytest.mark.usefixtures("mudata_as_of_0_4")
 
 
 def written(mdata: MuData) -> list[str]:

@@ -7,11 +7,9 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import QUIET, make_mdata, make_multi, make_types, train_types
+from helpers import BRIEF, QUIET, make_mdata, make_multi, make_types, train_types
 
 from scgm_scvi import SCGM, MultiSCGM
-
-FEW = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ class TestFolders:
     def test_cells_saved_before_further_training(self, folder, tmp_path):
         model = SCGM.load(folder)
         model.save(tmp_path / "m", save_anndata=True)
-        model.train(**FEW)
+        model.train(**BRIEF)
         model.save(tmp_path / "m", overwrite=True)
         assert SCGM.load(tmp_path / "m").adata.n_obs == 400
 
@@ -179,7 +177,7 @@ class TestColumnsChangedSince:
         try:
             adata.obs[column] = value
             for verb in (
-                lambda: steered.train(**FEW),
+                lambda: steered.train(**BRIEF),
                 lambda: steered.train_diffusion(max_steps=1, **QUIET),
                 lambda: steered.log_likelihood(progress_bar=False),
                 lambda: steered.get_normalized_expression(),
@@ -198,7 +196,7 @@ class TestColumnsChangedSince:
         try:
             del adata.obs[column]
             with pytest.raises(KeyError, match=column):
-                steered.train(**FEW)
+                steered.train(**BRIEF)
         finally:
             adata.obs = old
         assert steered.is_trained_

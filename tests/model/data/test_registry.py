@@ -11,7 +11,7 @@ import scvi
 import torch
 from anndata import AnnData
 from golden.make_golden import make_data
-from helpers import QUIET, make_adata
+from helpers import QUIET, assert_whole, generated, make_adata
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi import SCGM
@@ -39,19 +39,8 @@ def trained() -> SCGM:
     return make_trained(make_small())
 
 
-def generated(model: SCGM) -> np.ndarray:
-    return model.generate(5, seed=0, progress_bar=False).X.toarray()
-
-
 def labels_of(model: SCGM) -> list:
     return model.get_state_registry(REGISTRY_KEYS.LABELS_KEY)["categorical_mapping"].tolist()
-
-
-def assert_whole(model: SCGM, before: np.ndarray, path) -> None:
-    """It can be saved, and makes the cells that it made, before and after."""
-    np.testing.assert_array_equal(generated(model), before)
-    model.save(path / "model")
-    np.testing.assert_array_equal(generated(SCGM.load(path / "model", adata=False)), before)
 
 
 @pytest.mark.parametrize("key", ["label", "proteins", "mu"])

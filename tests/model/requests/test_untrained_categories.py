@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import QUIET, SMALL, make_adata
+from helpers import BRIEF, SMALL, make_adata
 
 from scgm_scvi import SCGM
-
-BRIEF = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,14 @@ import pandas as pd
 import pytest
 import scvi
 import torch
-from helpers import QUIET, make_adata
+from helpers import QUIET, SILENT, make_adata
+from model.scvi_models.priors import COVARIATES, DENOISER, KEYS, WIDTH, batch_of, with_prior
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.model import SCANVI, SCVI, LinearSCVI
 
 from scgm_scvi import SCGM
 from scgm_scvi.model import DiffusionSCANVI, DiffusionSCVI
-
-KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
-COVARIATES = {"categorical_covariate_keys": ["plate"], "continuous_covariate_keys": ["mito"]}
-WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
-SILENT = {"progress_bar": False}
 
 
 def make_scvi(adata, *, kind=SCVI, setup=None, epochs=1, **options):
@@ -49,12 +44,6 @@ def make_scanvi(adata, **options):
     return make_scvi(make_unlabelled(adata), kind=SCANVI, setup=setup, **options)
 
 
-def with_prior(scvi_model, adata=None, steps=5, **kwargs):
-    model = SCGM.from_scvi_model(scvi_model, adata, **SMALL, **kwargs)
-    model.train_diffusion(max_steps=steps, **QUIET)
-    return model
-
-
 def outputs(model):
     """What an scvi model says of its cells."""
     torch.manual_seed(0)
@@ -74,10 +63,6 @@ def assert_same(before, after):
     assert before.keys() == after.keys()
     for key, value in before.items():
         assert torch.equal(value, after[key]), key
-
-
-def batch_of(model, n=700):
-    return next(iter(model._make_data_loader(adata=model.adata, batch_size=n)))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +125,7 @@ class TestNothingChanges:
 
     def test_weights_are_copies(self, adata):
         scvi_model = make_scvi(adata, epochs=0)
-        model = SCGM.from_scvi_model(scvi_model, **SMALL)
+        model = SCGM.from_scvi_model(scvi_model, **DENOISER)
         before = weights(scvi_model)
         with torch.no_grad():
             for p in model.module.parameters():
@@ -244,7 +229,7 @@ class TestEvaluationMode:
 
     def test_training_stage_two(self, adata):
         """As where scvi's training was interrupted."""
-        model = SCGM.from_scvi_model(make_scvi(adata, epochs=0), **SMALL)
+        model = SCGM.from_scvi_model(make_scvi(adata, epochs=0), **DENOISER)
         before = weights(model)
         model.module.train()
         model.train_diffusion(max_steps=5, **QUIET)
@@ -374,7 +359,7 @@ class TestLabels:
     def test_dispersion_by_label_follows_the_conditions(self, adata, likelihood):
         """Not the labels of the minibatch; of an unspecified one, it is the labels' mean."""
         scvi_model = make_scvi(adata, epochs=0, dispersion="gene-label", gene_likelihood=likelihood)
-        model = SCGM.from_scvi_model(scvi_model, **SMALL)
+        model = SCGM.from_scvi_model(scvi_model, **DENOISER)
         tensors = batch_of(model, 4)
         mean, _ = model.module.encode_state(tensors)
         categories = model.condition_spec.categorical["cell_type"]
@@ -489,7 +474,7 @@ class TestData:
 
     def test_another_model_registers_the_cells_meanwhile(self, adata):
         scvi_model = make_scvi(adata, epochs=0)
-        model = SCGM.from_scvi_model(scvi_model, **SMALL)
+        model = SCGM.from_scvi_model(scvi_model, **DENOISER)
         want = model._encode_cells()[2]["tokens"]
         SCVI.setup_anndata(adata, batch_key="plate", labels_key="donor")
         np.testing.assert_array_equal(model._encode_cells()[2]["tokens"], want)
@@ -578,7 +563,7 @@ def test_stage_one_may_be_trained_on(adata, make):
 def test_from_scratch(adata):
     """Without an scvi model: stage one is scvi's own."""
     DiffusionSCANVI.setup_anndata(make_unlabelled(adata), **KEYS, unlabeled_category="Unknown")
-    model = DiffusionSCANVI(adata, **WIDTH, **SMALL)
+    model = DiffusionSCANVI(adata, **WIDTH, **DENOISER)
     with pytest.raises(RuntimeError, match="Stage one is not trained"):
         model.train_diffusion()
     model.train(max_epochs=1, **QUIET)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import scvi
 import torch
-from helpers import QUIET, make_mdata
+from helpers import QUIET, SILENT, make_mdata
+from model.scvi_models import priors
+from model.scvi_models.priors import DENOISER, WIDTH, batch_of
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.model import MULTIVI
@@ -17,9 +19,6 @@ from scgm_scvi.model import DiffusionMULTIVI, pad_modalities
 from scgm_scvi.module import FEATURE_KEYS
 
 PLACES = {"rna_layer": "rna", "atac_layer": "atac"}
-WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
-SILENT = {"progress_bar": False}
 COVARIATES = {
     "batch_key": "donor",
     "categorical_covariate_keys": ["plate"],
@@ -28,17 +27,12 @@ COVARIATES = {
 }
 B = {"cell_type": "CD19+ B"}
 
-# of scvi's own model
 pytestmark = [
+    pytest.mark.usefixtures("mudata_as_of_0_4"),
+    # of scvi's own model
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors"),
     pytest.mark.filterwarnings("ignore:The method mod_names is deprecated"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _mudata_as_of_0_4():
-    with columns_stay():
-        yield
 
 
 def make_cells(n_unpaired: int = 0) -> MuData:
@@ -67,15 +61,8 @@ def make_scvi(mdata, *, setup=None, epochs=1, **options):
     return model
 
 
-def with_prior(scvi_model, mdata=None, steps=5, **kwargs):
-    keys = {"condition_keys": ["cell_type"], **kwargs}
-    model = SCGM.from_scvi_model(scvi_model, mdata, **SMALL, **keys)
-    model.train_diffusion(max_steps=steps, **QUIET)
-    return model
-
-
-def batch_of(model):
-    return next(iter(model._make_data_loader(adata=model.adata, batch_size=400)))
+def with_prior(scvi_model, mdata=None, **kwargs):
+    return priors.with_prior(scvi_model, mdata, **{"condition_keys": ["cell_type"], **kwargs})
 
 
 def outputs(model):
@@ -265,7 +252,7 @@ def test_without_data_whatever_the_setup(tmp_path):
 def test_from_scratch():
     mdata = make_cells()
     DiffusionMULTIVI.setup_mudata(mdata, labels_key="cell_type")
-    model = DiffusionMULTIVI(mdata, **WIDTH, **SMALL)
+    model = DiffusionMULTIVI(mdata, **WIDTH, **DENOISER)
     model.train(max_epochs=1, early_stopping=False, adversarial_mixing=False, **QUIET)
     model.train_diffusion(max_steps=5, **QUIET)
     assert model.generate(3, B, **SILENT).n_obs == 3

@@ -8,7 +8,8 @@ import pytest
 import scvi
 import torch
 from anndata import AnnData
-from helpers import QUIET
+from helpers import QUIET, SILENT
+from model.scvi_models.priors import COVARIATES, DENOISER, KEYS, WIDTH, batch_of, with_prior
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.external import POISSONVI
@@ -17,11 +18,6 @@ from scvi.model import PEAKVI, LinearSCVI
 from scgm_scvi import SCGM
 from scgm_scvi.model import DiffusionPEAKVI, DiffusionPOISSONVI
 
-KEYS = {"batch_key": "donor", "labels_key": "cell_type"}
-COVARIATES = {"categorical_covariate_keys": ["plate"], "continuous_covariate_keys": ["mito"]}
-WIDTH = {"n_hidden": 16, "n_latent": 5}
-SMALL = {"denoiser_kwargs": {"n_hidden": 24, "n_layers": 1}}
-SILENT = {"progress_bar": False}
 N, PEAKS = 240, 150
 
 
@@ -56,12 +52,6 @@ def make_scvi(kind, adata, *, setup=None, epochs=1, **options):
     return model
 
 
-def with_prior(scvi_model, adata=None, steps=5, **kwargs):
-    model = SCGM.from_scvi_model(scvi_model, adata, **SMALL, **kwargs)
-    model.train_diffusion(max_steps=steps, **QUIET)
-    return model
-
-
 def outputs(model):
     """What an scvi model says of its cells."""
     torch.manual_seed(0)
@@ -71,10 +61,6 @@ def outputs(model):
         np.asarray(model.get_normalized_accessibility()),
         np.asarray(model.get_elbo()) if isinstance(model, POISSONVI) else model.module.n_latent,
     ]
-
-
-def batch_of(model):
-    return next(iter(model._make_data_loader(adata=model.adata, batch_size=N)))
 
 
 @pytest.fixture(scope="module", params=[PEAKVI, POISSONVI])
@@ -307,7 +293,7 @@ class TestSaving:
 def test_from_scratch(kind):
     adata = make_peaks()
     kind.setup_anndata(adata, **KEYS)
-    model = kind(adata, **WIDTH, **SMALL)
+    model = kind(adata, **WIDTH, **DENOISER)
     model.train(max_epochs=1, early_stopping=False, **QUIET)
     model.train_diffusion(max_steps=5, **QUIET)
     assert model.generate(3, {"cell_type": "B"}, **SILENT).n_obs == 3

@@ -13,13 +13,12 @@ import joblib
 import numpy as np
 import pytest
 import scvi
-from helpers import QUIET, SMALL, make_adata, make_mdata
+from helpers import BRIEF, QUIET, SMALL, make_adata, make_mdata
 from mudata import MuData
 
 from scgm_scvi import ATACSCGM, SCGM, MultiSCGM
 from scgm_scvi.train import adamw_with_cosine
 
-TRAIN = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 SCORED = {"indices": range(5), "n_probes": 1, "progress_bar": False}
 
 
@@ -40,7 +39,7 @@ def make(name: str):
         model = MultiSCGM(mdata, **SMALL)
     else:
         return _pretrained(name)
-    model.train(**TRAIN)
+    model.train(**BRIEF)
     return model
 
 
@@ -111,7 +110,7 @@ def test_a_copy_and_its_original_go_their_ways(name):
     model = make(name)
     again = copy.deepcopy(model)
     before = features(model.generate(5, seed=0, progress_bar=False))
-    again.train(**TRAIN)
+    again.train(**BRIEF)
     assert np.array_equal(features(model.generate(5, seed=0, progress_bar=False)), before)
     for each in (model, again):  # each AnnData is known by the set-up of its own
         assert type(each)(each.adata, **SMALL).adata is each.adata
@@ -124,11 +123,12 @@ def test_in_another_process(tmp_path):
     (tmp_path / "models.pkl").write_bytes(pickle.dumps(models))
     code = """
 import pickle, numpy as np
-from test_pickling import SCORED, TRAIN, features
+from helpers import BRIEF
+from test_pickling import SCORED, features
 for i, model in enumerate(pickle.load(open("models.pkl", "rb"))):
     np.save(f"cells {i}.npy", features(model.generate(6, seed=3, progress_bar=False)))
     np.save(f"scores {i}.npy", model.log_likelihood(model.adata, **SCORED))
-    model.train(**TRAIN)
+    model.train(**BRIEF)
 """
     here = Path(__file__).parent
     paths = [str(here), str(here.parents[1]), *sys.path]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import QUIET, SMALL, make_adata, make_mdata, make_model
+from helpers import BRIEF, QUIET, SMALL, make_adata, make_mdata, make_model
 from lightning.pytorch.callbacks import Callback
 
 from scgm_scvi import SCGM, MultiSCGM
-
-BRIEF = {"max_epochs": 1, "diffusion_kwargs": {"max_steps": 2, **QUIET}, **QUIET}
 
 
 def make_few(n: int) -> SCGM:

@@ -21,10 +21,7 @@ from scgm_scvi._mudata import columns_stay
 WIDTH = {"n_hidden": 8, "n_latent": 4}
 
 
-@pytest.fixture(autouse=True)
-def _mudata_as_of_0_4():
-    with columns_stay():
-        yield
+pytestmark = pytest.mark.usefixtures("mudata_as_of_0_4")
 
 
 def make_peaks(n=120, n_peaks=40) -> AnnData:

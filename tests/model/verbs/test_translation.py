@@ -16,10 +16,7 @@ from scgm_scvi._mudata import columns_stay
 FAST = {"n_fit_steps": 3, "seed": 0, "progress_bar": False}
 
 
-@pytest.fixture(autouse=True)
-def _mudata_as_of_0_4():
-    with columns_stay():
-        yield
+pytestmark = pytest.mark.usefixtures("mudata_as_of_0_4")
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +24,6 @@ def multi() -> MultiSCGM:
     """Knows cells by a label that says nothing of what they are. Not to be changed."""
     with columns_stay():
         return make_multi(make_mdata(), "donor", epochs=60, steps=100, batch_size=32)
-
-
-@pytest.fixture
-def mdata() -> MuData:
-    return make_mdata()
 
 
 def test_counts_of_the_other_modality(multi, mdata):

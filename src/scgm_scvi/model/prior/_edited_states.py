@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _COMPOSITIONS = ("auto", "joint", "additive")
-_ANALOGY_SCALE = 1.25  # at 1, what is taken over falls short (docs/benchmarks.md)
+_ANALOGY_SCALE = 1.25  # at 1, what is taken over falls short (benchmarks/record/editing.md)
 
 
 @dataclass(frozen=True)
