@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from scgm_scvi.model.requests._kinds import NumericCondition
 from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._spec import ConditionSpec
 
@@ -18,7 +19,7 @@ SPEC = ConditionSpec(
         "ko": np.array([False, True]),
         "dose": np.array([0.5, 1.0]),
     },
-    continuous=["age"],
+    numeric={"age": NumericCondition("continuous")},
     batch={"donor": np.array(["d1", "d2"], dtype=object)},
     covariates={},
     numeric_covariates=[],
