@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from atlas_server import FixtureServer
-from scgm_scvi.atlas._download import Downloader
+
+from scgm_scvi.atlas.download._downloader import Downloader
 
 
 @pytest.fixture

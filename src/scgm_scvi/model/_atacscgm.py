@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class ATACSCGM(PeakGettersMixin, TwoStageModel, POISSONVI):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict | None = None,
+        registry: Mapping[str, Any] | None = None,
         peak_likelihood: str = "poisson",
         n_hidden: int = 256,
         n_latent: int = 256,
@@ -147,7 +148,7 @@ def check_peaks(x: np.ndarray | sparse.spmatrix | None, likelihood: str, place: 
         )
     if x is None or LIKELIHOODS[likelihood].is_binary:
         return
-    values = x.data if sparse.issparse(x) else np.asarray(x).ravel()
+    values: Any = x.data if sparse.issparse(x) else np.asarray(x).ravel()
     values = values[values > 0]
     if len(values) and values.max() <= 1:
         raise ValueError(

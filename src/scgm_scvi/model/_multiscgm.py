@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from anndata import AnnData
 from mudata import MuData
@@ -19,6 +20,8 @@ from ._two_stage_model import TwoStageModel
 from .data._mudata_cells import MuDataCells
 from .data._mudata_fields import CountsField
 from .data._mudata_setup import MuDataSetupMixin
+from .requests._condition_tables import Conditions
+from .requests._energy import Energy
 from .training._disk_training import own_registry
 from .verbs._differences import DifferencesMixin
 from .verbs._modality_getters import ModalityGettersMixin
@@ -89,7 +92,7 @@ class MultiSCGM(
     def __init__(
         self,
         adata: MuData | AnnData | None = None,
-        registry: dict | None = None,
+        registry: Mapping[str, Any] | None = None,
         gene_likelihood: str = "nb",
         peak_likelihood: str = "poisson",
         n_hidden: int = 256,
@@ -118,6 +121,27 @@ class MultiSCGM(
         self.n_genes, self.n_regions, self.n_proteins = *widths, 0
         self.n_latent, self.fully_paired = n_latent, False
         self.get_normalized_function_name = "get_normalized_accessibility"
+
+    if TYPE_CHECKING:
+
+        def generate(  # type: ignore[override]  # in what it was set up with
+            self,
+            n_cells: int | None = None,
+            conditions: Conditions = None,
+            *,
+            guidance_scale: float | Mapping[str, float] = 1.0,
+            guidance_interval: tuple[float, float] | None = None,
+            composition: Literal["joint", "additive"] = "joint",
+            energy: Energy | None = None,
+            sampler: str = "dpmpp_2m",
+            n_steps: int | None = None,
+            sampling_kwargs: Mapping[str, Any] | None = None,
+            expression: Literal["counts", "normalized"] = "counts",
+            seed: int | None = None,
+            out: Any = None,
+            batch_size: int | None = None,
+            progress_bar: bool = True,
+        ) -> MuData: ...
 
     def _check_likelihoods(self, gene_likelihood: str, peak_likelihood: str) -> None:
         peaks = peak_likelihoods()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,4 +29,4 @@ def leaves_random_state(verb: Verb) -> Verb:
             np.random.set_state(numpy_state)
             random.setstate(own_state)
 
-    return method
+    return cast(Verb, method)

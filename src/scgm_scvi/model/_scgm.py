@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from anndata import AnnData
@@ -86,7 +86,7 @@ class SCGM(FromSCVIMixin, ExpressionGettersMixin, TwoStageModel, SCVI):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict | None = None,
+        registry: Mapping[str, Any] | None = None,
         n_hidden: int = 256,
         n_latent: int = 256,
         n_layers: int = 2,

@@ -14,6 +14,7 @@ from scgm_scvi._errors import require_keywords, whole_number
 
 from ._latent_diffusion_model import LatentDiffusionModel
 from .data._setup import SetupMixin
+from .training._datamodule import TrainingDataModule
 from .training._diffusion import TRAINERS
 from .training._disk_training import DiskTrainingMixin
 from .training._fine_tuning import FINE_TUNING_STEPS
@@ -103,7 +104,7 @@ class TwoStageModel(
         plan_kwargs: dict[str, Any] | None = None,
         diffusion: bool = True,
         diffusion_kwargs: dict[str, Any] | None = None,
-        datamodule: Any = None,
+        datamodule: TrainingDataModule | None = None,
         max_steps: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:

@@ -43,5 +43,5 @@ class Analogy:
 
     def rows(self, rows: slice | torch.Tensor) -> Analogy:
         """Those of some cells."""
-        ends = (end.rows(rows) for end in (self.own, self.source, self.target))
-        return Analogy(self.unseen[rows], *ends, self.scale)
+        own, source, target = (end.rows(rows) for end in (self.own, self.source, self.target))
+        return Analogy(self.unseen[rows], own, source, target, self.scale)

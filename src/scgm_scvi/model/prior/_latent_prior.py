@@ -223,7 +223,7 @@ class LatentPrior:
         return in_half_precision
 
     def _variants(
-        self, attributes: Attributes, scale: float | Mapping[str, float], composition: str
+        self, attributes: Attributes, scale: float | Mapping[str, float], composition: Any
     ) -> list[tuple[float, tuple[torch.Tensor, torch.Tensor]]]:
         """Weights and network conditions of the estimates that guidance combines."""
         variants = guidance_variants(scale, attributes.specified, composition)

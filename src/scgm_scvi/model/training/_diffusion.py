@@ -31,6 +31,7 @@ from scgm_scvi.train import (
     flush_denormals,
 )
 
+from ._datamodule import TrainingDataModule
 from ._fingerprint import stage_one_fingerprint, weights_fingerprint
 
 __all__ = [
@@ -111,7 +112,7 @@ class LatentDiffusionMixin(RegistrationMixin):
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         plan_kwargs: dict[str, Any] | None = None,
-        datamodule: Any = None,
+        datamodule: TrainingDataModule | None = None,
         latent_cache: str | os.PathLike | None = None,
         **trainer_kwargs: Any,
     ) -> None:
@@ -256,7 +257,7 @@ class LatentDiffusionMixin(RegistrationMixin):
     def _latent_table(
         self,
         seed: int,
-        datamodule: Any = None,
+        datamodule: TrainingDataModule | None = None,
         latent_cache: str | os.PathLike | None = None,
         progress_bar: bool = True,
     ) -> Iterator[LatentTable]:

@@ -22,6 +22,7 @@ from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
 
+from ._datamodule import TrainingDataModule
 from ._diffusion import MAX_DESIGN_ROWS, LatentTable
 from ._stage_one import StageOneMixin, require_held_out
 
@@ -41,7 +42,7 @@ class DiskTrainingMixin(StageOneMixin):
     """
 
     @classmethod
-    def setup_datamodule(cls, datamodule: Any) -> dict[str, Any]:
+    def setup_datamodule(cls, datamodule: TrainingDataModule) -> Mapping[str, Any]:
         """What a model must know of the cells of a data module, for ``SCGM(registry=...)``.
 
         It is what :meth:`setup_anndata` would have said of the same cells in memory, so that a
@@ -66,7 +67,7 @@ class DiskTrainingMixin(StageOneMixin):
 
     def _train_from_disk(
         self,
-        datamodule: Any,
+        datamodule: TrainingDataModule,
         max_epochs: int | None,
         max_steps: int | None,
         fit: Mapping[str, Any],
@@ -81,9 +82,9 @@ class DiskTrainingMixin(StageOneMixin):
         if max_steps is not None:
             max_steps = whole_number(max_steps, "max_steps")
         steps_per_epoch = datamodule.n_steps
-        if max_epochs is None and max_steps is None:
-            max_steps = int(np.clip(20 * steps_per_epoch, _FEWEST_STEPS, _MOST_STEPS))
         if max_epochs is None:
+            if max_steps is None:
+                max_steps = int(np.clip(20 * steps_per_epoch, _FEWEST_STEPS, _MOST_STEPS))
             max_epochs = -(-max_steps // steps_per_epoch)
         if max_steps is not None:
             trainer_kwargs["max_steps"] = max_steps
@@ -111,7 +112,7 @@ class DiskTrainingMixin(StageOneMixin):
         states = [self.module.encode_state(t)[0].cpu() for t in _first(datamodule)]
         self._report(self.module.split_state(torch.cat(states))[0].numpy())
 
-    def _require_fitting(self, datamodule: Any) -> None:
+    def _require_fitting(self, datamodule: TrainingDataModule) -> None:
         """Raise unless the data module's cells are those that the model is made for."""
         if self.adata is not None:
             raise ValueError(
@@ -142,21 +143,22 @@ class DiskTrainingMixin(StageOneMixin):
     @torch.no_grad()
     def _start_from_mean_of(self, minibatches: Iterator[dict[str, torch.Tensor]]) -> None:
         """Start the decoder at the mean expression, and the conditions at their usual values."""
-        total, n, values = 0.0, 0, []
+        total, n, values = torch.zeros(1, dtype=torch.float64), 0, []
         for tensors in minibatches:
             x = self.module.features(tensors)
-            total = total + x.sum(dim=0, dtype=torch.float64)
+            total = total.to(x.device) + x.sum(dim=0, dtype=torch.float64)
             n += len(x)
-            values.append(tensors.get(SCGM_KEYS.CONDITION_VALUES_KEY))
+            if SCGM_KEYS.CONDITION_VALUES_KEY in tensors:
+                values.append(tensors[SCGM_KEYS.CONDITION_VALUES_KEY])
         self.module.set_mean((total / n).float().to(self.device))
-        if values[0] is not None:
+        if values:
             self.module.condition_embedding.set_value_range(torch.cat(values).to(self.device))
 
     @contextmanager
     def _latent_table(
         self,
         seed: int,
-        datamodule: Any = None,
+        datamodule: TrainingDataModule | None = None,
         latent_cache: str | os.PathLike | None = None,
         progress_bar: bool = True,
     ) -> Iterator[LatentTable]:
@@ -237,9 +239,10 @@ def own_registry(registry: Mapping[str, Any] | None, model_name: str) -> Mapping
     TypeError
         If a model can't learn from such a data module.
     """
-    if registry is not None and registry.get("setup_method_name") != "setup_datamodule":
-        return completed_registry(registry)
-    fields = {} if registry is None else dict(registry["field_registries"])
+    registry = registry or {"setup_method_name": "setup_datamodule", "field_registries": {}}
+    if registry.get("setup_method_name") != "setup_datamodule":
+        return completed_registry(registry) or registry
+    fields = dict(registry["field_registries"])
     if SCGM_KEYS.CONDITIONS_KEY not in fields:
         raise TypeError(
             f"This is no data module that {model_name} can learn from: its registry has no field "
@@ -247,10 +250,11 @@ def own_registry(registry: Mapping[str, Any] | None, model_name: str) -> Mapping
         )
     fields.pop(REGISTRY_KEYS.LABELS_KEY, None)  # those of the conditions, which may be missing
     own = {"model_name": model_name, "setup_method_name": "setup_anndata"}
-    return completed_registry({**registry, "field_registries": fields, **own})
+    registry = {**registry, "field_registries": fields, **own}
+    return completed_registry(registry) or registry
 
 
-def _first(datamodule: Any) -> Iterator[dict[str, torch.Tensor]]:
+def _first(datamodule: TrainingDataModule) -> Iterator[dict[str, torch.Tensor]]:
     """Enough minibatches of training cells for a mean."""
     n = 0
     for tensors in islice(datamodule.train_dataloader(), datamodule.n_steps):
@@ -263,9 +267,9 @@ def _first(datamodule: Any) -> Iterator[dict[str, torch.Tensor]]:
 def _design(cache: LatentCache, weights: np.ndarray | None, seed: int) -> dict[str, np.ndarray]:
     """Attributes of training cells from all over the cache, drawn as training draws them."""
     rng, n, size = np.random.default_rng(seed), cache.n_train, 64
-    starts = np.arange(0, n, size)
+    starts = np.arange(0, n, size).tolist()
     if n > MAX_DESIGN_ROWS:
-        starts = np.sort(rng.choice(starts, MAX_DESIGN_ROWS // size, replace=False))
+        starts = np.sort(rng.choice(starts, MAX_DESIGN_ROWS // size, replace=False)).tolist()
     rows = np.concatenate([np.arange(i, min(i + size, n)) for i in starts])
     design = {
         key: np.concatenate([cache.read(key, i, min(i + size, n)) for i in starts])

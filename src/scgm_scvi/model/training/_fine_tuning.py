@@ -38,6 +38,11 @@ class FineTuningMixin(LatentDiffusionMixin):
 
     _replay: Replay | None = None
 
+    @property
+    def _tuning(self) -> dict[str, Any]:
+        """How the model was made of another."""
+        return self.fine_tuning_ or {}
+
     def merge_adapters(self) -> None:
         """Make the adapters one with the weights beside them: a model as any other.
 
@@ -59,13 +64,13 @@ class FineTuningMixin(LatentDiffusionMixin):
 
     def _new_entries(self) -> dict[str, torch.Tensor]:
         """Masks of what belongs to categories that the reference did not have."""
-        known = CategoryCounts(**self.fine_tuning_["known"])
+        known = CategoryCounts(**self._tuning["known"])
         return new_entries(self.module, known, category_counts(self.condition_spec))
 
     @property
     def _starts_from_reference(self) -> bool:
         """Whether stage two starts from a denoiser that is trained."""
-        return self.fine_tuning_ is not None and self.fine_tuning_["has_denoiser"]
+        return self.fine_tuning_ is not None and self._tuning["has_denoiser"]
 
     @contextmanager
     def _trainable(self, part: nn.Module, prefix: str = "") -> Iterator[None]:
@@ -76,13 +81,13 @@ class FineTuningMixin(LatentDiffusionMixin):
         for shifts in self.module.batch_shifts:
             shifts.requires_grad_(True)
         try:
-            if self.fine_tuning_["mode"] == "full":
+            if self._tuning["mode"] == "full":
                 yield
                 return
             own = dict(part.named_parameters())
             new = {k.removeprefix(prefix): v for k, v in self._new_entries().items()}
             new = {k: v for k, v in new.items() if k in own}
-            with only_trained(part, new, adapters=self.fine_tuning_["mode"] == "adapter"):
+            with only_trained(part, new, adapters=self._tuning["mode"] == "adapter"):
                 yield
         finally:
             for shifts in self.module.batch_shifts:
@@ -92,7 +97,7 @@ class FineTuningMixin(LatentDiffusionMixin):
     def _start_new_batches(self) -> None:
         """Shift each feature in each new batch by what the reference gets wrong of it on average."""
         tables, module = [shifts.weight for shifts in self.module.batch_shifts], self.module
-        n_known = self.fine_tuning_["known"]["nuisances"][0]
+        n_known = self._tuning["known"]["nuisances"][0]
         observed, expected = torch.zeros_like(torch.cat(tables, dim=1)).repeat(2, 1, 1)
         size = default_batch_size(observed.shape[1])
         for tensors in self._make_data_loader(adata=self.adata, batch_size=size):
@@ -129,12 +134,12 @@ class FineTuningMixin(LatentDiffusionMixin):
 
     def _plan(self, rates: dict[str, float]) -> dict[str, float]:
         """Learning rate of the mode; no decay where most weights are to stay as they are."""
-        mode = self.fine_tuning_["mode"]
+        mode = self._tuning["mode"]
         return {"lr": rates[mode], **({} if mode == "full" else {"weight_decay": 0.0})}
 
     def _begin_stage_one(self, seed: int) -> dict[str, Any]:
         """Remember the reference before it changes; what the training plan takes."""
-        f = self.fine_tuning_
+        f = self._tuning
         self._replay = generate_replay(self.prior, f["replay"], seed) if f["replay"] else None
         if not self.is_trained_ and self.registry_["setup_args"].get("is_count_data", True):
             self._start_new_batches()
@@ -148,7 +153,7 @@ class FineTuningMixin(LatentDiffusionMixin):
         if not self._starts_from_reference:
             return super()._begin_diffusion(cells, train, seed)
         design = {**cells.design, "replayed": np.zeros(len(cells.mean), dtype=bool)}
-        if not (ratio := self.fine_tuning_["replay"]):
+        if not (ratio := self._tuning["replay"]):
             return Encoded(cells.mean, cells.variance, design), train
         replay = self._replay or generate_replay(self.prior, ratio, seed)
         tokens, values = self.module.denoiser_conditions(replay.tensors)

@@ -39,6 +39,6 @@ def generate_replay(
     if module.use_size_factor_key:
         tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = module.split_state(state)[1].exp().cpu()
     kept = np.asarray(abs(counts).sum(axis=1)).ravel() > 0  # an empty cell has no log depth
-    rows = torch.as_tensor(np.flatnonzero(kept))
-    tensors = {k: v[rows] for k, v in tensors.items()}
-    return Replay(counts[kept], state.cpu()[rows], tensors, ratio, seed)
+    left = torch.as_tensor(np.flatnonzero(kept))
+    tensors = {k: v[left] for k, v in tensors.items()}
+    return Replay(counts[kept], state.cpu()[left], tensors, ratio, seed)

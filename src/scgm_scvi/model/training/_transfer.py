@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ class TransferMixin(FineTuningMixin):
         min_shared: float = 0.5,
         accelerator: str = "auto",
         device: int | str = "auto",
-    ) -> TransferMixin:
+    ) -> Self:
         """A model of other data that starts from a trained one; ``train()`` then fine-tunes it.
 
         The query may have new batches, cell types and categories of any condition or covariate;
@@ -134,7 +134,7 @@ class TransferMixin(FineTuningMixin):
         return model
 
     @classmethod
-    def _reference(cls, model: Any) -> TransferMixin:
+    def _reference(cls, model: Any) -> Self:
         """The reference, loaded if it is a folder."""
         if isinstance(model, str | os.PathLike):
             model = cls.load(model, adata=False)
@@ -189,13 +189,14 @@ class TransferMixin(FineTuningMixin):
         self._report_features()
 
     @torch.no_grad()
-    def _remember(self, reference: TransferMixin, missing: list[str]) -> None:
+    def _remember(self, reference: Self, missing: list[str]) -> None:
         """Have the encoder fill in missing features, from cells that the reference generates."""
         encoder = self.module.z_encoder
         if not getattr(encoder, "normalize", False):  # of modalities: nothing is filled in
             return
         cells = generate_replay(reference.prior, 1.0, seed=0, n_cells=_N_MEMORY)
-        x = torch.as_tensor(cells.x.toarray(), device=self.device)
+        counts: Any = cells.x  # sparse, as counts are
+        x = torch.as_tensor(counts.toarray(), device=self.device)
         encoder.fill = FeatureFill(*x.shape).to(self.device)
         is_missing = np.isin(self.var_.index, missing)
         encoder.fill.remember(x, torch.as_tensor(is_missing, device=self.device))
@@ -224,7 +225,7 @@ class TransferMixin(FineTuningMixin):
         return [str(n) for n in names[order[:_N_VARIABLE]] if n in lacking]
 
     def _report_features(self) -> None:
-        f = self.fine_tuning_
+        f = self._tuning
         n = f["n_shared"] + len(f["missing"])
         message = (
             f"Query: {f['n_shared']} of the reference's {n} features, {f['n_dropped']} dropped"

@@ -118,7 +118,7 @@ class AbundanceMixin(LatentDiffusionMixin):
         obs = self._cells.obs(data)
         for part in getattr(data, "mod", {}).values():  # what no modality contradicts
             if sample_key in part.obs and sample_key not in obs:
-                obs = obs.assign(**{sample_key: part.obs[sample_key].reindex(obs.index)})
+                obs = obs.assign(**{str(sample_key): part.obs[sample_key].reindex(obs.index)})
         if sample_key not in obs:
             raise KeyError(
                 f"sample_key: {sample_key!r} is not a column of obs."
@@ -127,7 +127,7 @@ class AbundanceMixin(LatentDiffusionMixin):
         return obs[sample_key]
 
     def _latent_moments(
-        self, adata: Any | None, rows: np.ndarray | None, batch_size: int | None
+        self, adata: Any | None, rows: Sequence[int] | None, batch_size: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and variances of the posteriors, before scvi-tools transforms latents."""
         if rows is not None and not len(rows):

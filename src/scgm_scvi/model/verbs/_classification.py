@@ -178,10 +178,12 @@ class ClassificationMixin(Verb):
     def _classifier_weights(self, key: str, settings: dict[str, int]) -> tuple[float, float]:
         """The weights of latents and of features, fitted if they are not yet."""
         fingerprint = weights_fingerprint(self.module.state_dict())
-        known = self.fitted_.get("classifier", {})
-        # weights of other networks are stale
-        known = known["weights"] if known.get("fingerprint") == fingerprint else {}
-        which = (key, *settings.values())  # more samples and levels are to be trusted more
+        kept = self.fitted_.get("classifier", {})
+        known: dict[tuple[str, int, int], tuple[float, float]] = {}
+        if kept.get("fingerprint") == fingerprint:  # weights of other networks are stale
+            known = kept["weights"]
+        n_samples, n_levels = settings["n_samples"], settings["n_levels"]
+        which = (key, n_samples, n_levels)  # more samples and levels are to be trusted more
         if which not in known:
             with self._calibrating_cells() as cells:
                 rows, labels = self._held_out(key, cells)
@@ -197,10 +199,11 @@ class ClassificationMixin(Verb):
                     return UNCALIBRATED
                 size = min(_MOST_CELLS, encoding_batch_size(len(self.var_)))
                 loader = self._make_data_loader(adata=cells, indices=rows, batch_size=size)
-                weighing = Weighing(prior=self._log_frequencies(key))
+                frequencies = self._log_frequencies(key)
+                weighing = Weighing(prior=frequencies)
                 found = class_evidence(self.prior, loader, key, 0, weighing, **settings)
                 latent, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            known = {**known, which: _fit(latent, features, weighing.prior, labels)}
+            known = {**known, which: _fit(latent, features, frequencies, labels)}
             self.fitted_["classifier"] = {"fingerprint": fingerprint, "weights": known}
         return known[which]
 

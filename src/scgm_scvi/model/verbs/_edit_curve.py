@@ -169,7 +169,7 @@ class EditCurveMixin(Verb):
         key = str((weights_fingerprint(self.module.state_dict()), method, typical, guidance))
         known = self.fitted_.get("edit_strengths", {})
         if key not in known:
-            options = {"method": method, **guidance, "progress_bar": False}
+            options: dict[str, Any] = {"method": method, **guidance, "progress_bar": False}
             try:
                 curve = self.edit_curve(None, typical, **options)
             except ValueError:  # loaded without data, or without cells to try: those at hand
@@ -210,8 +210,7 @@ def _evaluator(
         ((generated(target, tried.analogy) - source) @ towards).mean(),
     )
 
-    kept = (own.tokens == target.tokens).all(dim=0)
-    kept = kept.numpy()
+    kept = (own.tokens == target.tokens).all(dim=0).numpy()
     label = _patterns(own.tokens.numpy()[:, kept])
     rows = rng.choice(len(design["tokens"]), _N_REFERENCE)
     reference = Request.of_design(prior.spec, design, rows)

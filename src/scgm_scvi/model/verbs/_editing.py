@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.prior._analogy import Analogy
 from scgm_scvi.model.prior._analogy_search import find_analogy
 from scgm_scvi.model.prior._edited_states import (
     Edit,
@@ -43,6 +44,58 @@ _PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold 
 
 class EditingMixin(EditCurveMixin):
     """Simulate an intervention on real cells."""
+
+    @overload
+    def edit(
+        self,
+        adata: AnnData,
+        conditions: Conditions = None,
+        *,
+        copy: Literal[True],
+        genes: Genes = None,
+        energy: Energy | None = None,
+        preserve: Preserve = None,
+        method: Literal["sdedit", "inversion", "shift"] = "sdedit",
+        strength: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        composition: Literal["auto", "joint", "additive"] = "auto",
+        n_samples: int = 1,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        edit_library_size: bool = False,
+        expression: Literal["counts", "normalized"] = "counts",
+        key_added: str = "scgm_edited",
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData: ...
+
+    @overload
+    def edit(
+        self,
+        adata: AnnData,
+        conditions: Conditions = None,
+        *,
+        genes: Genes = None,
+        energy: Energy | None = None,
+        preserve: Preserve = None,
+        method: Literal["sdedit", "inversion", "shift"] = "sdedit",
+        strength: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        composition: Literal["auto", "joint", "additive"] = "auto",
+        n_samples: int = 1,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        edit_library_size: bool = False,
+        expression: Literal["counts", "normalized"] = "counts",
+        key_added: str = "scgm_edited",
+        copy: Literal[False] = False,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData | None: ...
 
     @leaves_random_state
     def edit(
@@ -207,7 +260,8 @@ class EditingMixin(EditCurveMixin):
         prior = self.prior
         own, state = self._states(adata)
         target = request.over(own, named)
-        analogy, stand_ins = None, {}
+        analogy: Analogy | None = None
+        stand_ins: dict[str, str] = {}
         if composition == "auto":
             scale = analogy_scale(guidance_scale, named)
             analogy, stand_ins = find_analogy(prior, own, target, named, scale)
@@ -272,7 +326,7 @@ class EditingMixin(EditCurveMixin):
             if len(samples) == 1:
                 latent = prior.latents(new)
                 x = prior.draw(decoded, "counts", seed) if expression == "counts" else None
-        mean = sum(samples) / len(samples)
+        mean: Any = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)
         change = log_mean - np.log1p(before)
@@ -298,7 +352,8 @@ class _Part(NamedTuple):
 
 def _changed(parts: Sequence[_Part], features: pd.Index) -> dict[str, list]:
     """The features that changed most, by the mean change of log1p of counts per 10,000."""
-    before, after, change = sum(p.sums for p in parts) / sum(len(p.latent) for p in parts)
+    sums: Any = sum(p.sums for p in parts)
+    before, after, change = sums / sum(len(p.latent) for p in parts)
     top = np.argsort(-np.abs(change), kind="stable")[:_N_TOP]
     fold = np.log2((after + _PSEUDO) / (before + _PSEUDO))
     return {

@@ -115,7 +115,7 @@ class EnhancementMixin(Verb):
             for tensors in self._minibatches(adata, reading, batch_size=run.batch_size):
                 posterior = fit_posterior(prior, tensors, n_fit_steps, generator)
                 x = self.module.features(tensors).to(self.device) if own_counts else None
-                total = 0
+                total = torch.zeros(1, device=prior.device)
                 with torch.no_grad():
                     for _ in range(n_samples):
                         px = posterior.decode(posterior.draw(generator))
@@ -141,7 +141,7 @@ class EnhancementMixin(Verb):
 
     def _expression(self, px: Distribution, x: torch.Tensor | None) -> torch.Tensor:
         """Rates, with the counts where they are given, as counts per 10,000."""
-        if not px.support.is_discrete:  # no counts
+        if not getattr(px.support, "is_discrete", False):  # no counts
             return px.mean
         rates = px.mean if x is None else rates_given_counts(px, x)
         return self.module.proportions(rates) * 1e4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import anndata as ad
 import numpy as np
@@ -32,6 +32,46 @@ class _Chunk(NamedTuple):
 
 class GenerationMixin(Verb):
     """Sample latents from stage two and decode them with stage one."""
+
+    @overload
+    def generate(
+        self,
+        n_cells: int | None = None,
+        conditions: Conditions = None,
+        *,
+        out: str | os.PathLike,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        composition: Literal["joint", "additive"] = "joint",
+        energy: Energy | None = None,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> Path: ...
+
+    @overload
+    def generate(
+        self,
+        n_cells: int | None = None,
+        conditions: Conditions = None,
+        *,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        composition: Literal["joint", "additive"] = "joint",
+        energy: Energy | None = None,
+        sampler: str = "dpmpp_2m",
+        n_steps: int | None = None,
+        sampling_kwargs: Mapping[str, Any] | None = None,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        out: None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> ad.AnnData: ...
 
     @leaves_random_state
     def generate(

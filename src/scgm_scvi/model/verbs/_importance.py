@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
 from scgm_scvi.distributions import at_size
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
@@ -27,8 +27,8 @@ class ImportanceMixin(LatentDiffusionMixin):
     def get_importance_weights(
         self,
         adata: AnnData | None,
-        indices: Sequence[int],
-        qz: Distribution,
+        indices: Sequence[int] | np.ndarray,
+        qz: Normal,
         px: Distribution,
         zs: torch.Tensor,
         max_cells: int = 1024,
@@ -84,25 +84,25 @@ class ImportanceMixin(LatentDiffusionMixin):
                 "Importance weights need samples of the latent that the prior is of; of this model "
                 'they come after a softmax (latent_distribution="ln"). Use weights="uniform".'
             )
-        indices = np.asarray(indices)
-        anchors = np.arange(len(indices))
+        rows = np.asarray(indices)
+        anchors = np.arange(len(rows))
         if len(anchors) > max_cells:
             anchors = np.random.choice(anchors, size=max_cells, replace=False)  # scvi's seed
         log_px = self.get_marginal_ll(
             adata,
-            indices=indices[anchors],
+            indices=rows[anchors],
             return_mean=False,
             n_mc_samples=n_mc_samples,
             n_mc_samples_per_pass=n_mc_samples_per_pass,
         )
         log_pz = self.module.log_prior(zs.to(self.device)).cpu().reshape(-1, 1)
-        some = torch.distributions.Normal(qz.loc[anchors], qz.scale[anchors])
+        some = Normal(qz.loc[anchors], qz.scale[anchors])
         log_qz = some.log_prob(zs.unsqueeze(-2)).sum(dim=-1).reshape(-1, len(anchors))
-        sizes = self._sizes_of(adata, indices, data_loader_kwargs)
+        sizes = self._sizes_of(adata, rows, data_loader_kwargs)
         factors = sizes if self.module.use_size_factor_key else None
         columns = []
         loader = self._make_data_loader(
-            adata=adata, indices=indices[anchors], batch_size=1, **data_loader_kwargs
+            adata=adata, indices=rows[anchors], batch_size=1, **data_loader_kwargs
         )
         for size, tensors in zip(sizes[anchors], loader, strict=True):
             x = self.module.features(tensors).cpu()

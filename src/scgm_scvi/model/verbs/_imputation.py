@@ -141,7 +141,8 @@ class ImputationMixin(Verb):
         unseen, targets = (torch.as_tensor(c, device=prior.device) for c in (rest, wanted))
         reading = Reading(self._absent(full), self._may_lack_nuisances())
         names = ("normalized", "std", "lower", "upper")
-        x, latents, layers = [], [], {name: [] for name in names}
+        x, latents = [], []
+        layers: dict[str, list[np.ndarray]] = {name: [] for name in names}
         devices = [prior.device] if prior.device.type == "cuda" else []
         # torch.distributions take no generator: borrow the global one, and give it back.
         with run.bar(adata.n_obs, "Imputing") as bar, torch.random.fork_rng(devices=devices):

@@ -39,8 +39,8 @@ class _Ends(NamedTuple):
 
     def rows(self, rows: slice) -> _Ends:
         """Those of some trajectories."""
-        ends = (end.rows(rows) for end in self[:2])
-        return _Ends(*ends, *(values[rows] for values in self[2:]))
+        source, target = self.source.rows(rows), self.target.rows(rows)
+        return _Ends(source, target, *(values[rows] for values in self[2:]))
 
     def between(self, w: float) -> tuple[Attributes, Attributes]:
         """Both ends, continuous conditions moved to position ``w`` where both are known."""
@@ -210,24 +210,25 @@ class InterpolationMixin(Verb):
         ]
         prior = self.prior
         cells = [self._states(g) if are else None for g, are in both]
-        names = [f"trajectory_{i}" for i in range(len(requests[0] or cells[0][1]))]
+        known = [c for c in cells if c is not None]
+        asked = [r for r in requests if r is not None]
+        names = [f"trajectory_{i}" for i in range(len(asked[0]) if asked else len(known[0][0]))]
         for g, are in both[::-1]:
             if are and g.obs_names.is_unique:
                 names = list(g.obs_names.astype(str))
-        if cells == [None, None]:
-            start = requests[0].draw_nuisances(prior.design, rng)
-            ends = [start, requests[1].instead_of(start)]
-            codes = [prior.noise(len(names), sampling, generator)] * 2
-        else:
-            known = [c for c in cells if c is not None]
+        if known:
             ends = [
-                r.over(known[0][0], set({} if g is None else g)) if c is None else c[0]
-                for c, r, g in zip(cells, requests, given, strict=True)
+                asked[0].over(known[0][0], set({} if g is None else g)) if c is None else c[0]
+                for c, g in zip(cells, given, strict=True)
             ]
             codes = [prior.invert(state, own, sampling) for own, state in known]
             codes = codes * 2 if len(codes) == 1 else codes
+        else:
+            start = asked[0].draw_nuisances(prior.design, rng)
+            ends = [start, asked[1].instead_of(start)]
+            codes = [prior.noise(len(names), sampling, generator)] * 2
         turn = torch.as_tensor(rng.uniform(size=(len(names), 1)))
-        return _Ends(*ends, *codes, turn), names
+        return _Ends(ends[0], ends[1], codes[0], codes[1], turn), names
 
     def _trajectories(
         self,

@@ -265,7 +265,7 @@ class ModalityGettersMixin(ModalityReadingMixin):
     def _minibatches_of(
         self,
         adata: Cells,
-        indices: Sequence[int] | None,
+        indices: Sequence[int] | np.ndarray | None,
         batch_size: int | None,
         ignored: Sequence[str] = (),
     ) -> Iterator[dict[str, torch.Tensor]]:

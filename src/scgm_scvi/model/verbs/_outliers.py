@@ -201,7 +201,7 @@ def _places(residuals: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return np.column_stack([along, np.sqrt(square.clip(0))])
 
 
-def _dense(x: sparse.spmatrix | np.ndarray, features: np.ndarray) -> np.ndarray:
+def _dense(x: Matrix, features: np.ndarray) -> np.ndarray:
     """Some columns, as float32."""
     x = x if len(features) == x.shape[1] else x[:, features]
     return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float32)

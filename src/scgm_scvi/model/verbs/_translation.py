@@ -131,7 +131,8 @@ class TranslationMixin(ClassificationMixin):
         source = self._without(data, number)
         generator = self.prior.generator(run.seed)
         counts: list[list[Any]] = [[] for _ in range(n_samples)]
-        parts, done, weights = [], 0, {}
+        parts, done = [], 0
+        weights: dict[str, tuple[float, float]] = {}
         with run.bar(data.n_obs, "Translating") as bar:
             for tensors in self._to_translate(source, request, run.batch_size):
                 own = run.seed + done
@@ -265,13 +266,15 @@ class TranslationMixin(ClassificationMixin):
         own, mean = posterior.attributes, posterior.latents
         open_ended = self._probabilities_of_open(tensors, own, seed, weights)
         seeds = np.random.SeedSequence(seed).generate_state(n_samples, np.uint64) >> 1
-        counts, total = [], 0.0
+        counts: list[sparse.csr_matrix] = []
+        total = torch.zeros(1, device=mean.device)
         with torch.no_grad():
             for i, drawn in enumerate(seeds.tolist(), 1):
                 z = posterior.unstandardized(posterior.draw(generator))
                 sizes = self._sizes_with(mean, posterior.log_size, number, generator)
                 told = _drawn_conditions(own, open_ended, drawn)
-                px = prior.decode(torch.cat([z, sizes], dim=1), told).part(number)
+                both: Any = prior.decode(torch.cat([z, sizes], dim=1), told)
+                px = both.part(number)
                 if expression == "counts":
                     counts.append(prior.draw(px, "counts", drawn))
                 if expression == "counts" and n_samples == 1:
