@@ -32,8 +32,8 @@ from report import markdown, short
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import SAMPLERS
 from scgm_scvi.metrics import classifier_auc, wasserstein2
+from scgm_scvi.metrics._evaluator import Evaluator
 from scgm_scvi.metrics._space import Cells, fit_pca, halves, log_normalize, prepare, values_of
-from scgm_scvi.metrics._yardstick import Yardstick
 from scgm_scvi.model.prior._latent_prior import LatentPrior
 
 EVALUATIONS = {
@@ -89,7 +89,7 @@ def default_points() -> list[Point]:
     return sorted(points, key=lambda p: p.n_steps * A_STEP.get(p.sampler, 1))
 
 
-class Scale(Yardstick):
+class Scale(Evaluator):
     """The few metrics of ``evaluate_generation`` that are asked for here, and none beside them."""
 
     @classmethod

@@ -11,7 +11,7 @@ from helpers import QUIET, SMALL
 from scgm_scvi import SCGM
 from scgm_scvi.datasets import pbmc68k
 from scgm_scvi.diffusion import SAMPLERS
-from scgm_scvi.metrics import _yardstick, evaluate_generation
+from scgm_scvi.metrics import _evaluator, evaluate_generation
 
 matplotlib.use("agg")
 
@@ -23,7 +23,7 @@ def _no_forests(monkeypatch):
     def auc(real, generated, *, seed):
         return float(np.abs(real[:-1] - generated[1:]).mean() + seed)
 
-    for module in (frontier, _yardstick):
+    for module in (frontier, _evaluator):
         monkeypatch.setattr(module, "classifier_auc", auc)
 
 

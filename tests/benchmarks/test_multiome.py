@@ -48,7 +48,7 @@ def both(mdata):
 
 @pytest.fixture
 def no_forest(monkeypatch):
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", lambda x, y, seed: 0.5)
+    monkeypatch.setattr("scgm_scvi.metrics._evaluator.classifier_auc", lambda x, y, seed: 0.5)
 
 
 def test_split_keeps_the_types_frequencies():

@@ -37,7 +37,7 @@ REAL, TRAIN = make_cells(1), make_cells(2)
 @pytest.fixture(autouse=True)
 def no_forest(monkeypatch):
     """Leave out the slow metric: it is asked about elsewhere."""
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", lambda x, y, seed: 0.5)
+    monkeypatch.setattr("scgm_scvi.metrics._evaluator.classifier_auc", lambda x, y, seed: 0.5)
 
 
 def rows_of(generated, real=REAL, **kwargs):

@@ -52,7 +52,7 @@ def perfect():
 @pytest.fixture
 def no_forest(monkeypatch):
     """Leave out the slow metric where a test asks about others."""
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", lambda x, y, seed: 0.5)
+    monkeypatch.setattr("scgm_scvi.metrics._evaluator.classifier_auc", lambda x, y, seed: 0.5)
 
 
 def test_perfect_generator_scores_the_floor(perfect):
@@ -226,7 +226,7 @@ def test_a_condition_is_measured_by_its_own_cells():
 
 
 def test_the_only_condition_is_the_whole(monkeypatch):
-    quick = "scgm_scvi.metrics._yardstick.classifier_auc"
+    quick = "scgm_scvi.metrics._evaluator.classifier_auc"
     monkeypatch.setattr(quick, lambda x, y, seed: float(x.sum() / y.sum()) + seed)
     objects = {"real": make_cells(1, types=("b",)), "train": make_cells(2, types=("b",))}
     table = evaluate_rows(make_cells(4, types=("b",)), per_condition=True, **objects)
@@ -285,7 +285,7 @@ def test_several_methods_share_their_floors(monkeypatch):
         calls.append(len(x))
         return 0.5
 
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.mixing", count)
+    monkeypatch.setattr("scgm_scvi.metrics._evaluator.mixing", count)
     methods = {"good": make_cells(4), "bad": make_cells(5, shift=3.0), 3: make_cells(6)}
     table = evaluate_rows(methods, per_condition=True)
     # two halves of all cells and of three conditions: the floor, the train floor, each method
@@ -300,11 +300,11 @@ def test_several_methods_share_their_floors(monkeypatch):
 
 @pytest.mark.usefixtures("no_forest")
 def test_what_is_fitted_is_fitted_once(monkeypatch):
-    from scgm_scvi.metrics import _yardstick
+    from scgm_scvi.metrics import _evaluator
 
     fits = {"LogisticRegression": 0, "NearestNeighbors": 0}
     for name in fits:
-        kind = getattr(_yardstick, name)
+        kind = getattr(_evaluator, name)
 
         class Counted(kind):
             def fit(self, *args, _name=name, **kwargs):
@@ -312,7 +312,7 @@ def test_what_is_fitted_is_fitted_once(monkeypatch):
                 return super().fit(*args, **kwargs)
 
         Counted.__name__ = name
-        monkeypatch.setattr(_yardstick, name, Counted)
+        monkeypatch.setattr(_evaluator, name, Counted)
     evaluate_rows({"x": make_cells(4), "y": make_cells(5)}, per_condition=True)
     # on the training cells, and on each method for tstr_f1
     assert fits == {"LogisticRegression": 3, "NearestNeighbors": 1}

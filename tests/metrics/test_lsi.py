@@ -36,7 +36,7 @@ def evaluate(generated, real=REAL, **kwargs):
 @pytest.fixture
 def no_forest(monkeypatch):
     """Leave out the slow metric where a test asks about others."""
-    monkeypatch.setattr("scgm_scvi.metrics._yardstick.classifier_auc", lambda x, y, seed: 0.5)
+    monkeypatch.setattr("scgm_scvi.metrics._evaluator.classifier_auc", lambda x, y, seed: 0.5)
 
 
 def fit(reference=REFERENCE, basis=TRAIN, n_components=5):

@@ -4,6 +4,7 @@ from ._baselines import BASELINES, baseline_responses
 from ._challenge import CHALLENGE_METRICS
 from ._differential_expression import differential_expression
 from ._distances import classifier_auc, energy_distance, mixing, mmd2, prdc, wasserstein2
+from ._evaluator import TWO_SAMPLE_METRICS
 from ._generation import evaluate_generation
 from ._holdout import holdout
 from ._linkage import evaluate_linkage, linked_correlation
@@ -17,6 +18,7 @@ __all__ = [
     "BASELINES",
     "CHALLENGE_METRICS",
     "SCREEN_METRICS",
+    "TWO_SAMPLE_METRICS",
     "baseline_responses",
     "classifier_auc",
     "differential_expression",

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from ._differential_expression import DE_METRICS
+from ._evaluator import TWO_SAMPLE_METRICS, Evaluator, Measured
 from ._lsi import LatentSemanticSpace
 from ._space import (
     ALL,
@@ -24,7 +25,6 @@ from ._space import (
     require_key,
     shared_features,
 )
-from ._yardstick import Measured, Yardstick
 
 __all__ = ["evaluate_generation"]
 
@@ -179,7 +179,7 @@ def evaluate_generation(
             )
     prepared = _preparation(objects, pca_reference, features, condition_key, space, n_pcs)
     held_out = prepared(real, "real")
-    yardstick = Yardstick(
+    evaluator = Evaluator(
         real=held_out,
         train=None if train is None else prepared(train, "train"),
         half=halves(held_out.label, np.random.default_rng(seed)),
@@ -189,8 +189,8 @@ def evaluate_generation(
     floors: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     tables = []
     for method, (name, a) in zip(methods, named.items(), strict=True):
-        cells = yardstick.measure(prepared(a, name))
-        table = _table(cells, yardstick, conditions, floors)
+        cells = evaluator.measure(prepared(a, name))
+        table = _table(cells, evaluator, conditions, floors)
         if several:
             table.insert(0, "method", method)
         tables.append(table)
@@ -231,34 +231,40 @@ def _conditions(objects: dict[str, AnnData], key: str | None, per_condition: boo
 
 def _table(
     candidate: Measured,
-    yardstick: Yardstick,
+    evaluator: Evaluator,
     conditions: list[str],
     floors: dict[tuple[str, int], dict[str, dict[str, float]]],
 ) -> pd.DataFrame:
     """Rows of one method; ``floors`` keeps what real cells score, by condition and size."""
-    train = yardstick.measured_train
-    n_all = min(yardstick.n_max, len(candidate.cells) // 2, int(np.bincount(yardstick.half).min()))
+    train = evaluator.measured_train
+    n_all = min(evaluator.n_max, len(candidate.cells) // 2, int(np.bincount(evaluator.half).min()))
     memorization = [] if train is None else ["nn_ratio", "dup_frac"]
-    accuracy = [] if train is None or not yardstick.has_conditions else ["cond_acc"]
-    supervised = ["label_w2", *accuracy, "tstr_f1"] if yardstick.has_conditions else []
+    accuracy = [] if train is None or not evaluator.has_conditions else ["cond_acc"]
+    supervised = ["label_w2", *accuracy, "tstr_f1"] if evaluator.has_conditions else []
     if (ALL, 0) not in floors:
         floors[ALL, 0] = {
-            "floor": yardstick.overall(None),
-            "train_floor": {} if train is None else yardstick.overall(train),
+            "floor": evaluator.overall(None),
+            "train_floor": {} if train is None else evaluator.overall(train),
         }
-    scores = {"value": yardstick.overall(candidate), **floors[ALL, 0]}
-    tables = [_rows(ALL, [*_TWO_SAMPLE, *supervised, *memorization], scores, n_all)]
+    scores = {"value": evaluator.overall(candidate), **floors[ALL, 0]}
+    tables = [
+        _rows(ALL, [*_TWO_SAMPLE, *TWO_SAMPLE_METRICS, *supervised, *memorization], scores, n_all)
+    ]
     for condition in conditions:
-        n = yardstick.n_within(candidate.cells, condition)
+        n = evaluator.n_within(candidate.cells, condition)
         if (condition, n) not in floors:
             floors[condition, n] = {
-                "floor": yardstick.within(None, condition, n),
-                "train_floor": {} if train is None else yardstick.within(train, condition, n),
+                "floor": evaluator.within(None, condition, n),
+                "train_floor": {} if train is None else evaluator.within(train, condition, n),
             }
-        scores = {"value": yardstick.within(candidate, condition, n), **floors[condition, n]}
-        tables.append(_rows(condition, [*_TWO_SAMPLE, *accuracy, *memorization], scores, n))
-    if yardstick.contrasts is not None:
-        n_of, scores = yardstick.contrasts.scores(candidate.cells)
+        scores = {"value": evaluator.within(candidate, condition, n), **floors[condition, n]}
+        tables.append(
+            _rows(
+                condition, [*_TWO_SAMPLE, *TWO_SAMPLE_METRICS, *accuracy, *memorization], scores, n
+            )
+        )
+    if evaluator.contrasts is not None:
+        n_of, scores = evaluator.contrasts.scores(candidate.cells)
         for i, condition in enumerate([ALL, *conditions]):
             found = {column: of.get(condition, {}) for column, of in scores.items()}
             rows = _rows(condition, list(DE_METRICS), found, n_of.get(condition, 0))

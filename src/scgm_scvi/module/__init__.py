@@ -7,7 +7,7 @@ from ._latent_diffusion import LatentDiffusionModuleMixin
 from ._missing_sizes import MissingSizes
 from ._modality_dropout import modality_dropout_mask
 from ._multimodal_vae import MultimodalVAE
-from ._pretrained import DiffusionSCANVAE, DiffusionVAE
+from ._pretrained import DiffusionSCANVAE, DiffusionVAE, LabelsModuleMixin
 from ._pretrained_multi import DiffusionMULTIVAE
 from ._pretrained_peaks import DiffusionPEAKVAE
 from ._scgmvae import SCGMVAE
@@ -22,6 +22,7 @@ __all__ = [
     "SCGMVAE",
     "SCGM_KEYS",
     "CategoryCounts",
+    "LabelsModuleMixin",
     "LatentDiffusionModule",
     "LatentDiffusionModuleMixin",
     "MissingSizes",

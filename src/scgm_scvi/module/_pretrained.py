@@ -17,7 +17,7 @@ from ._latent_diffusion import LatentDiffusionModuleMixin, Tensors
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
 
-__all__ = ["DiffusionSCANVAE", "DiffusionVAE"]
+__all__ = ["DiffusionSCANVAE", "DiffusionVAE", "LabelsModuleMixin"]
 
 
 class LabelsModuleMixin(LatentDiffusionModuleMixin):

@@ -25,9 +25,9 @@ from scgm_scvi.model.verbs._multivi_getters import MultiviGettersMixin
 from scgm_scvi.model.verbs._translation import TranslationMixin
 from scgm_scvi.module import FEATURE_KEYS, DiffusionMULTIVAE
 
+from ._placeholder import PlaceholderMixin, placeholder_obs
 from ._pretrained import PretrainedMixin
 from ._pretrained_peaks import opened
-from ._stand_in import StandInMixin, stand_in_obs
 
 __all__ = ["DiffusionMULTIVI"]
 
@@ -53,7 +53,7 @@ class DiffusionMULTIVI(
     TranslationMixin,
     MultiviGettersMixin,
     PretrainedMixin,
-    StandInMixin,
+    PlaceholderMixin,
     MULTIVI,
 ):
     """:class:`scvi.model.MULTIVI` of genes and peaks with a diffusion prior on its latent.
@@ -154,8 +154,8 @@ class DiffusionMULTIVI(
         return {**keys, **same, "modalities": places}
 
     @classmethod
-    def _stand_in(cls, registry: Mapping[str, Any]) -> MuData:
-        obs, modalities = stand_in_obs(registry), modalities_of(registry)
+    def _placeholder(cls, registry: Mapping[str, Any]) -> MuData:
+        obs, modalities = placeholder_obs(registry), modalities_of(registry)
         x = [np.ones((len(obs), len(b.names)), dtype=np.float32) for b in modalities]
         cells = make_mudata(
             {

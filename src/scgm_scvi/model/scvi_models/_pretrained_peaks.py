@@ -16,8 +16,8 @@ from scgm_scvi.model.data._anndata_cells import AnnDataCells
 from scgm_scvi.model.verbs._peak_getters import OpenPeakGettersMixin, PeakGettersMixin
 from scgm_scvi.module import DiffusionPEAKVAE, DiffusionVAE
 
+from ._placeholder import PlaceholderMixin
 from ._pretrained import PretrainedMixin
-from ._stand_in import StandInMixin
 
 __all__ = ["DiffusionPEAKVI", "DiffusionPOISSONVI", "opened"]
 
@@ -32,7 +32,7 @@ class OpenPeakCells(AnnDataCells):
         return opened(super().features(data))
 
 
-class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, StandInMixin, PEAKVI):
+class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, PlaceholderMixin, PEAKVI):
     """:class:`scvi.model.PEAKVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;
@@ -69,7 +69,7 @@ class DiffusionPEAKVI(OpenPeakGettersMixin, PretrainedMixin, StandInMixin, PEAKV
     minified_data_type = None
 
 
-class DiffusionPOISSONVI(PeakGettersMixin, PretrainedMixin, StandInMixin, POISSONVI):
+class DiffusionPOISSONVI(PeakGettersMixin, PretrainedMixin, PlaceholderMixin, POISSONVI):
     """:class:`scvi.external.POISSONVI` with a diffusion prior on its latent.
 
     Made by :meth:`scgm_scvi.SCGM.from_scvi_model`. Stage one is scvi's, and so is :meth:`train`;

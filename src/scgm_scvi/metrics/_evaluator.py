@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +23,12 @@ from ._distances import (
 )
 from ._space import LEAST_CELLS, SAME_PLACE, Cells, mean_of_numbers, pearson, subsample
 
-__all__ = ["Measured", "Yardstick"]
+__all__ = ["TWO_SAMPLE_METRICS", "Evaluator", "Measured"]
+
+TWO_SAMPLE_METRICS: dict[str, Callable[[Cells, Cells], float]] = {}
+"""Further metrics of :func:`evaluate_generation`, by name: a function of two sets of cells, of which
+``values`` are log-normalised features, ``pca`` coordinates, ``label`` and ``depth``; one generated,
+one real, or both real for the floor. To add one, enter it here."""
 
 _MOST_PER_CONDITION = 500
 _LEAST_FOR_FOREST = 50  # within a condition
@@ -39,7 +45,7 @@ class Measured:
 
 
 @dataclass(eq=False)
-class Yardstick:
+class Evaluator:
     """Held-out real cells in two halves, and training cells; all that is fitted is fitted once."""
 
     real: Cells
@@ -187,6 +193,7 @@ class Yardstick:
             "mean_pearson": pearson(x.mean, y.mean),
             "depth_ks": float(stats.ks_2samp(x.depth, y.depth).statistic),
             **prdc(x.pca, y.pca),
+            **{name: float(metric(x, y)) for name, metric in TWO_SAMPLE_METRICS.items()},
         }
 
     def _train_synthetic_test_real(self, candidate: Measured | None) -> float:

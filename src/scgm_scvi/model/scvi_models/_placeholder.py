@@ -1,4 +1,4 @@
-"""Models of scvi's that can't be made without data, made of cells that stand in for them."""
+"""Models of scvi's that can't be made without data, made of placeholder cells."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from scvi.data import AnnDataManager
 from scgm_scvi.model.data._modalities import holding
 from scgm_scvi.model.requests._spec import ConditionSpec
 
-__all__ = ["StandInMixin", "stand_in", "stand_in_obs"]
+__all__ = ["PlaceholderMixin", "placeholder", "placeholder_obs"]
 
 _N = 2  # cells: scvi-tools squeezes arrays of one
 
 
-class StandInMixin:
+class PlaceholderMixin:
     """Let an scvi model be made of a registry alone, as of a saved model without its data.
 
     Comes right before the scvi model among the bases. Of the data such a model reads how many
@@ -35,7 +35,7 @@ class StandInMixin:
         **scvi_kwargs: Any,
     ) -> None:
         is_alone = adata is None and registry is not None
-        cells = self._stand_in(registry) if is_alone else adata
+        cells = self._placeholder(registry) if is_alone else adata
         with warnings.catch_warnings():  # MULTIVI makes layers of proteins where there are none
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             super().__init__(cells, **scvi_kwargs)
@@ -47,18 +47,18 @@ class StandInMixin:
         self.summary_stats = AnnDataManager._get_summary_stats_from_registry(registry)
 
     @classmethod
-    def _stand_in(cls, registry: Mapping[str, Any]) -> Any:
+    def _placeholder(cls, registry: Mapping[str, Any]) -> Any:
         """Cells that are registered as ``registry`` says."""
-        cells = stand_in(registry)
+        cells = placeholder(registry)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
             cls.setup_anndata(cells, source_registry=registry, **registry["setup_args"])
         return cells
 
 
-def stand_in(registry: Mapping[str, Any]) -> AnnData:
+def placeholder(registry: Mapping[str, Any]) -> AnnData:
     """Cells with a count of each feature that a registry has."""
-    obs, layer = stand_in_obs(registry), registry["setup_args"].get("layer")
+    obs, layer = placeholder_obs(registry), registry["setup_args"].get("layer")
     state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
     names = pd.Index(state["column_names"])
     x = sparse.csr_matrix(np.ones((len(obs), len(names)), dtype=np.float32))
@@ -67,7 +67,7 @@ def stand_in(registry: Mapping[str, Any]) -> AnnData:
     return cells
 
 
-def stand_in_obs(registry: Mapping[str, Any]) -> pd.DataFrame:
+def placeholder_obs(registry: Mapping[str, Any]) -> pd.DataFrame:
     """Cells of the first of all categories that a registry has."""
     spec = ConditionSpec.from_registry(registry)
     categories = {**spec.nuisances, **spec.categorical}
@@ -76,4 +76,4 @@ def stand_in_obs(registry: Mapping[str, Any]) -> pd.DataFrame:
     if key := registry["setup_args"].get("size_factor_key"):
         obs[key] = 1.0
     obs = {name: value for name, value in obs.items() if not name.startswith("_scvi_")}
-    return pd.DataFrame(obs, index=[f"stand-in {i}" for i in range(_N)])
+    return pd.DataFrame(obs, index=[f"placeholder {i}" for i in range(_N)])
