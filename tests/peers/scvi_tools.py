@@ -73,8 +73,8 @@ EXPECTED = {
     ),
     f"{_MINIFIED}::test_validate_supported_if_minified_keep_count": _NOT_SCANVI,
     f"{_MINIFIED}::test_validate_unsupported_if_minified": (
-        "The SCGMVAE.loss function",
-        "the message names SCGMVAE, and not VAE; the last line",
+        "The TwoStageVAE.loss function",
+        "the message names TwoStageVAE, and not VAE; the last line",
     ),
     f"{_SCVI}::test_backed_anndata_scvi": ("to_memory()", "data have to be in memory"),
     f"{_SCVI}::test_saving_and_loading": (

@@ -281,7 +281,7 @@ class TestVerbs:
 
     def test_interpolate(self, any_model):
         path = any_model.interpolate(
-            make_adata()[100:103], {"cell_type": "CD34+"}, n=3, n_steps=5, **SILENT
+            make_adata()[100:103], {"cell_type": "CD34+"}, n_points=3, n_steps=5, **SILENT
         )
         assert path.n_obs == 9
 

@@ -263,5 +263,5 @@ def _choice(curve: pd.DataFrame, method: str) -> int:
         kept &= curve.strength < 1
     fit = curve[kept] if kept.any() else curve
     most = fit.effect.max()
-    enough = fit.effect >= (_ENOUGH * most if most > 0 else most)  # against the wish, all of them
+    enough = fit.effect >= (_ENOUGH * most if most > 0 else most)  # the wrong way, all of them
     return int(fit.index[enough | fit.effect.isna().all()][0])

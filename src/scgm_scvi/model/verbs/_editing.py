@@ -145,7 +145,7 @@ class EditingMixin(EditCurveMixin):
             ``{"condition": None}``.
         energy
             Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
-            where better: any differentiable wish.
+            where better: any differentiable objective.
         preserve
             Features, or a dict of name to list of features, whose expression is to stay.
         method

@@ -117,7 +117,7 @@ class GenerationMixin(Verb):
             those that were never seen together.
         energy
             Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell,
-            lower where better: any differentiable wish about latents or decoded expression.
+            lower where better: any differentiable objective of latents or decoded expression.
         sampler
             A name in :data:`scgm_scvi.diffusion.SAMPLERS`.
         n_steps
