@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scvi.data import AnnDataManager
 from ._features import FeatureReport, align_features
 from ._fields import MatrixField
 from ._matrices import Matrix, as_matrix
-from ._results import require_writable, used_categories, write_result
+from ._results import Results, require_writable, used_categories, write_result
 from ._tables import held_table
 from ._validation import match_features, validate_adata, validate_matrix
 from ._writing import ChunkWriter
@@ -46,7 +46,7 @@ class AnnDataCells:
         The same by modality, if there are several.
     """
 
-    model: type
+    model: type[Any]
     registry: Mapping[str, Any]
     var: pd.DataFrame
     modality_var: dict[str, pd.DataFrame] | None = None
@@ -158,17 +158,6 @@ class AnnDataCells:
         """Check that results can be written beside cells."""
         require_writable(data, self.var.index, key)
 
-    def write(
-        self,
-        data: Any,
-        key: str,
-        *,
-        layers: Mapping[str, Matrix],
-        latent: np.ndarray,
-        obs: Mapping[str, np.ndarray],
-        uns: Mapping[str, Any],
-        copy: bool,
-    ) -> Any:
+    def write(self, data: Any, key: str, **results: Unpack[Results]) -> Any:
         """Write results beside cells, or into a copy that is returned."""
-        results = {"layers": layers, "latent": latent, "obs": obs, "uns": uns, "copy": copy}
         return write_result(data, key, features=self.var.index, **results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -60,6 +61,8 @@ class ModelBase(_SCVIModel):
     ----------
     module
         Encoder, decoder and denoiser.
+    registry_
+        What the model was set up with.
     var_
         Table of the features.
     modality_var_
@@ -71,10 +74,12 @@ class ModelBase(_SCVIModel):
     """
 
     module: Any
+    registry_: Mapping[str, Any]
     var_: pd.DataFrame
     modality_var_: dict[str, pd.DataFrame] | None = None
     fine_tuning_: dict[str, Any] | None = None
     scgm_version_: str
+    _adata: Any
     latent_key: str = "X_scgm"
     _cells_cls: type[AnnDataCells] = AnnDataCells
 

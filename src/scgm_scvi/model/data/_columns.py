@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
@@ -85,7 +85,7 @@ def check_columns(
                 _check_categories(obs[column], place, source)
 
 
-def check_kinds(obs: pd.DataFrame, known: Mapping[str, Collection[Any]], name: str) -> None:
+def check_kinds(obs: pd.DataFrame, known: Mapping[str, np.ndarray], name: str) -> None:
     """Check that new categories are of the kind of those that they will stand beside.
 
     Parameters

@@ -11,12 +11,12 @@ from scipy import sparse
 
 __all__ = ["Matrix", "as_matrix", "fingerprint", "same_fingerprint", "stacked"]
 
-Matrix = Any  # a numpy array, or a matrix of scipy in CSR
+Matrix = Any  # a numpy array, or a matrix of scipy in CSR or CSC
 
 _N_ROWS = 256  # that a fingerprint looks at one by one
 
 
-def as_matrix(x: Any, place: str) -> np.ndarray | sparse.csr_matrix | sparse.csc_matrix:
+def as_matrix(x: Any, place: str) -> Matrix:
     """``x`` as a plain array, or as a matrix in CSR or CSC that shares its memory.
 
     Parameters

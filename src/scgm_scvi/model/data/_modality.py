@@ -31,7 +31,7 @@ def modalities_of(registry: Mapping[str, Any]) -> list[Modality]:
     if registry.get("setup_method_name") == "setup_mudata":
         peaks = fields[REGISTRY_KEYS.ATAC_X_KEY]["state_registry"][CountsField.COLUMN_NAMES_KEY]
         layers = (setup.get("rna_layer"), setup.get("atac_layer"))
-        parts = (names, np.asarray(peaks))
+        parts = [names, np.asarray(peaks)]
     else:
         layers = (setup.get("layer"),) * 2
         parts = np.split(names, np.cumsum(x[CountsField.WIDTHS_KEY])[:-1])

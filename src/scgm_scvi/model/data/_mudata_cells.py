@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from ._matrices import Matrix, as_matrix
 from ._modalities import gathered_obs, holding, make_mudata, rows_placed
 from ._modality import Modality, modalities_of
 from ._mudata_query import align_mudata, check_mudata_query
-from ._results import require_writable
+from ._results import Results, require_writable
 from ._tables import held_table
 from ._validation import match_features, validate_adata
 from ._writing import ChunkWriter
@@ -223,10 +223,10 @@ class MuDataCells(AnnDataCells):
         adata = super().pack(adata)
         if not self.is_of_mudata:
             return adata
-        mods, start = {}, 0
+        tables, mods, start = self.modality_var or {}, {}, 0
         for modality in self.modalities:
             stop = start + len(modality.names)
-            var = self.modality_var[modality.key].copy()
+            var = tables[modality.key].copy()
             mods[modality.key] = AnnData(adata.X[:, start:stop], obs=adata.obs.copy(), var=var)
             start = stop
         mdata = make_mudata(mods, adata.obs)
@@ -245,7 +245,7 @@ class MuDataCells(AnnDataCells):
     def writer(self, path: str | os.PathLike) -> ChunkWriter | MuDataWriter:
         if not self.is_of_mudata:
             return ChunkWriter(path)
-        return MuDataWriter(path, self.modality_var)
+        return MuDataWriter(path, self.modality_var or {})
 
     def require_writable(self, data: AnnData | MuData, key: str) -> None:
         if isinstance(data, AnnData):
@@ -263,33 +263,24 @@ class MuDataCells(AnnDataCells):
             require_writable(part, names[name], key, f"mdata[{name!r}]")
 
     def write(
-        self,
-        data: AnnData | MuData,
-        key: str,
-        *,
-        layers: Mapping[str, Matrix],
-        latent: np.ndarray,
-        obs: Mapping[str, np.ndarray],
-        uns: Mapping[str, Any],
-        copy: bool,
+        self, data: AnnData | MuData, key: str, **results: Unpack[Results]
     ) -> AnnData | MuData | None:
         if isinstance(data, AnnData):
-            results = {"layers": layers, "latent": latent, "obs": obs, "uns": uns, "copy": copy}
             return super().write(data, key, **results)
-        new = copy or data.is_view
+        new = results["copy"] or data.is_view
         with columns_stay():
             out = data.copy() if new else data
         for part in self.held(out).values():
             columns = self.var.index.get_indexer(part.var_names)
-            for suffix, values in layers.items():
+            for suffix, values in results["layers"].items():
                 here = _columns(values, columns)
                 if not part.obs_names.equals(out.obs_names):
                     here = here[out.obs_names.get_indexer(part.obs_names)]
                 part.layers[key + suffix] = here
-        out.obsm["X_" + key] = latent
-        for suffix, column in obs.items():
+        out.obsm["X_" + key] = results["latent"]
+        for suffix, column in results["obs"].items():
             out.obs[key + suffix] = column
-        out.uns[key] = dict(uns)
+        out.uns[key] = dict(results["uns"])
         return out if new else None
 
 

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
+from ._matrices import Matrix
 from ._mudata_fields import is_binary
 from ._validation import validate_adata, validate_matrix
 
@@ -145,7 +146,7 @@ def _share_of_intervals(names: pd.Index) -> float:
 def check_counts(
     parts: Mapping[str, AnnData], layers: Mapping[str, str | None], transferred: bool
 ) -> None:
-    counted = 0
+    counted = []
     for i, (key, adata) in enumerate(parts.items()):
         name, layer = f"mdata[{key!r}]", layers[key]
         place = f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
@@ -155,8 +156,8 @@ def check_counts(
         validate_matrix(adata, layer, True, not transferred, check_cells=False, name=name)
         if i == 0 and not transferred:
             check_expression(x, place)
-        counted = counted + np.asarray(x.sum(axis=1)).ravel()
-    empty = counted == 0
+        counted.append(np.asarray(x.sum(axis=1)).ravel())
+    empty = np.sum(counted, axis=0) == 0
     if empty.any():
         names = next(iter(parts.values())).obs_names[empty]
         raise ValueError(
@@ -172,13 +173,12 @@ def counts_of(adata: AnnData, layer: str | None, name: str) -> Any:
     return x
 
 
-def check_measured(x: np.ndarray | sparse.spmatrix | None, place: str) -> None:
-    values = x.data if sparse.issparse(x) else x
-    if values is not None and not np.any(values):
+def check_measured(x: Matrix | None, place: str) -> None:
+    if x is not None and not np.any(x.data if sparse.issparse(x) else x):
         raise ValueError(f"{place} is all zeros: nothing was measured there.")
 
 
-def check_expression(x: np.ndarray | sparse.spmatrix, place: str) -> None:
+def check_expression(x: Matrix, place: str) -> None:
     n = x.nnz if sparse.issparse(x) else np.count_nonzero(x)
     if n >= _ENOUGH and is_binary(x):
         raise ValueError(

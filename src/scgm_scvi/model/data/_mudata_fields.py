@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi.data.fields import AnnDataField, BaseMuDataWrapperClass, MuDataWrapper
 
 from ._fields import MatrixField
+from ._matrices import Matrix
 
 __all__ = ["CountsField", "GatheredField", "MuDataCountsField", "is_binary"]
 
@@ -102,7 +103,7 @@ class GatheredField(BaseMuDataWrapperClass):
         return state
 
 
-def is_binary(x: np.ndarray | sparse.spmatrix) -> bool:
+def is_binary(x: Matrix) -> bool:
     """Whether no value is above 1."""
     values = x.data if sparse.issparse(x) else np.asarray(x)
     return not values.size or bool(values.max() <= 1)

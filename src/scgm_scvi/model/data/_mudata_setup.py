@@ -140,7 +140,7 @@ class MuDataSetupMixin(SetupMixin):
         cls.register_manager(manager)
 
     @classmethod
-    def setup_anndata(
+    def setup_anndata(  # type: ignore[override]  # needs to know of genes and peaks besides
         cls,
         adata: AnnData,
         modality_key: str = "modality",
@@ -222,7 +222,7 @@ class MuDataSetupMixin(SetupMixin):
         return [CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)]  # as MULTIVI has it
 
 
-def _named(value: str | Sequence[str] | None, argument: str) -> list[str]:
+def _named(value: Any, argument: str) -> list[str]:
     """Columns that an argument names."""
     if argument.endswith("_key"):
         return [] if value is None else [value]

@@ -124,8 +124,8 @@ def hide_nuisances(
     The table, and where a nuisance is unknown, and stands in for one to be found.
     """
     unknown: dict[str, list[np.ndarray]] = {}
-    new = {}
-    groups = {
+    new: dict[str, Any] = {}
+    groups: dict[str, Mapping[str, Any]] = {
         REGISTRY_KEYS.BATCH_KEY: spec.batch,
         REGISTRY_KEYS.CAT_COVS_KEY: spec.covariates,
         REGISTRY_KEYS.CONT_COVS_KEY: dict.fromkeys(spec.numeric_covariates),
@@ -185,11 +185,13 @@ def completed_nuisances(
     if not rows.any():
         return tensors
     seen, n = np.unique(design["tokens"][:, n_conditions:], axis=0, return_counts=True)
-    seen = torch.as_tensor(seen[np.argsort(-n, kind="stable")][:_MOST_TRIED]).to(own.device) - 1
+    combinations = (
+        torch.as_tensor(seen[np.argsort(-n, kind="stable")][:_MOST_TRIED]).to(own.device) - 1
+    )
     some = {key: value[rows] for key, value in tensors.items()}
     x, mean = module.features(some), module.encode_state(some)[0]
     fits, tried = [], []
-    for combination in seen:
+    for combination in combinations:
         nuisances = torch.where(own[rows] < 0, combination, own[rows])
         px = module.decode_state(mean, _with(some, nuisances))
         fits.append(log_likelihood(px, x.to(mean.device)).to(own.device))

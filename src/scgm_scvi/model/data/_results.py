@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scgm_scvi._errors import listed
 
-__all__ = ["require_writable", "used_categories", "write_result"]
+from ._matrices import Matrix
+
+__all__ = ["Results", "require_writable", "used_categories", "write_result"]
+
+
+class Results(TypedDict):
+    """What became of cells, and whether to write it into a copy. A view is always left as it is.
+
+    Attributes
+    ----------
+    layers, obs
+        By suffix to the key that they are written under; ``""`` is the key itself.
+    """
+
+    layers: Mapping[str, Matrix]
+    latent: np.ndarray
+    obs: Mapping[str, np.ndarray]
+    uns: Mapping[str, Any]
+    copy: bool
 
 
 def require_writable(adata: AnnData, features: pd.Index, key: str, name: str = "adata") -> None:
@@ -47,15 +64,7 @@ def used_categories(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_result(
-    adata: AnnData,
-    key: str,
-    *,
-    features: pd.Index,
-    layers: Mapping[str, np.ndarray | sparse.csr_matrix],
-    latent: np.ndarray,
-    obs: Mapping[str, np.ndarray],
-    uns: Mapping[str, Any],
-    copy: bool,
+    adata: AnnData, key: str, *, features: pd.Index, **results: Unpack[Results]
 ) -> AnnData | None:
     """Write layers, ``obsm["X_" + key]``, columns of ``obs`` and ``uns[key]``.
 
@@ -63,23 +72,21 @@ def write_result(
     ----------
     features
         Of the columns of ``layers``, which are brought into the order of ``adata``.
-    layers, obs
-        By suffix to ``key``; ``""`` is the key itself.
-    copy
-        Whether to leave ``adata`` as it is. A view is always left.
+    **results
+        See :class:`Results`.
 
     Returns
     -------
     The new object, or ``None`` where ``adata`` was written to.
     """
-    new = copy or adata.is_view
+    new = results["copy"] or adata.is_view
     out = adata.copy() if new else adata
     order = features.get_indexer(out.var_names)
-    for suffix, values in layers.items():
+    for suffix, values in results["layers"].items():
         same = np.array_equal(order, np.arange(len(order)))
         out.layers[key + suffix] = values if same else values[:, order]
-    out.obsm["X_" + key] = latent
-    for suffix, column in obs.items():
+    out.obsm["X_" + key] = results["latent"]
+    for suffix, column in results["obs"].items():
         out.obs[key + suffix] = column
-    out.uns[key] = dict(uns)
+    out.uns[key] = dict(results["uns"])
     return out if new else None

@@ -169,7 +169,7 @@ class SetupMixin(RegistrationMixin):
         known = {}
         if kwargs.get("extend_categories"):  # a query may lack conditions: unspecified
             del keys["labels_key"], keys["condition_keys"]
-            spec = ConditionSpec.from_registry(source)
+            spec = ConditionSpec.from_registry(kwargs["source_registry"])
             check_kinds(adata.obs, {**spec.nuisances, **spec.categorical}, name)
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
@@ -178,8 +178,7 @@ class SetupMixin(RegistrationMixin):
             for kind, entry in KINDS.items()
         }
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
-        is_new = kwargs.get("source_registry") is None
-        check_columns(adata.obs, keys, numeric, name, check_names=is_new)
+        check_columns(adata.obs, keys, numeric, name, check_names=source is None)
         validate_keys(adata, keys, numeric, name)
         if source is None:
             validate_specified(adata.obs, keys, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
 
-from ._matrices import as_matrix
+from ._matrices import Matrix, as_matrix
 
 __all__ = [
     "has_fractions",
@@ -98,7 +98,7 @@ def match_features(adata: AnnData, names: pd.Index, name: str = "adata") -> AnnD
 
 def validate_keys(
     adata: AnnData,
-    keys: dict[str, Sequence[str | None]],
+    keys: Mapping[str, Sequence[str | None]],
     numeric: Sequence[str] = (),
     name: str = "adata",
 ) -> None:
@@ -147,7 +147,9 @@ def validate_keys(
                     raise ValueError(f"{argument}: {name}.obs[{column!r}] holds infinite values.")
 
 
-def validate_specified(obs: pd.DataFrame, keys: dict[str, Sequence[str | None]], name: str) -> None:
+def validate_specified(
+    obs: pd.DataFrame, keys: Mapping[str, Sequence[str | None]], name: str
+) -> None:
     """Check that each condition is specified of some cell.
 
     Raises
@@ -289,9 +291,7 @@ def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name is not None]
 
 
-def _empty_message(
-    x: np.ndarray | sparse.spmatrix, axis: int, names: pd.Index, place: str, what: str
-) -> str | None:
+def _empty_message(x: Matrix, axis: int, names: pd.Index, place: str, what: str) -> str | None:
     empty = np.asarray(x.sum(axis=axis)).ravel() == 0
     if not empty.any():
         return None

@@ -20,6 +20,8 @@ from scipy import sparse
 
 from scgm_scvi._whole import written_whole
 
+from ._matrices import Matrix
+
 __all__ = ["CellWriter", "ChunkWriter", "begin", "extend"]
 
 
@@ -128,7 +130,7 @@ def _plain_chunks() -> AbstractContextManager:
     return nullcontext()
 
 
-def begin(group: Any, key: str, value: sparse.csr_matrix | np.ndarray | pd.DataFrame) -> None:
+def begin(group: Any, key: str, value: Matrix | pd.DataFrame) -> None:
     """Write a matrix, an array, or a table of columns that can grow along its first axis."""
     options: dict[str, Any] = {}
     if sparse.issparse(value):

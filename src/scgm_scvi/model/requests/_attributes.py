@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,8 +92,10 @@ class Attributes:
     @classmethod
     def joined(cls, parts: Sequence[Attributes]) -> Attributes:
         """Cells of several parts, one after the other."""
-        columns = zip(*(part._columns.values() for part in parts), strict=True)
-        return parts[0]._with([None if c[0] is None else torch.cat(c) for c in columns])
+        first, *others = (part._columns for part in parts)
+        return parts[0]._with(
+            {k: torch.cat([c, *(o[k] for o in others)]) for k, c in first.items()}
+        )
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -145,50 +146,48 @@ class Attributes:
 
     def where(self, chosen: torch.Tensor, other: Attributes) -> Attributes:
         """Those of ``other`` for ``chosen`` cells ``(n, 1)``, its own for the rest."""
-        pairs = zip(self._columns.values(), other._columns.values(), strict=True)
+        new = other._columns
         return self._with(
-            [
-                None if own is None else torch.where(chosen, new.to(own.dtype), own)
-                for own, new in pairs
-            ]
+            {k: torch.where(chosen, new[k].to(c.dtype), c) for k, c in self._columns.items()}
         )
 
     def differs(self, other: Attributes) -> torch.Tensor:
         """Which cells have an attribute that is another in ``other``, ``(n,)``."""
         out = torch.zeros(len(self), dtype=torch.bool)
-        for own, new in zip(self._columns.values(), other._columns.values(), strict=True):
-            if own is not None:
-                a, b = (c.double().nan_to_num(nan=-torch.inf) for c in (own, new))
-                out |= (a != b).any(dim=1)
+        for name, own in self._columns.items():
+            a, b = (c.double().nan_to_num(nan=-torch.inf) for c in (own, other._columns[name]))
+            out |= (a != b).any(dim=1)
         return out
 
     def obs(self, index: pd.Index) -> pd.DataFrame:
         """Columns that describe the cells, as a table of rows ``index`` has them."""
         spec, columns = self.spec, {}
-        tokens, batch = self.tokens.numpy(), self.batch.numpy()
+        own = {name: column.numpy() for name, column in self._columns.items()}
         for j, (name, categories) in enumerate(spec.categorical.items()):
             dtype = pd.CategoricalDtype(categories, ordered=name in spec.ordered)
-            columns[name] = pd.Categorical.from_codes(tokens[:, j] - 1, dtype=dtype)
-        values, places = self.values.numpy(), spec.value_columns
-        for name, condition in spec.numeric.items():
-            columns[name] = condition.described(values[:, places[name]])
+            columns[name] = pd.Categorical.from_codes(own["tokens"][:, j] - 1, dtype=dtype)
+        for name, place in spec.value_columns.items():
+            columns[name] = spec.numeric[name].described(own["values"][:, place])
         for name, categories in spec.batch.items():
             if name in spec.names:
-                columns[name] = pd.Categorical.from_codes(batch[:, 0], categories=categories)
+                columns[name] = pd.Categorical.from_codes(own["batch"][:, 0], categories=categories)
         for j, (name, categories) in enumerate(spec.covariates.items()):
-            codes = self.covariates.numpy()[:, j]
+            codes = own["covariates"][:, j]
             columns[name] = pd.Categorical.from_codes(codes, categories=categories)
         for j, name in enumerate(spec.numeric_covariates):
-            columns[name] = self.numeric.numpy()[:, j]
+            columns[name] = own["numeric"][:, j]
         return pd.DataFrame(columns, index=index)
 
     @property
-    def _columns(self) -> dict[str, torch.Tensor | None]:
-        names = ("tokens", "values", "batch", "covariates", "numeric")
-        return {name: getattr(self, name) for name in names}
+    def _columns(self) -> dict[str, torch.Tensor]:
+        """Those that there are."""
+        columns = {
+            k: getattr(self, k) for k in ("tokens", "values", "batch", "covariates", "numeric")
+        }
+        return {name: column for name, column in columns.items() if column is not None}
 
-    def _with(self, columns: Sequence[Any]) -> Attributes:
-        return Attributes(self.spec, *columns)
+    def _with(self, columns: Mapping[str, torch.Tensor]) -> Attributes:
+        return Attributes(self.spec, **columns)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Attributes:
-        return self._with([None if c is None else change(c) for c in self._columns.values()])
+        return self._with({name: change(column) for name, column in self._columns.items()})

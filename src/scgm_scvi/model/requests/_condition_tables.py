@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from scgm_scvi._errors import listed, nearest, shown, whole_number
 
 __all__ = ["Conditions", "read_table", "require_known", "row_names", "rows_of"]
 
-Conditions = Mapping[str, Any] | pd.DataFrame | None
+Conditions: TypeAlias = Mapping[str, Any] | pd.DataFrame | None
 
 
 def read_table(
@@ -20,7 +20,7 @@ def read_table(
     n_cells: int | None,
     conditions: Conditions,
     cells: pd.Index | None = None,
-) -> tuple[dict[str, Sequence], int, pd.Index | None]:
+) -> tuple[dict[str, list | np.ndarray], int, pd.Index | None]:
     """One sequence of equal length for each attribute, that length, and the names of the cells.
 
     Parameters
@@ -42,15 +42,14 @@ def read_table(
             f"conditions is a {type(conditions).__name__}; pass a dict of attribute to value, or "
             "a DataFrame with a row a cell."
         )
-    is_frame = isinstance(conditions, pd.DataFrame)
-    if is_frame and not conditions.columns.is_unique:
+    if isinstance(conditions, pd.DataFrame) and not conditions.columns.is_unique:
         twice = conditions.columns[conditions.columns.duplicated()].unique()
         raise ValueError(f"conditions has more than one column {listed(twice)}; leave one of each.")
     for name in conditions:
         require_known(name, known, "conditions")
     columns = {k: _single(v, k) for k, v in conditions.items()}
     lengths = {k: len(v) for k, v in columns.items() if not _is_scalar(v)}
-    if is_frame:
+    if isinstance(conditions, pd.DataFrame):
         lengths["the DataFrame"] = len(conditions)
     n = next(iter(lengths.values()), None) if n_cells is None else n_cells
     if n is None:
@@ -138,13 +137,15 @@ def _is_plain(index: pd.Index) -> bool:
     )
 
 
-def _rows(conditions: Conditions, cells: pd.Index | None) -> dict[str, np.ndarray | slice]:
+def _rows(
+    conditions: Mapping[str, Any] | pd.DataFrame, cells: pd.Index | None
+) -> dict[str, np.ndarray | slice]:
     """Of each column, the row of each cell: by name where it has names, else by position."""
     indexes = _indexes(conditions)
     names = row_names(conditions) if cells is None else cells
     what = "the other columns" if cells is None else "the cells"
     rows: dict[str, np.ndarray | slice] = dict.fromkeys(conditions, slice(None))
-    if isinstance(conditions, pd.DataFrame) and cells is None:
+    if names is None or (isinstance(conditions, pd.DataFrame) and cells is None):
         return rows
     for name, index in indexes.items():
         if _is_plain(index) or index.equals(names):

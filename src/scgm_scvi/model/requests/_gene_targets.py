@@ -99,7 +99,7 @@ def _target(gene: object, value: object) -> GeneTarget:
             f"'fold:x' for x times the cell's own expression."
             f"{nearest(value, [_KNOCKOUT]) if isinstance(value, str) else ''}"
         )
-    if not 0 <= value < math.inf:
+    if value < 0 or not value < math.inf:
         raise ValueError(f"genes: {str(gene)!r} is {asked!r}; a target is a number, 0 or more.")
     return GeneTarget(float(value), 0.0, f"{float(value):g}")
 

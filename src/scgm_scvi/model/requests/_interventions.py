@@ -207,7 +207,7 @@ class Intervention:
             cell.
         """
         further = self.energy
-        if not self.columns:
+        if further is not None and not self.columns:
             return lambda cells: _one_a_cell(further(cells), cells)
         columns = list(self.columns)
         targets = self.targets(source) * _TOTAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,8 +148,8 @@ class Request:
         """The ``own`` attributes of cells with those in ``named`` as the request has them."""
         asked, spec = self.instead_of(own), self.spec
         tokens = torch.tensor([name not in named for name in spec.categorical], dtype=torch.bool)
-        values = [name not in named for name in spec.numeric]
-        values = torch.tensor(np.repeat(values, spec.value_widths).astype(bool))
+        kept = np.repeat([name not in named for name in spec.numeric], spec.value_widths)
+        values = torch.tensor(kept.astype(bool))
         return replace(
             asked,
             tokens=torch.where(tokens, own.tokens, asked.tokens),
@@ -169,7 +169,7 @@ class Request:
 
 
 def _token_columns(
-    table: Mapping[str, Sequence],
+    table: Mapping[str, list | np.ndarray],
     attributes: Mapping[str, np.ndarray],
     n: int,
     spec: ConditionSpec,
@@ -187,7 +187,9 @@ def _require_met(
     name: str, tokens: np.ndarray, categories: np.ndarray, met: np.ndarray | None
 ) -> None:
     """Raise for a category that is known by name alone, such as an unused one of a column."""
-    strange = tokens[(tokens > 0) & ~np.isin(tokens, tokens if met is None else met)]
+    if met is None:
+        return
+    strange = tokens[(tokens > 0) & ~np.isin(tokens, met)]
     if len(strange):
         raise ValueError(
             f"{shown(categories[strange[0] - 1])} is a category of {name!r} that no training cell "
@@ -196,7 +198,9 @@ def _require_met(
         )
 
 
-def _value_columns(table: Mapping[str, Sequence], spec: ConditionSpec, n: int) -> np.ndarray:
+def _value_columns(
+    table: Mapping[str, list | np.ndarray], spec: ConditionSpec, n: int
+) -> np.ndarray:
     out = np.full((n, sum(spec.value_widths)), np.nan, dtype=np.float32)
     for name, columns in spec.value_columns.items():
         if name in table:

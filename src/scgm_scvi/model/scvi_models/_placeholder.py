@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
+from scgm_scvi.model.data._base import ModelBase
 from scgm_scvi.model.data._modalities import holding
 from scgm_scvi.model.requests._spec import ConditionSpec
 
@@ -21,7 +22,7 @@ __all__ = ["PlaceholderMixin", "placeholder", "placeholder_obs"]
 _N = 2  # cells: scvi-tools squeezes arrays of one
 
 
-class PlaceholderMixin:
+class PlaceholderMixin(ModelBase):
     """Let an scvi model be made of a registry alone, as of a saved model without its data.
 
     Comes right before the scvi model among the bases. Of the data such a model reads how many
@@ -34,17 +35,17 @@ class PlaceholderMixin:
         registry: Mapping[str, Any] | None = None,
         **scvi_kwargs: Any,
     ) -> None:
-        is_alone = adata is None and registry is not None
-        cells = self._placeholder(registry) if is_alone else adata
+        alone = registry if adata is None else None
+        cells = adata if alone is None else self._placeholder(alone)
         with warnings.catch_warnings():  # MULTIVI makes layers of proteins where there are none
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             super().__init__(cells, **scvi_kwargs)
-        if not is_alone:
+        if alone is None:
             return
         self.deregister_manager(cells)
         self._adata = self._adata_manager = None
-        self.registry_ = registry
-        self.summary_stats = AnnDataManager._get_summary_stats_from_registry(registry)
+        self.registry_ = alone
+        self.summary_stats = AnnDataManager._get_summary_stats_from_registry(alone)
 
     @classmethod
     def _placeholder(cls, registry: Mapping[str, Any]) -> Any:

@@ -100,7 +100,7 @@ class DiffusionPOISSONVI(PeakGettersMixin, PretrainedMixin, PlaceholderMixin, PO
     minified_data_type = None
 
     @property
-    def _module_cls(self) -> type:
+    def _module_cls(self) -> Any:
         """What scvi's ``__init__`` makes the module of: of PEAKVI's first, and then of VAE."""
         return self.__dict__.get("module_cls", super()._module_cls)
 

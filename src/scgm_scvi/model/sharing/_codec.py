@@ -41,7 +41,7 @@ class Encoder:
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
 
-    def encode(self, value: object, where: str) -> Any:
+    def encode(self, value: Any, where: str) -> Any:
         """``value`` as JSON; ``where`` names it in errors, and its tensors.
 
         Raises
@@ -102,8 +102,8 @@ class Encoder:
         items = [(k, self.encode(v, f"{where}[{k!r}]")) for k, v in value.items()]
         if type(value) is dict and all(type(k) is str for k in value) and _TAG not in value:
             return dict(items)
-        items = [[self.encode(k, f"{where}, key {k!r}"), v] for k, v in items]
-        found = {_TAG: type(value).__name__, "items": items}
+        pairs = [[self.encode(k, f"{where}, key {k!r}"), v] for k, v in items]
+        found = {_TAG: type(value).__name__, "items": pairs}
         if type(value) is defaultdict:
             factory = getattr(value.default_factory, "__name__", "None")
             if _FACTORIES.get(factory) is not value.default_factory:

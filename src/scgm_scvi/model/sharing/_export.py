@@ -10,7 +10,7 @@ import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -126,7 +126,7 @@ class ExportMixin(LatentDiffusionMixin):
         *,
         accelerator: str = "auto",
         device: int | str = "auto",
-    ) -> ExportMixin:
+    ) -> Self:
         """The model that :meth:`export` wrote. Nothing in the files can run.
 
         Parameters

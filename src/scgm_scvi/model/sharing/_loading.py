@@ -7,7 +7,7 @@ import pickle
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from anndata import AnnData
@@ -37,7 +37,7 @@ class LoadingMixin(LatentDiffusionMixin):
         allowed_classes_names_list: list[str] | None = None,
         *,
         trusted: bool = False,
-    ) -> LoadingMixin:
+    ) -> Self:
         """Load a model that :meth:`save` wrote.
 
         The file is a pickle, and a pickle can run code when it is opened. Before that, this looks
@@ -142,7 +142,7 @@ class LoadingMixin(LatentDiffusionMixin):
         return model
 
     @classmethod
-    def _kin(cls) -> dict[str, type[LoadingMixin]]:
+    def _kin(cls) -> dict[str, type[Any]]:
         """Other classes that :meth:`load` gives back if such a model was saved."""
         return {}
 
@@ -180,13 +180,13 @@ class LoadingMixin(LatentDiffusionMixin):
         )
 
 
-def _saved_class(file: Path) -> str | None:
-    """Class of the model in a file, where it tells."""
+def _saved_class(file: Path) -> str:
+    """Class of the model in a file; empty where it does not tell."""
     try:
         saved = torch.load(file, map_location="cpu", weights_only=False)
-        return saved["attr_dict"]["registry_"].get("model_name")
+        return saved["attr_dict"]["registry_"].get("model_name", "")
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, LookupError, AttributeError):
-        return None
+        return ""
 
 
 def _explain(

@@ -173,9 +173,10 @@ def strange_names(file: Path) -> tuple[list[str], list[str]]:
                 hidden.add(opcode.name)
             elif opcode.name == "GLOBAL":
                 # pickletools undoes backslashes, which unpickling does not: compare the bytes too
-                raw = argument.replace(" ", "\n").encode() + b"\n"
-                if argument not in _NAMES or not data.startswith(raw, position + 1):
-                    foreign.add(argument.replace(" ", "."))
+                name, start = str(argument), (position or 0) + 1
+                raw = name.replace(" ", "\n").encode() + b"\n"
+                if name not in _NAMES or not data.startswith(raw, start):
+                    foreign.add(name.replace(" ", "."))
     except (ValueError, IndexError) as e:
         raise ValueError(f"{str(file)!r} is damaged ({e}). Get it again.") from e
     return sorted(foreign), sorted(hidden)

@@ -158,7 +158,7 @@ class EditCurveMixin(Verb):
     def _default_strength(
         self,
         adata: AnnData,
-        conditions: Conditions,
+        conditions: Any,
         method: str,
         guidance_scale: float | Mapping[str, float] | None,
         composition: str,

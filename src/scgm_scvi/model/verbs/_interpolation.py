@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -188,7 +188,8 @@ class InterpolationMixin(Verb):
         generator: torch.Generator,
     ) -> tuple[_Ends, list[str]]:
         """Conditions and noise of both ends, and the trajectories' names."""
-        spec, given = self.condition_spec, [source, target]
+        spec = self.condition_spec
+        given: list[Any] = [source, target]
         both = [(g, self._cells.is_cells(g)) for g in given]
         numbers = [g.n_obs for g, are in both if are]
         if len(set(numbers)) > 1:
@@ -266,7 +267,7 @@ class InterpolationMixin(Verb):
         return cells[order].copy()
 
 
-def _described(end: ad.AnnData | Conditions) -> str:
+def _described(end: Any) -> str:
     """What an end was, for the record."""
     if isinstance(end, pd.DataFrame):
         return "conditions of each cell"
