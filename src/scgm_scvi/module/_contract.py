@@ -48,6 +48,10 @@ class LatentDiffusionModule(Protocol):
     n_sizes: int
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
     def widths(self) -> Sequence[int]:
         """Numbers of features of the modalities, ``n_sizes`` of them."""
 

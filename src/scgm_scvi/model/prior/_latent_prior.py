@@ -28,6 +28,7 @@ from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._energy import energy_of_states
 from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
+from scgm_scvi.module import LatentDiffusionModule
 
 from ._analogy import Analogy
 
@@ -63,7 +64,7 @@ class LatentPrior:
     >>> states = model.prior.sample(attributes, sampling, generator)  # doctest: +SKIP
     """
 
-    module: Any
+    module: LatentDiffusionModule
     spec: ConditionSpec
     design: Mapping[str, np.ndarray]
 
@@ -210,7 +211,8 @@ class LatentPrior:
 
     def _network(self, sampling: Sampling) -> Callable[..., torch.Tensor]:
         """The denoiser, compiled or in half precision where that was asked for."""
-        denoiser, dtype = self.module.denoiser, _PRECISIONS[sampling.precision]
+        denoiser: Callable[..., torch.Tensor] = self.module.denoiser
+        dtype = _PRECISIONS[sampling.precision]
         if sampling.compile:
             denoiser = torch.compile(denoiser)
         if dtype is None:

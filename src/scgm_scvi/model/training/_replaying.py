@@ -36,7 +36,7 @@ def generate_replay(
         x.append(prior.express(states[-1], some, "counts", seed + start))
     counts, state = stacked(x), torch.cat(states)
     tensors = attributes.tensors
-    if module.use_size_factor_key:
+    if getattr(module, "use_size_factor_key", False):
         tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = module.split_state(state)[1].exp().cpu()
     kept = np.asarray(abs(counts).sum(axis=1)).ravel() > 0  # an empty cell has no log depth
     left = torch.as_tensor(np.flatnonzero(kept))
