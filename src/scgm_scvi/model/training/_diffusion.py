@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
-from scvi import REGISTRY_KEYS
 from scvi.train import Trainer, TrainRunner
 from torch import nn
 
@@ -32,47 +30,15 @@ from scgm_scvi.train import (
 )
 
 from ._datamodule import TrainingDataModule
+from ._encoded import MAX_DESIGN_ROWS, Encoded, LatentTable, encode_cells
 from ._fingerprint import stage_one_fingerprint, weights_fingerprint
 
 __all__ = [
-    "MAX_DESIGN_ROWS",
     "TRAINERS",
-    "Encoded",
     "LatentDiffusionMixin",
-    "LatentTable",
 ]
 
-MAX_DESIGN_ROWS = 100_000
 TRAINERS = (Trainer.__init__, LightningTrainer.__init__, TrainRunner.__init__)  # who take options
-
-
-class Encoded(NamedTuple):
-    """Cells as stage two sees them: their states' moments, their attributes."""
-
-    mean: torch.Tensor
-    variance: torch.Tensor
-    design: dict[str, np.ndarray]
-
-
-class LatentTable(NamedTuple):
-    """What stage two trains on.
-
-    Attributes
-    ----------
-    data
-        A data module, given ``batch_size``, ``steps_per_epoch`` and ``seed``.
-    n_cells
-        To train on.
-    design
-        Attributes of training cells, from which those that a request leaves open are drawn.
-    met
-        For each categorical attribute the tokens that training cells have.
-    """
-
-    data: Callable[..., LightningDataModule]
-    n_cells: int
-    design: dict[str, np.ndarray]
-    met: list[np.ndarray]
 
 
 class LatentDiffusionMixin(RegistrationMixin):
@@ -313,31 +279,9 @@ class LatentDiffusionMixin(RegistrationMixin):
                 "The model was loaded without data, so there are no cells to learn. Load it with "
                 "an AnnData, or pass the data module that it was trained from: datamodule=..."
             )
-        means, variances, parts, measured = [], [], [], []
         self._require_current()
-        several = self.module.n_sizes > 1
-        for tensors in self._make_data_loader(
-            adata=self.adata, batch_size=encoding_batch_size(len(self.var_))
-        ):
-            mean, variance = self.module.encode_state(tensors)
-            means.append(mean.cpu())
-            variances.append(variance.cpu())
-            tokens, values = self.module.denoiser_conditions(tensors)
-            numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
-            parts.append({"tokens": tokens, "values": values, "numeric": numeric.float()})
-            if several:
-                measured.append(self.module.measured(self.module.features(tensors)).cpu())
-        design = {k: torch.cat([p[k] for p in parts]).numpy() for k in parts[0]}
-        mean, variance = torch.cat(means), torch.cat(variances)
-        lost = int((~(mean.isfinite() & variance.isfinite()).all(dim=1)).sum())
-        if lost:
-            raise ValueError(
-                f"{lost} of {len(mean)} cells have no finite latent or library size: cells without "
-                "counts, or without a positive size factor. Leave them out."
-            )
-        if several:
-            mean, variance = _with_missing_sizes(self.module, mean, variance, torch.cat(measured))
-        return Encoded(mean, variance, design)
+        size = encoding_batch_size(len(self.var_))
+        return encode_cells(self.module, self._make_data_loader(adata=self.adata, batch_size=size))
 
     def _stage_one_split(self, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows of stage one; all cells train where it left none."""
@@ -368,19 +312,3 @@ class LatentDiffusionMixin(RegistrationMixin):
                 "Stage two is stale: stage one changed after it was trained, so its latents are "
                 "no longer the model's. Call model.train_diffusion()."
             )
-
-
-def _with_missing_sizes(
-    module: Any, mean: torch.Tensor, variance: torch.Tensor, measured: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moments of states whose unknown log sizes are as expected of cells that have them.
-
-    Cells may have been measured in some of the modalities only, ``measured``
-    ``(n, n_modalities)``; what they would have in the others is learnt from those that have both.
-    """
-    latent, log_sizes = module.split_state(mean)
-    missing = module.missing_sizes.cpu()
-    missing.fit(latent, log_sizes, measured)
-    moments = module.completed(mean, variance, measured)
-    missing.to(module.device)
-    return moments

@@ -23,7 +23,7 @@ from scgm_scvi.module import SCGM_KEYS
 from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
 
 from ._datamodule import TrainingDataModule
-from ._diffusion import MAX_DESIGN_ROWS, LatentTable
+from ._encoded import MAX_DESIGN_ROWS, LatentTable, encode_minibatch
 from ._stage_one import StageOneMixin, require_held_out
 
 __all__ = ["DiskTrainingMixin", "own_registry"]
@@ -203,15 +203,10 @@ class DiskTrainingMixin(StageOneMixin):
         bar = tqdm(total=cache.n_cells, desc="Encoding", unit="cell", disable=not progress_bar)
         with bar:
             for tensors in chain(train, validation):
-                mean, variance = self.module.encode_state(tensors)
-                tokens, values = self.module.denoiser_conditions(tensors)
-                numeric = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, torch.zeros(len(tokens), 0))
-                design = {"tokens": tokens, "values": values, "numeric": numeric}
-                own = slice(cache.n_done, cache.n_done + len(tokens))
-                cache.append(
-                    mean.cpu(), variance.cpu(), design, None if weights is None else weights[own]
-                )
-                bar.update(len(tokens))
+                mean, variance, design = encode_minibatch(self.module, tensors)
+                own = slice(cache.n_done, cache.n_done + len(mean))
+                cache.append(mean, variance, design, None if weights is None else weights[own])
+                bar.update(len(mean))
         sums, n_lost, n_validated = zip(
             *gathered((cache.sums, cache.n_lost, validation.n_obs)), strict=True
         )

@@ -17,7 +17,8 @@ from scgm_scvi.module import CategoryCounts, new_entries, only_trained
 from scgm_scvi.nn import merge_adapters
 from scgm_scvi.train import Replay
 
-from ._diffusion import Encoded, LatentDiffusionMixin, LatentTable
+from ._diffusion import LatentDiffusionMixin
+from ._encoded import Encoded, LatentTable
 from ._fingerprint import stage_one_fingerprint
 from ._replaying import generate_replay
 
