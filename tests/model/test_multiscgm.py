@@ -350,3 +350,15 @@ def make_wider(adata: AnnData, extra: AnnData) -> AnnData:
         obs=adata.obs,
         var=pd.DataFrame(index=[*adata.var_names, *extra.var_names]),
     )
+
+
+def test_cells_with_genes_alone_are_edited(multi):
+    """Matrices of all features are written by name into cells that have some of them."""
+    cells = multi.adata["rna"][:4].copy()
+    out = multi.edit(cells, B, strength=0.5, seed=0, copy=True, **FAST)
+    made = out["rna"] if isinstance(out, MuData) else out
+    assert made.layers["scgm_edited"].shape == cells.shape
+    whole = multi.edit(
+        multi.adata[cells.obs_names].copy(), B, strength=0.5, seed=0, copy=True, **FAST
+    )
+    assert whole["rna"].layers["scgm_edited"].shape == cells.shape

@@ -54,7 +54,7 @@ def test_value_range_standardizes_what_is_known():
     embed.set_value_range(values)
     # a constant keeps a positive scale; one known value says nothing of a range
     torch.testing.assert_close(embed.value_shift, torch.tensor([2.0, 7.0, 0.0]))
-    torch.testing.assert_close(embed.value_scale, torch.tensor([2**0.5, 1e-6, 1.0]))
+    torch.testing.assert_close(embed.value_scale, torch.tensor([2**0.5, 1.0, 1.0]))
     assert {"value_shift", "value_scale"} <= embed.state_dict().keys()
 
     tokens = torch.zeros(1, 0, dtype=torch.long)

@@ -61,7 +61,8 @@ class ConditionEmbedding(nn.Module):
             known = values[:, j][~values[:, j].isnan()]
             if len(known) > 1:
                 self.value_shift[j] = known.mean()
-                self.value_scale[j] = known.std().clamp(min=1e-6)
+                spread = known.std()  # 0: a number that tells nothing, and is to say nothing
+                self.value_scale[j] = torch.where(spread > 1e-6, spread, 1.0)
 
     def forward(self, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Embed ``tokens`` ``(n, n_categorical)`` and ``values`` ``(n, n_values)``."""

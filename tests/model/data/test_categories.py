@@ -36,7 +36,11 @@ def test_other_verbs(model, adata):
     more = model.augment(real, "cell_type", {KINDS[0]: 80}, seed=0, progress_bar=False)
     assert set(more.obs["cell_type"].cat.categories) == set(KINDS)
     way = model.interpolate(
-        *({"cell_type": kind} for kind in KINDS), n=2, n_cells=3, n_steps=2, progress_bar=False
+        *({"cell_type": kind} for kind in KINDS),
+        n_points=2,
+        n_cells=3,
+        n_steps=2,
+        progress_bar=False,
     )
     assert set(way.obs["cell_type"].cat.categories) == set(KINDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -90,7 +91,7 @@ class ModelBase(_SCVIModel):
 
     @fitted_.setter
     def fitted_(self, fitted: Fitted) -> None:
-        self.__dict__["_fitted"] = {**fitted}  # its own, or a query would change its reference
+        self.__dict__["_fitted"] = deepcopy(fitted)  # its own, not a reference's
 
     @property
     def condition_spec(self) -> ConditionSpec:

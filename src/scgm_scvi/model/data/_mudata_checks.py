@@ -13,6 +13,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi.model.requests._kinds import further_arguments
 
 from ._matrices import Matrix
 from ._mudata_fields import is_binary
@@ -68,7 +69,8 @@ def check_mudata(mdata: Any) -> None:
 def places_of_columns(mdata: MuData, setup: Mapping[str, Any]) -> dict[str, str | None]:
     """Where the columns of arguments are, as far as the user says it."""
     modalities = setup["modalities"] or {}
-    known = [*COLUMN_ARGUMENTS, "rna_layer", "atac_layer"]
+    columns = [*COLUMN_ARGUMENTS, *further_arguments()]
+    known = [*columns, "rna_layer", "atac_layer"]
     for argument, key in modalities.items():
         if argument not in known:
             raise ValueError(
@@ -80,7 +82,7 @@ def places_of_columns(mdata: MuData, setup: Mapping[str, Any]) -> dict[str, str 
                 f"modalities[{argument!r}] is {key!r}, which mdata has not."
                 f"{nearest(key, mdata.mod)} Modalities: {listed(mdata.mod)}."
             )
-    return {a: key for a, key in modalities.items() if a in COLUMN_ARGUMENTS}
+    return {a: key for a, key in modalities.items() if a in columns}
 
 
 def check_keys(mdata: MuData, keys: tuple[str, str]) -> None:

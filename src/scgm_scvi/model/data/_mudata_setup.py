@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, MuDataNumericalObsField
 
 from scgm_scvi._errors import require_keywords
+from scgm_scvi.model.requests._kinds import further_arguments
 
 from ._modalities import gathered_obs
 from ._modality import modality_keys
@@ -31,7 +32,7 @@ from ._mudata_checks import (
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
-from ._setup import TRANSFER, SetupMixin, as_list, further_arguments, take_further
+from ._setup import TRANSFER, SetupMixin, as_list, require_kinds, take_further
 from ._validation import validate_adata, validate_matrix
 
 __all__ = ["MuDataSetupMixin"]
@@ -95,6 +96,7 @@ class MuDataSetupMixin(SetupMixin):
         --------
         >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
         """
+        require_kinds(kwargs.get("source_registry"))
         require_keywords(
             kwargs, "setup_mudata", cls.setup_mudata, also=(*TRANSFER, *further_arguments())
         )
@@ -186,6 +188,7 @@ class MuDataSetupMixin(SetupMixin):
         ... # doctest: +SKIP
         >>> MultiSCGM.setup_anndata(adata, modality_key="feature_types")  # doctest: +SKIP
         """
+        require_kinds(kwargs.get("source_registry"))
         require_keywords(
             kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
         )

@@ -40,17 +40,17 @@ class ConditionValuesField(NumericalJointObsField):
     ----------
     registry_key
         Key in scvi's data registry.
-    given
-        Name of a kind in :data:`scgm_scvi.model.KINDS` to its conditions, columns of ``obs``, each
-        with what the set-up was told of it.
+    conditions
+        Column of ``obs`` to the name of its kind in :data:`scgm_scvi.model.KINDS`, and what the set-up
+        was told of it.
     """
 
     KINDS_KEY, LEARNT_KEY = "kinds", "learnt"
 
-    def __init__(self, registry_key: str, given: Mapping[str, Mapping[str, Any]]) -> None:
-        self.given = {name: told for names in given.values() for name, told in names.items()}
-        self.kinds = {name: kind for kind, names in given.items() for name in names}
-        super().__init__(registry_key, list(self.given))
+    def __init__(self, registry_key: str, conditions: Mapping[str, tuple[str, Any]]) -> None:
+        self.kinds = {name: kind for name, (kind, _) in conditions.items()}
+        self.told = {name: told for name, (_, told) in conditions.items()}
+        super().__init__(registry_key, list(self.kinds))
 
     def check(self, obs: pd.DataFrame, source: Mapping[str, Any] | None) -> None:
         """Raise for values that make no sense, before anything is written.
@@ -84,20 +84,19 @@ class ConditionValuesField(NumericalJointObsField):
         """Those that are known, and what is to be learnt of the others."""
         return {
             name: known.get(name)
-            or NumericCondition(kind, KINDS[kind].learn(obs[name], self.given[name]))
+            or NumericCondition(kind, KINDS[kind].learn(obs[name], self.told[name]))
             for name, kind in self.kinds.items()
         }
 
     def _write(self, adata: AnnData, conditions: Mapping[str, NumericCondition]) -> dict[str, Any]:
         parts = {name: c.numbers(adata.obs[name], name) for name, c in conditions.items()}
-        adata.obsm[self.attr_key] = pd.DataFrame(
-            {
-                name if values.shape[1] == 1 else f"{name}_{i}": values[:, i]
-                for name, values in parts.items()
-                for i in range(values.shape[1])
-            },
-            index=adata.obs_names,
-        )
+        columns = [
+            name if values.shape[1] == 1 else f"{name}[{i}]"
+            for name, values in parts.items()
+            for i in range(values.shape[1])
+        ]
+        numbers = np.concatenate(list(parts.values()), axis=1)
+        adata.obsm[self.attr_key] = pd.DataFrame(numbers, columns=columns, index=adata.obs_names)
         state: dict[str, Any] = {self.COLUMNS_KEY: np.asarray(self.attr_keys, dtype=object)}
         further = {name: kind for name, kind in self.kinds.items() if kind != "continuous"}
         if further:

@@ -83,7 +83,7 @@ def write_result(
     out = adata.copy() if new else adata
     order = features.get_indexer(out.var_names)
     for suffix, values in results["layers"].items():
-        same = np.array_equal(order, np.arange(len(order)))
+        same = np.array_equal(order, np.arange(values.shape[1]))
         out.layers[key + suffix] = values if same else values[:, order]
     out.obsm["X_" + key] = results["latent"]
     for suffix, column in results["obs"].items():

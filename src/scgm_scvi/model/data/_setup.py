@@ -17,7 +17,7 @@ from scvi.data.fields import (
 )
 
 from scgm_scvi._errors import require_keywords
-from scgm_scvi.model.requests._kinds import KINDS
+from scgm_scvi.model.requests._kinds import KINDS, further_arguments
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
 
@@ -28,7 +28,7 @@ from ._number_fields import ConditionValuesField, NumbersField
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
-__all__ = ["TRANSFER", "SetupMixin", "as_list", "further_arguments", "take_further"]
+__all__ = ["TRANSFER", "SetupMixin", "as_list", "require_kinds", "take_further"]
 
 TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
 
@@ -91,6 +91,7 @@ class SetupMixin(RegistrationMixin):
         >>> adata = scgm_scvi.datasets.pbmc68k()
         >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
         """
+        require_kinds(kwargs.get("source_registry"))
         require_keywords(
             kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
         )
@@ -173,17 +174,24 @@ class SetupMixin(RegistrationMixin):
             check_kinds(adata.obs, {**spec.nuisances, **spec.categorical}, name)
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
-        numeric_conditions = {
-            kind: conditions_of(setup_args.get(entry.argument), entry.argument)
+        conditions = {
+            name: (kind, told)
             for kind, entry in KINDS.items()
+            for name, told in conditions_of(setup_args.get(entry.argument), entry.argument).items()
         }
+        if source is not None:  # in the order, and of the kinds, that the model has them
+            own = ConditionSpec.from_registry(source).numeric
+            kinds = {name: own[name].kind for name in own if name in conditions}
+            conditions = {n: (k, conditions[n][1]) for n, k in kinds.items()} | {
+                n: c for n, c in conditions.items() if n not in kinds
+            }
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
         check_columns(adata.obs, keys, numeric, name, check_names=source is None)
         validate_keys(adata, keys, numeric, name)
         if source is None:
-            validate_specified(adata.obs, keys, name)
+            validate_specified(adata.obs, keys, name, further_arguments())
         check_nuisances(adata.obs, keys, known, name)
-        values = ConditionValuesField(SCGM_KEYS.CONDITION_VALUES_KEY, numeric_conditions)
+        values = ConditionValuesField(SCGM_KEYS.CONDITION_VALUES_KEY, conditions)
         values.check(adata.obs, source)
         further = cls._further_fields(labels_key, unlabeled_category)
         if unlabeled_category is not None and labels_key is None:
@@ -222,11 +230,6 @@ def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
     return list(keys or [])
 
 
-def further_arguments() -> list[str]:
-    """Arguments of the set-up for kinds of conditions that it does not name itself."""
-    return [k.argument for k in KINDS.values() if k.argument != "continuous_condition_keys"]
-
-
 def take_further(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take what is said of such kinds out of the keywords that are scvi-tools'."""
     return {a: kwargs.pop(a) for a in further_arguments() if a in kwargs}
@@ -235,3 +238,10 @@ def take_further(kwargs: dict[str, Any]) -> dict[str, Any]:
 def conditions_of(given: Any, argument: str) -> dict[str, Any]:
     """Conditions of a kind, with what the set-up is told of each."""
     return dict(given) if isinstance(given, Mapping) else dict.fromkeys(as_list(given, argument))
+
+
+def require_kinds(registry: Mapping[str, Any] | None) -> None:
+    """Raise ``KeyError`` if a model has conditions of a kind that is not registered."""
+    if registry is not None:
+        for condition in ConditionSpec.from_registry(registry).numeric.values():
+            _ = condition.entry

@@ -148,7 +148,10 @@ def validate_keys(
 
 
 def validate_specified(
-    obs: pd.DataFrame, keys: Mapping[str, Sequence[str | None]], name: str
+    obs: pd.DataFrame,
+    keys: Mapping[str, Sequence[str | None]],
+    name: str,
+    further: Sequence[str] = (),
 ) -> None:
     """Check that each condition is specified of some cell.
 
@@ -157,7 +160,8 @@ def validate_specified(
     ValueError
         If a column holds missing values alone.
     """
-    for argument in ("labels_key", "condition_keys", "continuous_condition_keys"):
+    named = ("labels_key", "condition_keys", "continuous_condition_keys")
+    for argument in (*named, *further):
         for column in keys.get(argument, ()):
             if obs[column].isna().all():
                 raise ValueError(

@@ -52,7 +52,9 @@ class Attributes:
     ...     covariates={},
     ...     numeric_covariates=[],
     ... )
-    >>> cells = Attributes(spec, torch.tensor([[1], [2]]), torch.ones(2, 1), torch.zeros(2, 1))
+    >>> cells = Attributes(
+    ...     spec, torch.tensor([[1], [2]]), torch.ones(2, 1), torch.zeros(2, 1).long()
+    ... )
     >>> cells.with_category("cell_type", 1).tokens.ravel()
     tensor([2, 2])
     >>> cells.without({"cell_type"}).specified

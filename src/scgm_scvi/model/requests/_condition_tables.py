@@ -72,10 +72,7 @@ def read_table(
                 "reset_index()."
             )
     rows = _rows(conditions, cells)
-    table = {
-        k: [v] * n if _is_scalar(v) else np.asarray(v, dtype=object)[rows[k]]
-        for k, v in columns.items()
-    }
+    table = {k: [v] * n if _is_scalar(v) else _objects(v)[rows[k]] for k, v in columns.items()}
     return table, n, cells if cells is not None else _new_names(conditions)
 
 
@@ -177,3 +174,13 @@ def _new_names(conditions: Conditions) -> pd.Index | None:
         return None
     names = conditions.index.astype(str)
     return names if names.is_unique else None
+
+
+def _objects(values: Any) -> np.ndarray:
+    """One object a row, whatever a row holds."""
+    out = np.asarray(values, dtype=object)
+    if out.ndim != 1:  # rows are lists
+        out = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            out[i] = value
+    return out

@@ -11,6 +11,7 @@ from scvi.data import AnnDataManager
 
 from scgm_scvi._mudata import PicklableMuData, columns_stay
 from scgm_scvi.model.data._changes import same_counts
+from scgm_scvi.model.data._setup import require_kinds
 from scgm_scvi.model.training._diffusion import LatentDiffusionMixin
 
 __all__ = ["PicklingMixin"]
@@ -48,6 +49,7 @@ class PicklingMixin(LatentDiffusionMixin):
         known = kind._setup_adata_manager_store.get(cells.uns.get(_UUID))
         if known is not None and known.adata is not cells:
             del cells.uns[_UUID]  # a copy's own, or it would be taken for what it was copied from
+        require_kinds(registry)
         method = getattr(kind, registry.get("setup_method_name", "setup_anndata"))
         try:
             with columns_stay(), warnings.catch_warnings():  # said when they were set up

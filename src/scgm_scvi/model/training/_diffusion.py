@@ -50,7 +50,7 @@ class LatentDiffusionMixin(RegistrationMixin):
 
     @property
     def prior(self) -> LatentPrior:
-        """The trained diffusion model of latents as an engine, without cells."""
+        """The diffusion model of latents as an engine, without cells; untrained, it makes noise."""
         return LatentPrior(self.module, self.condition_spec, self.fitted_.get("design", {}))
 
     @property
