@@ -15,7 +15,14 @@ from scvi.model import LinearSCVI
 from scvi.module import LDVAE
 
 from scgm_scvi import SCGM
-from scgm_scvi.diffusion import NOISE_PROCESSES, SAMPLERS, NoiseProcess, Sampler, SamplerOutput
+from scgm_scvi.diffusion import (
+    GRIDS,
+    NOISE_PROCESSES,
+    SAMPLERS,
+    NoiseProcess,
+    Sampler,
+    SamplerOutput,
+)
 from scgm_scvi.metrics import TWO_SAMPLE_METRICS, evaluate_generation
 from scgm_scvi.model import PRETRAINED, PretrainedMixin
 from scgm_scvi.module import LabelsModuleMixin
@@ -79,6 +86,22 @@ def test_a_sampler(linear, monkeypatch):
     usual = model.generate(30, {"cell_type": "A"}, **ASKED)
     np.testing.assert_array_equal(cells.obsm["X_scgm"], again.obsm["X_scgm"])
     assert np.abs(cells.obsm["X_scgm"] - usual.obsm["X_scgm"]).max() > 0.1
+
+
+def test_a_grid(linear, monkeypatch):
+    def halved(n_steps, sigma_min, sigma_max):
+        return torch.cat([sigma_max * 0.5 ** torch.arange(n_steps).double(), torch.zeros(1)])
+
+    _, model = linear
+    monkeypatch.setitem(GRIDS, "halved", halved)
+    cells = model.generate(
+        30, {"cell_type": "A"}, sampling_kwargs={"grid": "halved"}, n_steps=12, **ASKED
+    )
+    assert cells.uns["scgm"]["grid"] == "halved"
+    usual = model.generate(
+        30, {"cell_type": "A"}, sampling_kwargs={"grid": "karras"}, n_steps=12, **ASKED
+    )
+    assert np.abs(cells.obsm["X_scgm"] - usual.obsm["X_scgm"]).max() > 0.01
 
 
 def test_a_noise_process(monkeypatch):

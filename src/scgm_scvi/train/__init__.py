@@ -1,7 +1,5 @@
 """Training: stage one's plan, and stage two in Lightning."""
 
-from scgm_scvi._processes import gathered, process
-
 from ._cached_latents import CachedLatents
 from ._denormals import flush_denormals
 from ._diffusion_plan import DiffusionTrainingPlan
@@ -26,7 +24,5 @@ __all__ = [
     "SCGMTrainingPlan",
     "adamw_with_cosine",
     "flush_denormals",
-    "gathered",
-    "process",
     "units_of",
 ]

@@ -16,11 +16,12 @@ from scvi import REGISTRY_KEYS
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import whole_number
+from scgm_scvi._processes import gathered, process
 from scgm_scvi.model.data._registry import completed_registry
 from scgm_scvi.model.data._tables import held_table
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
-from scgm_scvi.train import CachedLatents, LatentCache, gathered, process, units_of
+from scgm_scvi.train import CachedLatents, LatentCache, units_of
 
 from ._datamodule import TrainingDataModule
 from ._encoded import MAX_DESIGN_ROWS, LatentTable, encode_minibatch
