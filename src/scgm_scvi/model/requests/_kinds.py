@@ -142,8 +142,8 @@ class NumericCondition(NamedTuple):
         if odd.any():
             value = column.to_numpy(dtype=object)[odd][0]
             raise ValueError(
-                f"{name!r} holds values that are infinite, or missing in part ({shown(value)} is "
-                "one), of which networks can't learn. Correct them, or leave them missing."
+                f"{name!r} holds infinite values, or some that are missing in part ({shown(value)} "
+                "is one): networks can't read them. Correct them, or leave them missing."
             )
         return got
 
