@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import BRIEF, SMALL, make_types
 
-from scgm_scvi import SCGM
+from scgm_scvi import SCGM, MultiSCGM
 from scgm_scvi.model import KINDS, ConditionKind
 
 QUIET = {"progress_bar": False, "seed": 0}
@@ -81,6 +83,27 @@ def test_wrong_entries_are_named_before_anything_is_written(cells, monkeypatch):
     monkeypatch.setitem(KINDS, "odd", Scaled)
     with pytest.raises(TypeError, match=r"KINDS\['odd'\] .* enter an instance"):
         SCGM.setup_anndata(cells)
+    assert not cells.uns and "_scvi_batch" not in cells.obs
+
+
+@pytest.mark.parametrize("cls", [SCGM, MultiSCGM])
+def test_no_argument_of_a_set_up_is_free_for_a_kind(cells, monkeypatch, cls):
+    setups = [cls.setup_anndata, getattr(cls, "setup_mudata", cls.setup_anndata)]
+    taken = {name for setup in setups for name in inspect.signature(setup).parameters}
+    for name in taken - {"kwargs"}:
+        monkeypatch.setitem(KINDS, "odd", Scaled(name))
+        with pytest.raises(ValueError, match=f"has the argument '{name}', which means something"):
+            SCGM.setup_anndata(cells)
+
+
+def test_a_number_beyond_those_of_networks(cells):
+    cells.obs["second"] = cells.obs["second"].astype(float)
+    model = trained(cells.copy(), continuous_condition_keys=["second"])
+    with pytest.raises(ValueError, match="'second' holds infinite values"):
+        model.generate(1, {"second": 1e300}, **QUIET)
+    cells.obs["second"] *= 1e300
+    with pytest.raises(ValueError, match="'second' holds infinite values"):
+        SCGM.setup_anndata(cells, continuous_condition_keys=["second"])
     assert not cells.uns and "_scvi_batch" not in cells.obs
 
 

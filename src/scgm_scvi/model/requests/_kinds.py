@@ -138,7 +138,8 @@ class NumericCondition(NamedTuple):
             )
         got = got.astype(np.float64)
         missing = np.isnan(got)
-        odd = np.isinf(got).any(axis=1) | (missing.any(axis=1) & ~missing.all(axis=1))
+        infinite = np.abs(got) > np.finfo(np.float32).max  # as networks hold them
+        odd = infinite.any(axis=1) | (missing.any(axis=1) & ~missing.all(axis=1))
         if odd.any():
             value = column.to_numpy(dtype=object)[odd][0]
             raise ValueError(
@@ -202,8 +203,17 @@ def further_arguments() -> list[str]:
 
 
 _TAKEN = (
-    *("layer", "batch_key", "labels_key", "size_factor_key", "unlabeled_category"),
+    *(
+        "adata",
+        "mdata",
+        "layer",
+        "batch_key",
+        "labels_key",
+        "size_factor_key",
+        "unlabeled_category",
+    ),
     *("condition_keys", "continuous_condition_keys", "is_count_data", "modalities"),
     *("categorical_covariate_keys", "continuous_covariate_keys", "rna_key", "atac_key"),
     *("rna_layer", "atac_layer", "modality_key", "source_registry"),
+    *("extend_categories", "allow_missing_labels"),
 )

@@ -206,6 +206,4 @@ def _value_columns(
         if name in table:
             column = pd.Series(table[name], dtype=object)
             out[:, columns] = spec.numeric[name].numbers(column, name)
-            if np.isinf(out[:, columns]).any():
-                raise ValueError(f"conditions: {name!r} holds infinite values.")
     return out
