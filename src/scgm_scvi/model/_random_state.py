@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
-__all__ = ["leaves_random_state"]
+__all__ = ["leaves_random_state", "torch_seed"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@contextmanager
+def torch_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Borrow torch's global state, which distributions draw from: they take no generator."""
+    with _torch_state_kept(device):
+        torch.manual_seed(seed)
+        yield
+
+
+def _torch_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def leaves_random_state(verb: Verb) -> Verb:
@@ -23,7 +36,7 @@ def leaves_random_state(verb: Verb) -> Verb:
         device = self.device
         numpy_state, own_state = np.random.get_state(), random.getstate()
         try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with _torch_state_kept(device):
                 return verb(self, *args, **kwargs)
         finally:
             np.random.set_state(numpy_state)

@@ -56,9 +56,7 @@ class Source(ABC):
 
     name: ClassVar[str]
     base_url: ClassVar[str] = ""
-    is_local: ClassVar[bool] = (
-        False  # files that are the user's: fetched as they lie, never removed
-    )
+    is_local: ClassVar[bool] = False  # files are the user's: read where they lie, never removed
     insecure_hosts: ClassVar[tuple[str, ...]] = ()  # those without https
     intervals: ClassVar[dict[str, float]] = {}  # seconds between requests, of hosts that ask for it
 

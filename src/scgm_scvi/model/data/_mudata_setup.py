@@ -13,7 +13,6 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, MuDataNumericalObsField
 
-from scgm_scvi._errors import require_keywords
 from scgm_scvi.model.requests._kinds import further_arguments
 
 from ._modalities import gathered_obs
@@ -32,7 +31,7 @@ from ._mudata_checks import (
     places_of_columns,
 )
 from ._mudata_fields import CountsField, GatheredField, MuDataCountsField
-from ._setup import TRANSFER, SetupMixin, as_list, require_kinds, take_further
+from ._setup import SetupMixin, check_keywords, named_columns, take_further
 from ._validation import validate_adata, validate_matrix
 
 __all__ = ["MuDataSetupMixin"]
@@ -96,10 +95,7 @@ class MuDataSetupMixin(SetupMixin):
         --------
         >>> MultiSCGM.setup_mudata(mdata, labels_key="cell_type")  # doctest: +SKIP
         """
-        require_kinds(kwargs.get("source_registry"))
-        require_keywords(
-            kwargs, "setup_mudata", cls.setup_mudata, also=(*TRANSFER, *further_arguments())
-        )
+        check_keywords(kwargs, cls.setup_mudata)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         setup |= take_further(kwargs)
@@ -113,11 +109,7 @@ class MuDataSetupMixin(SetupMixin):
         check_cells(mdata)
         parts = {key: mdata[key] for key in keys}
         check_names(parts)
-        columns = {
-            name: argument
-            for argument in (*COLUMN_ARGUMENTS, *further_arguments())
-            for name in _named(setup.get(argument), argument)
-        }
+        columns = named_columns(setup, (*COLUMN_ARGUMENTS, *further_arguments()))
 
         def gather(mdata: MuData) -> pd.DataFrame:
             return gathered_obs(mdata, columns, places, keys)
@@ -188,10 +180,7 @@ class MuDataSetupMixin(SetupMixin):
         ... # doctest: +SKIP
         >>> MultiSCGM.setup_anndata(adata, modality_key="feature_types")  # doctest: +SKIP
         """
-        require_kinds(kwargs.get("source_registry"))
-        require_keywords(
-            kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
-        )
+        check_keywords(kwargs, cls.setup_anndata)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         setup |= take_further(kwargs)
@@ -223,10 +212,3 @@ class MuDataSetupMixin(SetupMixin):
         cls, labels_key: str | None, unlabeled_category: str | None
     ) -> list[BaseAnnDataField]:
         return [CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)]  # as MULTIVI has it
-
-
-def _named(value: Any, argument: str) -> list[str]:
-    """Columns that an argument names."""
-    if argument.endswith("_key"):
-        return [] if value is None else [value]
-    return as_list(value, argument)

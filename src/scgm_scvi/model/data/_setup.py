@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from anndata import AnnData
@@ -28,9 +28,9 @@ from ._number_fields import ConditionValuesField, NumbersField
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
-__all__ = ["TRANSFER", "SetupMixin", "as_list", "require_kinds", "take_further"]
+__all__ = ["SetupMixin", "check_keywords", "named_columns", "require_kinds", "take_further"]
 
-TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
+_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")  # of scvi-tools
 
 
 class SetupMixin(RegistrationMixin):
@@ -91,10 +91,7 @@ class SetupMixin(RegistrationMixin):
         >>> adata = scgm_scvi.datasets.pbmc68k()
         >>> scgm_scvi.SCGM.setup_anndata(adata, labels_key="cell_type", condition_keys=["phase"])
         """
-        require_kinds(kwargs.get("source_registry"))
-        require_keywords(
-            kwargs, "setup_anndata", cls.setup_anndata, also=(*TRANSFER, *further_arguments())
-        )
+        check_keywords(kwargs, cls.setup_anndata)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup_method_args["setup_args"] |= take_further(kwargs)
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
@@ -164,7 +161,7 @@ class SetupMixin(RegistrationMixin):
             "labels_key": labels,
             "size_factor_key": [size_factor_key],
             **lists,
-            **{a: list(setup_args.get(a) or []) for a in further_arguments()},
+            **{a: list(conditions_of(setup_args.get(a), a)) for a in further_arguments()},
         }
         source = kwargs.get("source_registry")
         known = {}
@@ -175,16 +172,13 @@ class SetupMixin(RegistrationMixin):
         elif source is not None:
             known = ConditionSpec.from_registry(source).nuisances
         conditions = {
-            name: (kind, told)
+            key: (kind, told)
             for kind, entry in KINDS.items()
-            for name, told in conditions_of(setup_args.get(entry.argument), entry.argument).items()
+            for key, told in conditions_of(setup_args.get(entry.argument), entry.argument).items()
         }
-        if source is not None:  # in the order, and of the kinds, that the model has them
-            own = ConditionSpec.from_registry(source).numeric
-            kinds = {name: own[name].kind for name in own if name in conditions}
-            conditions = {n: (k, conditions[n][1]) for n, k in kinds.items()} | {
-                n: c for n, c in conditions.items() if n not in kinds
-            }
+        if source is not None:  # in the model's order, whatever that of KINDS is here
+            own = [key for key in ConditionSpec.from_registry(source).numeric if key in conditions]
+            conditions = {key: conditions[key] for key in own} | conditions
         numeric = ("continuous_condition_keys", "size_factor_key", "continuous_covariate_keys")
         check_columns(adata.obs, keys, numeric, name, check_names=source is None)
         validate_keys(adata, keys, numeric, name)
@@ -228,6 +222,32 @@ def as_list(keys: Sequence[str] | None, argument: str) -> list[str]:
     if isinstance(keys, str):
         raise TypeError(f"{argument} is the string {keys!r}; pass a list: [{keys!r}].")
     return list(keys or [])
+
+
+def named_columns(setup_args: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, str]:
+    """Columns that some arguments of a set-up name, each with its argument."""
+    given = {argument: setup_args.get(argument) for argument in arguments}
+    return {
+        key: argument
+        for argument, keys in given.items()
+        for key in ([keys] if argument.endswith("_key") else as_list(keys, argument))
+        if key is not None
+    }
+
+
+def check_keywords(kwargs: Mapping[str, Any], setup: Callable[..., None]) -> None:
+    """Check what a set-up is given besides its arguments, and the kinds of the model's conditions.
+
+    Raises
+    ------
+    KeyError
+        If a model whose registry is given has conditions of a kind that is not registered.
+    TypeError
+        If the set-up takes no such keyword.
+    """
+    require_kinds(kwargs.get("source_registry"))
+    also = (*_TRANSFER, *further_arguments())
+    require_keywords(kwargs, setup.__name__, setup, also=also)
 
 
 def take_further(kwargs: dict[str, Any]) -> dict[str, Any]:

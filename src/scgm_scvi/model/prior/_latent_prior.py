@@ -24,6 +24,7 @@ from scgm_scvi.diffusion import (
     sigmas_for,
 )
 from scgm_scvi.distributions import with_mean
+from scgm_scvi.model._random_state import torch_seed
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._energy import energy_of_states
 from scgm_scvi.model.requests._sampling import Sampling
@@ -262,10 +263,7 @@ class LatentPrior:
         """Features drawn, or their mean scaled to 10,000 a cell and modality."""
         if expression == "normalized":
             return (self.module.proportions(distribution.mean) * 1e4).cpu().numpy()
-        # torch.distributions take no generator: borrow the global one, and give it back.
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with torch_seed(seed, self.device):
             x = distribution.sample().cpu().numpy()
         return sparse.csr_matrix(x)
 

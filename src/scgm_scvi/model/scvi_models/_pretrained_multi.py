@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from scgm_scvi.model.data._modalities import gathered_obs, holding, make_mudata
 from scgm_scvi.model.data._modality import modalities_of
 from scgm_scvi.model.data._mudata_cells import MuDataCells
 from scgm_scvi.model.data._mudata_setup import MuDataSetupMixin
+from scgm_scvi.model.data._setup import named_columns
 from scgm_scvi.model.data._validation import match_features, validate_adata
 from scgm_scvi.model.verbs._multivi_getters import MultiviGettersMixin
 from scgm_scvi.model.verbs._translation import TranslationMixin
@@ -135,7 +136,7 @@ class DiffusionMULTIVI(
                     f"mdata[{key!r}] has features that the model was not trained on, or its own in "
                     "another order. Pass those of the model, as scvi_model.get_var_names() has them."
                 )
-        columns = {name: argument for argument in _COLUMNS for name in _as_list(setup[argument])}
+        columns = named_columns(setup, _COLUMNS)
         return gathered_obs(adata, columns, setup["modalities"], keys)
 
     @classmethod
@@ -170,7 +171,3 @@ class DiffusionMULTIVI(
             warnings.filterwarnings("ignore", "Category .* has fewer than 3 cells")
             cls.setup_mudata(cells, source_registry=registry, **setup)
         return cells
-
-
-def _as_list(keys: str | Sequence[str] | None) -> list[str]:
-    return [keys] if isinstance(keys, str) else list(keys or [])

@@ -21,7 +21,7 @@ from scgm_scvi.distributions import (
     of_each_feature,
 )
 from scgm_scvi.model._batch_sizes import MEMORY_BUDGET
-from scgm_scvi.model._random_state import leaves_random_state
+from scgm_scvi.model._random_state import leaves_random_state, torch_seed
 from scgm_scvi.model.data._matrices import as_matrix, stacked
 from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.data._validation import layer_names, validate_adata
@@ -143,10 +143,7 @@ class ImputationMixin(Verb):
         names = ("normalized", "std", "lower", "upper")
         x, latents = [], []
         layers: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        devices = [prior.device] if prior.device.type == "cuda" else []
-        # torch.distributions take no generator: borrow the global one, and give it back.
-        with run.bar(adata.n_obs, "Imputing") as bar, torch.random.fork_rng(devices=devices):
-            torch.manual_seed(run.seed)
+        with run.bar(adata.n_obs, "Imputing") as bar, torch_seed(run.seed, prior.device):
             for tensors in self._minibatches(full, reading, batch_size=run.batch_size):
                 posterior = fit_posterior(prior, tensors, n_fit_steps, generator, seen)
                 mean, normalized, draws = _predicted(
