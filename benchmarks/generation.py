@@ -6,7 +6,7 @@
 
 A folder of splits holds NAME_train.h5ad, NAME_test.h5ad and NAME_ref.h5ad (the last may be missing;
 it fits the evaluation's PCA), with raw counts. SCGM runs with its defaults, the others as
-``baselines.py`` says: every family of methods for every split and seed, in a process and on a
+``scgm_scvi.benchmark`` says: every family of methods for every split and seed, in a process and on a
 thread of its own. The output folder gets the cells
 (``cells/``), ``results.csv``, ``summary.md`` and figures. Run again, it goes on where it stopped:
 cells that are there are not generated again, methods in ``results.csv`` are not measured again.
@@ -29,7 +29,8 @@ from threading import Lock
 import anndata as ad
 import numpy as np
 import pandas as pd
-from worker import FAMILIES
+
+from scgm_scvi.benchmark import GENERATORS
 
 QUICK_CELLS = 600
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -151,7 +152,7 @@ def main() -> None:
         parser.add_argument(f"--{part}", type=Path, help="in place of --splits")
     parser.add_argument("--label-key", default="group", help="column of obs to generate by")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
-    parser.add_argument("--methods", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--methods", nargs="+", choices=list(GENERATORS), default=list(GENERATORS))
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     parser.add_argument("--per-condition", action="store_true", help="keep each condition's rows")
     parser.add_argument(

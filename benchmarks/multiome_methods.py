@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
-from baselines import gaussian_latents, independent_poisson
 from mudata import MuData
 from scipy import sparse
+
+from scgm_scvi.benchmark import gaussian_latents, independent_poisson
 
 if TYPE_CHECKING:
     from scvi.model import MULTIVI

@@ -35,12 +35,12 @@ import anndata as ad
 import pandas as pd
 import scvi
 import torch
-from baselines import decoded, gaussian_latents
 from report import fidelity_table
 from scipy import sparse
 from scvi.model import SCVI
 
 from scgm_scvi import SCGM
+from scgm_scvi.benchmark import decoded, gaussian_latents
 from scgm_scvi.metrics import evaluate_generation
 
 PARTS = ("train", "test", "ref")

@@ -58,7 +58,7 @@ real cells scores against the other, which the row of the floor gives in bracket
 above the floor's. Posterior predictives are no new cells: they decode the latents of the training
 cells, and show what the decoder can do. The values of the PCA Gaussian are no counts; they are
 scaled to a depth and rounded at random. SCGM runs with its defaults; a few settings of the other
-methods were chosen in their favour on the held-out cells of pbmc3k (`baselines.py`). Training and
+methods were chosen in their favour on the held-out cells of pbmc3k (`scgm_scvi.benchmark`). Training and
 generation in seconds of one thread; memory is the peak of a process that trains and generates,
 libraries included.
 """

@@ -7,7 +7,6 @@ cells of all methods of a split and seed, so that floors are computed once.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import resource
@@ -17,49 +16,9 @@ import warnings
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import pandas as pd
-from baselines import BASELINES, Method, posterior_predictive
 
-__all__ = ["FAMILIES"]
-
-
-def scgm(train: ad.AnnData, label_key: str, seed: int, quick: bool) -> dict[str, Method]:
-    """SCGM, and the posterior predictive of the training cells, which is its decoder's ceiling."""
-    import scvi
-
-    from scgm_scvi import SCGM
-
-    scvi.settings.seed = seed
-    own = train.copy()
-    SCGM.setup_anndata(own, labels_key=label_key)
-    model = SCGM(own)
-    cpu = [time.process_time()]
-    model.train(max_epochs=50 if quick else None, diffusion=False, enable_progress_bar=False)
-    cpu.append(time.process_time())
-    steps = 500 if quick else None
-    model.train_diffusion(max_steps=steps, seed=seed, enable_progress_bar=False)
-    cpu.append(time.process_time())
-    diagnosis = model.diagnose()
-
-    def generate(conditions: pd.DataFrame, seed: int) -> ad.AnnData:
-        cells = model.generate(conditions=conditions, seed=seed, progress_bar=False)
-        stages = dict(zip(("stage_one_seconds", "stage_two_seconds"), np.diff(cpu), strict=True))
-        signs = diagnosis[["kl", "active_dimensions", "gap"]].to_dict()
-        cells.uns["benchmark"] = {"train_seconds": cpu[2] - cpu[0], **stages, **signs}
-        return cells
-
-    def ceiling(conditions: pd.DataFrame, seed: int) -> ad.AnnData:
-        cells = posterior_predictive(model, train)(conditions, seed)
-        cells.uns["benchmark"] = {"train_seconds": cpu[1] - cpu[0]}
-        return cells
-
-    generate.model = model  # kept beside the cells: it may give training cells away
-    return {"SCGM": generate, "SCGM posterior predictive": ceiling}
-
-
-FAMILIES = {"scgm": scgm, **BASELINES}
-HEAVY = {"scgm": ("scgm_scvi",), "scvi": ("scvi",)}
+__all__ = ["evaluate", "generate"]
 
 
 def peak_memory_mb() -> float:
@@ -73,13 +32,13 @@ def peak_memory_mb() -> float:
 
 def generate(task: dict) -> None:
     """Train one family and write the cells of its methods, with what they cost in ``uns``."""
-    for module in HEAVY.get(task["family"], ()):
-        importlib.import_module(module)  # takes seconds, which are not the method's
+    from scgm_scvi.benchmark import GENERATORS  # takes seconds, which are not the method's
+
     train = ad.read_h5ad(task["files"]["train"])
     key, seed = task["label_key"], task["seed"]
     conditions = ad.read_h5ad(task["files"]["test"], backed="r").obs[[key]]
     start = time.process_time()
-    methods = FAMILIES[task["family"]](train, key, seed, task["quick"])
+    methods = GENERATORS[task["family"]](train, key, seed, task["quick"])
     train_seconds = time.process_time() - start
     folder = Path(task["out"])
     part = folder.with_suffix(".part")  # renamed at last: a folder that is there is complete

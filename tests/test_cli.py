@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import scanpy as sc
 
+import scgm_scvi
+
 
 @pytest.mark.slow
 def test_demo(tmp_path):
@@ -29,3 +31,20 @@ def test_demo(tmp_path):
     assert {"rf_auc_gene", "w2", "cond_acc", "nn_ratio", "de_slope"} <= set(metrics.index)
     assert metrics["floor"].notna().all()
     assert (out / "umap.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    file, out = tmp_path / "cells.h5ad", tmp_path / "out"
+    scgm_scvi.datasets.pbmc68k().write_h5ad(file)
+    command = [sys.executable, "-m", "scgm_scvi.cli", "benchmark", str(file), "--key", "cell_type"]
+    options = ["--out", str(out), "--n-top-genes", "200", "--generators", "scgm", "gaussian_copula"]
+    run = subprocess.run([*command, *options, "--quick"], capture_output=True, text=True)
+    assert not run.returncode, run.stderr[-2000:]
+    assert "real against real (floor)" in run.stdout
+    assert f"All of it in {out / 'report.html'}" in run.stdout
+    methods = pd.read_csv(out / "metrics.csv")["method"].unique()
+    assert list(methods) == ["SCGM", "Gaussian copula"]
+    again = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stderr.strip().endswith(f"{out} is there already: give another folder with --out.")

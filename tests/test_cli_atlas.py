@@ -60,7 +60,7 @@ def test_build_info_and_train(store, tmp_path, capsys):
     assert "no dataset 'c.h5'" in said
 
     steps = ["--max-steps", 5, "--diffusion-steps", 5, "--batch-size", 32]
-    conditions = ["--labels", "cell_type", "--conditions", "tissue", "--conditions", "disease"]
+    conditions = ["--labels", "cell_type", "--conditions", "tissue", "disease"]
     scgm("train", store, "--out", tmp_path / "model", *conditions, *steps)
     model = SCGM.load(tmp_path / "model", adata=False)
     asked = {"cell_type": "B cell", "disease": "COVID-19"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-OURS = HERE, HERE.parent / "benchmarks"
+OURS = HERE, HERE.parent / "benchmarks", HERE.parent / "src" / "scgm_scvi" / "benchmark"
 VERBS = {"train", "train_diffusion"}
 
 

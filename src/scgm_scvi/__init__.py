@@ -2,8 +2,18 @@
 
 from importlib.metadata import version
 
-from . import atlas, datasets, diffusion, metrics, pl
+from . import atlas, benchmark, datasets, diffusion, metrics, pl
 from .model import ATACSCGM, SCGM, MultiSCGM
 
-__all__ = ["ATACSCGM", "SCGM", "MultiSCGM", "atlas", "datasets", "diffusion", "metrics", "pl"]
+__all__ = [
+    "ATACSCGM",
+    "SCGM",
+    "MultiSCGM",
+    "atlas",
+    "benchmark",
+    "datasets",
+    "diffusion",
+    "metrics",
+    "pl",
+]
 __version__ = version("scgm_scvi")

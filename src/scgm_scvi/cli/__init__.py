@@ -2,7 +2,7 @@
 
 import sys
 
-from . import _atlas, _demo, _train
+from . import _atlas, _benchmark, _demo, _train
 from ._app import app
 
 __all__ = ["app", "main"]

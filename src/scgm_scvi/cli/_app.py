@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 __all__ = ["app", "quiet"]
 
-app = App(name="scgm", help="Generate single cells with a latent diffusion model.")
+app = App(
+    name="scgm",
+    help="Generate single cells with a latent diffusion model.",
+    default_parameter=Parameter(consume_multiple=True),  # --conditions tissue disease
+)
 
 
 def quiet() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 from anndata import AnnData
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ._colors import GENERATED, REAL
@@ -15,7 +18,7 @@ __all__ = ["real_and_generated"]
 
 def real_and_generated(
     real: AnnData,
-    generated: AnnData,
+    generated: AnnData | Mapping[str, AnnData],
     color: str | None = None,
     *,
     n_pcs: int = 30,
@@ -23,15 +26,17 @@ def real_and_generated(
 ) -> Figure:
     """UMAP of real beside generated cells, and of both laid over each other.
 
-    Counts of both are normalised and log-transformed, and embedded together by scanpy's usual
+    Counts of all are normalised and log-transformed, and embedded together by scanpy's usual
     steps. The arguments are not changed.
 
     Parameters
     ----------
-    real, generated
+    real
         Raw counts in ``X``.
+    generated
+        Raw counts in ``X``, of one method, or of several by name.
     color
-        Column of ``obs``, in both, to colour by.
+        Column of ``obs``, in all, to colour by.
     n_pcs
         Number of principal components under the neighbour graph.
     seed
@@ -39,12 +44,14 @@ def real_and_generated(
 
     Returns
     -------
-    The figure: real, generated, both.
+    The figure: real, generated, both; of several methods a column each, both below.
 
     Raises
     ------
     KeyError
         If ``color`` is missing from one of them.
+    ValueError
+        If ``generated`` names no method, or one is called ``"real"``.
 
     Examples
     --------
@@ -53,55 +60,83 @@ def real_and_generated(
     >>> figure = scgm_scvi.pl.real_and_generated(adata[::2], adata[1::2], "cell_type")
     >>> figure.savefig("umap.png")  # doctest: +SKIP
     """
-    import scanpy as sc
-
-    for name, a in (("real", real), ("generated", generated)):
+    several = isinstance(generated, Mapping)
+    methods = dict(generated) if several else {"generated": generated}
+    if not methods or "real" in methods:
+        raise ValueError(
+            f"generated names the methods {sorted(methods)}: there must be one, and none 'real'."
+        )
+    objects = {"real": real, **methods}
+    for name, a in objects.items():
         if color is not None and color not in a.obs:
             raise KeyError(f"color: {color!r} is not a column of {name}.obs.")
-    parts = {
-        name: AnnData(a.X.copy(), obs=a.obs[[color]] if color else a.obs[[]], var=a.var[[]])
-        for name, a in (("real", real), ("generated", generated))
-    }
-    both = ad.concat(parts, label="scgm_source", index_unique="-")
-    sc.pp.normalize_total(both, target_sum=1e4)
-    sc.pp.log1p(both)
-    sc.pp.pca(both, n_comps=min(n_pcs, *(n - 1 for n in both.shape)), random_state=seed)
-    sc.pp.neighbors(both, random_state=seed)
-    sc.tl.umap(both, random_state=seed)
+    cells = _embedded(objects, color, n_pcs, seed)
 
-    xy, source = both.obsm["X_umap"], both.obs["scgm_source"].to_numpy()
-    size = float(np.clip(20_000 / both.n_obs, 2, 40))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.6), sharex=True, sharey=True)
-    values = np.full(both.n_obs, "") if color is None else both.obs[color].astype(str).to_numpy()
+    xy, source = cells.obsm["X_umap"], cells.obs["scgm_source"].to_numpy()
+    size = float(np.clip(20_000 / cells.n_obs, 2, 40))
+    values = np.full(cells.n_obs, "") if color is None else cells.obs[color].astype(str).to_numpy()
     names = sorted(set(values))
-    colors = plt.get_cmap("tab20", 20)
-    for ax, name in zip(axes, ("real", "generated"), strict=False):
+    if several:
+        shape, one = (2, len(objects)), (3.4, 3.4)
+    else:
+        shape, one = (1, 3), (13 / 3, 4.6)
+    figure, axes = plt.subplots(
+        *shape,
+        **{"figsize": (shape[1] * one[0], shape[0] * one[1]), "sharex": True, "sharey": True},
+        squeeze=False,
+    )
+    for ax, name in zip(axes[0], objects, strict=False):
         for i, value in enumerate(names):
             rows = (source == name) & (values == value)
-            ax.scatter(*xy[rows].T, s=size, color=colors(i % 20), label=value, linewidths=0)
-        ax.set_title(f"{name} ({int((source == name).sum()):,} cells)")
-    order = np.random.default_rng(seed).permutation(both.n_obs)
-    shade = np.where(source == "real", REAL, GENERATED)
-    axes[2].scatter(*xy[order].T, s=size, c=shade[order], linewidths=0)
-    for label, tint in (("real", REAL), ("generated", GENERATED)):
-        axes[2].scatter([], [], color=tint, label=label)
-    axes[2].set_title("both")
-    axes[2].legend(frameon=False, loc="best", fontsize=8)
-    for ax in axes:
+            tint = plt.get_cmap("tab20", 20)(i % 20)
+            ax.scatter(*xy[rows].T, s=size, color=tint, label=value, linewidths=0)
+        ax.set_title(f"{name} ({int((source == name).sum()):,} cells)", fontsize=10)
+    order = np.random.default_rng(seed).permutation(cells.n_obs)
+    for ax, name in zip(axes[1, 1:] if several else axes[0, 2:], methods, strict=True):
+        rows = order[np.isin(source[order], ("real", name))]
+        _lay_over(ax, xy[rows], source[rows] == "real", name, size)
+    if several:
+        axes[1, 0].set_axis_off()
+    for ax in axes.ravel():
         ax.set(xticks=[], yticks=[], xlabel="UMAP1")
-    axes[0].set_ylabel("UMAP2")
+    axes[0, 0].set_ylabel("UMAP2")
+    rows_of_legend = 0
     if color is not None:
-        handles, labels = axes[0].get_legend_handles_labels()
+        rows_of_legend = -(-len(names) // 5)
         figure.legend(
-            handles,
-            labels,
+            *axes[0, 0].get_legend_handles_labels(),
             loc="lower center",
             ncols=min(5, len(names)),
             frameon=False,
             fontsize=8,
             markerscale=1.5,
         )
-    rows_of_legend = -(-len(names) // 5) if color is not None else 0
-    figure.tight_layout(rect=(0, 0.05 * rows_of_legend, 1, 1))
+    figure.tight_layout(rect=(0, 0.05 * rows_of_legend / shape[0], 1, 1))
     plt.close(figure)  # returned, and so shown once, in notebooks too
     return figure
+
+
+def _embedded(objects: Mapping[str, AnnData], color: str | None, n_pcs: int, seed: int) -> AnnData:
+    """All cells together, with ``X_umap``, and ``scgm_source`` in ``obs``."""
+    import scanpy as sc
+
+    parts = {
+        name: AnnData(a.X.copy(), obs=a.obs[[color]] if color else a.obs[[]], var=a.var[[]])
+        for name, a in objects.items()
+    }
+    cells = ad.concat(parts, label="scgm_source", index_unique="-")
+    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.log1p(cells)
+    sc.pp.pca(cells, n_comps=min(n_pcs, *(n - 1 for n in cells.shape)), random_state=seed)
+    sc.pp.neighbors(cells, random_state=seed)
+    sc.tl.umap(cells, random_state=seed)
+    return cells
+
+
+def _lay_over(ax: Axes, xy: np.ndarray, is_real: np.ndarray, name: str, size: float) -> None:
+    """Real cells and those of a method, in one panel."""
+    ax.scatter(*xy.T, s=size, c=np.where(is_real, REAL, GENERATED), linewidths=0)
+    for label, tint in (("real", REAL), (name, GENERATED)):
+        ax.scatter([], [], color=tint, label=label)
+    ax.set_title("both", fontsize=10)
+    ax.legend(frameon=False, loc="best", fontsize=8)
