@@ -154,3 +154,13 @@ def test_prdc_of_one_cell_over_and_over(rng):
     assert scores["recall"] == 0  # balls of radius 0 hold nothing
     assert scores["coverage"] < 0.2
     assert prdc(mode, x)["precision"] == 0
+
+
+def test_a_forest_says_the_same_on_one_core_and_on_several(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.poisson(0.3, (2, 150, 40)).astype(float)  # many ties
+    found = []
+    for cores in ("1", "2", "3"):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", cores)
+        found.append(classifier_auc(x, y))
+    assert found[0] == found[1] == found[2]

@@ -212,7 +212,7 @@ def _preparation(
     if space == "lsi":
         lsi = LatentSemanticSpace.fit((name, reference), (basis, objects[basis]), features, n_pcs)
         return lambda adata, name: lsi.cells(adata, key, name)
-    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs, "full")
+    pca = fit_pca(log_normalize(counts_of(reference, features, name)), n_pcs)
     return lambda adata, name: prepare(adata, features, pca, key, name)
 
 

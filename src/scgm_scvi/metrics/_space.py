@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from anndata import AnnData
@@ -152,13 +151,13 @@ def log_normalize(counts: np.ndarray) -> np.ndarray:
     return np.log1p(counts / np.where(depth == 0, 1, depth) * 1e4)
 
 
-def fit_pca(log: np.ndarray, n_pcs: int, svd_solver: Literal["full", "arpack"] = "arpack") -> PCA:
+def fit_pca(log: np.ndarray, n_pcs: int) -> PCA:
     """Principal components of cells in log space, at most as many as there can be.
 
-    Both solvers are exact; ``"arpack"`` finds only the components asked for, many times faster.
+    The solver is exact, and finds only the components asked for.
     """
     n_pcs = min(n_pcs, log.shape[1] - 1, len(log) - 1)
-    return PCA(n_pcs, svd_solver=svd_solver, random_state=0).fit(log)
+    return PCA(n_pcs, svd_solver="arpack", random_state=0).fit(log)
 
 
 def prepare(adata: AnnData, features: list[str], pca: PCA, key: str | None, name: str) -> Cells:
