@@ -125,23 +125,31 @@ def scores(
             cells,
             real,
             control,
-            shift_from=(others["control"], others["target"]),
+            train=others["target"],
+            train_control=others["control"],
             predicted_expression="log1p" if is_log else "counts",
-            pca_reference=reference,
+            n_top=100,
             n_max=MOST,
-        ).set_index("metric")
+        ).set_index(["method", "metric"])
+        mine = table.loc["predicted"]
+        scored = mine["value"].copy()
         place = pca.transform(cells.X if is_log else log(cells))
-        table.loc["rf_auc_pca", "value"] = np.mean([forest(place, p, rng) for p in places])
-        rows[name] = table["value"]
-    floors = table[["floor", "control", "mean_shift"]].copy()
+        scored["rf_auc_pca"] = np.mean([forest(place, p, rng) for p in places])
+        rows[name] = scored
+    floors = pd.DataFrame(
+        {"real": mine["replicate"]}
+        | {
+            name: table.loc[m, "value"]
+            for name, m in (("control", "control"), ("mean shift", "mean"))
+        }
+    )
     own = log(control)
     floors.loc["rf_auc_pca"] = [
         forest(places[0], places[1], rng),
         np.mean([forest(pca.transform(own), p, rng) for p in places]),
         np.mean([forest(pca.transform(own + shift), p, rng) for p in places]),
     ]
-    out = pd.concat([floors.T, pd.DataFrame(rows).T])[COLUMNS]
-    return out.rename(index={"floor": "real", "mean_shift": "mean shift"})
+    return pd.concat([floors.T, pd.DataFrame(rows).T])[COLUMNS]
 
 
 def leave_one_out(data: ad.AnnData, args: argparse.Namespace) -> pd.DataFrame:

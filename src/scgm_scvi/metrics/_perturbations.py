@@ -134,6 +134,11 @@ def evaluate_perturbations(
     differing genes where too few differ); or why a score is not scaled: ``"no effect"``, where real and
     control cells do not differ, and ``"the baseline is as good as a replicate"``.
 
+    Warns
+    -----
+    UserWarning
+        If ``X`` looks like logarithms and is said to hold counts.
+
     Raises
     ------
     ImportError

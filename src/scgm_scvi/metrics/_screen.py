@@ -6,6 +6,7 @@ either came in.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -83,6 +84,15 @@ class Screen:
             _require_logs(x.data, place)
         else:
             require_counts(x.data, place)
+            highest = x.data.max(initial=0)
+            if highest <= _HIGHEST and (x.data % 1).any():
+                warnings.warn(
+                    f"{place}.X holds fractions, and nothing above {highest:.1f}: these look like "
+                    "logarithms, and are taken to be counts. Of predicted cells, say so with "
+                    "predicted_expression='log1p'; of others, put the counts in X.",
+                    UserWarning,
+                    stacklevel=3,
+                )
         return cls(x, name[rows], context[rows], keys, is_log)
 
     def __len__(self) -> int:

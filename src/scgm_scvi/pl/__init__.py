@@ -6,6 +6,7 @@ from ._genes import gene_statistics
 from ._history import history
 from ._metrics import metrics
 from ._perturbations import perturbations
+from ._response import response
 
 __all__ = [
     "edit_curve",
@@ -15,4 +16,5 @@ __all__ = [
     "metrics",
     "perturbations",
     "real_and_generated",
+    "response",
 ]
