@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from scgm_scvi.metrics._response import RESPONSE_METRICS, Response, differential_scores
+from scgm_scvi.metrics._response import (
+    RESPONSE_METRICS,
+    SCORES,
+    Response,
+    differential_scores,
+)
+from scgm_scvi.metrics._scaled import scaled
 from scgm_scvi.metrics._space import Cells
 
 N_GENES = 25
@@ -113,3 +119,34 @@ def test_no_change_has_no_correlation():
     found = Response(real, control, 1.0, 5).score(control)
     assert np.isnan(found["pearson_delta"])
     assert found["de_direction"] == 0
+
+
+def coverage_of(x, y):
+    real, predicted = (Cells(np.zeros(len(v)), v, v, np.full(len(v), "")) for v in (x, y))
+    return SCORES["interval_coverage"](Response(real, real, 1.0, 1), predicted, y.mean(axis=0))
+
+
+def test_interval_coverage_is_the_nominal_one_of_a_perfect_prediction_ties_or_not():
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(size=(2, 2000, 20))
+    counts = rng.poisson(0.3, size=(2, 2000, 20)).astype(float)  # three quarters are zero
+    for x, y in (smooth, counts):
+        assert coverage_of(x, y) == pytest.approx(0.9, abs=0.01)
+    # against the definition, with the part of a tie drawn at random
+    x, y = counts[0][:200], counts[1][:50]
+    below, upto = ((f(y[None], x[:, None])).mean(axis=1) for f in (np.less, np.less_equal))
+    u = below + rng.random((4000, *below.shape)) * (upto - below)
+    assert coverage_of(x, y) == pytest.approx(((u >= 0.05) & (u <= 0.95)).mean(), abs=2e-3)
+
+
+def test_interval_coverage_of_predictions_that_are_too_sure_or_too_unsure():
+    x = np.random.default_rng(0).normal(size=(500, 10))
+    y = np.random.default_rng(1).normal(size=(500, 10))
+    assert coverage_of(x, 0.5 * y) == pytest.approx(0.59, abs=0.02)  # P(|z| < .5 * 1.645)
+    assert coverage_of(x, 3 * y) > 0.99
+    assert coverage_of(x, y + 5) < 0.01
+
+
+def test_interval_coverage_is_scaled_by_its_distance_from_the_nominal_one():
+    assert scaled("interval_coverage", 0.9, 0.89, 0.5) == pytest.approx(0.4 / 0.39)
+    assert scaled("interval_coverage", 0.99, 0.9, 0.5) == pytest.approx(0.31 / 0.4)

@@ -76,6 +76,9 @@ def evaluate_perturbations(
     - ``e_distance``, ``mmd2``: energy distance and maximum mean discrepancy in principal components
     - ``variance_ratio``: variance of predicted over real cells, summed over genes; scaled by
       :math:`|\log|` of it
+    - on request ``interval_coverage``: share of real values that lie within the central 90% of
+      predicted ones, mean over genes; below .9 the prediction is surer than it should be. Scaled by
+      the distance from .9
     - on request ``de_overlap``, ``de_direction``, ``de_logfc_pearson``, ``w2`` (see
       :func:`~scgm_scvi.metrics.evaluate_perturbation`) and ``rf_auc`` (see
       :func:`~scgm_scvi.metrics.classifier_auc`, in principal components; scaled by its distance

@@ -12,13 +12,14 @@ from sklearn.metrics import r2_score
 from ._distances import classifier_auc, energy_distance, mmd2, wasserstein2
 from ._space import Cells, pearson
 
-__all__ = ["RESPONSE_METRICS", "SCORES", "Response", "differential_scores"]
+__all__ = ["INTERVAL", "RESPONSE_METRICS", "SCORES", "Response", "differential_scores"]
 
 RESPONSE_METRICS = (
     *("r2_mean", "r2_mean_top", "pearson_delta", "de_overlap", "de_direction", "de_logfc_pearson"),
     *("e_distance", "mmd2", "w2", "variance_ratio"),
 )
 
+INTERVAL = 0.9  # central, of predicted values
 _LEAST_DETECTED = 0.05  # share of cells
 
 
@@ -100,6 +101,23 @@ def _variance_ratio(real: Response, cells: Cells, mean: np.ndarray) -> float:
     return spread[0] / spread[1] if spread[1] else np.nan
 
 
+def _interval_coverage(real: Response, cells: Cells, mean: np.ndarray) -> float:
+    """Share of real values within the central interval of predicted ones, mean over features.
+
+    Where a value is one of many alike, as zeros are, the interval may hold a part of them: the
+    probability integral transform is uniform between the shares below it and up to it.
+    """
+    ends = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2
+    shares = []
+    for x, y in zip(real.real.values.T, np.sort(cells.values, axis=0).T, strict=True):
+        below, upto = (np.searchsorted(y, x, side) / len(y) for side in ("left", "right"))
+        inside = np.clip(upto, *ends) - np.clip(below, *ends)
+        between = (ends[0] <= below) & (below <= ends[1])  # of values that no predicted cell has
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares.append(np.where(upto > below, inside / (upto - below), between).mean())
+    return float(np.mean(shares))
+
+
 def _centered(real: Response, cells: Cells, mean: np.ndarray) -> float:
     if real.center is None:
         return np.nan
@@ -128,5 +146,6 @@ SCORES: dict[str, Callable[[Response, Cells, np.ndarray], float]] = {
     "mmd2": lambda real, cells, mean: mmd2(real.real.pca, cells.pca, real.bandwidth2),
     "w2": lambda real, cells, mean: wasserstein2(real.real.pca, cells.pca),
     "variance_ratio": _variance_ratio,
+    "interval_coverage": _interval_coverage,
     "rf_auc": lambda real, cells, mean: classifier_auc(real.real.pca, cells.pca),
 }

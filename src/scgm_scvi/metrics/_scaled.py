@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ._context import NO_EFFECT, TOO_FEW, Scores
+from ._response import INTERVAL
 from ._space import ALL
 
 __all__ = ["NO_ROOM", "rows_of", "scaled"]
@@ -15,13 +16,14 @@ __all__ = ["NO_ROOM", "rows_of", "scaled"]
 NO_ROOM = "the baseline is as good as a replicate"
 _NO_BASELINE, _NOT_PREDICTED, _UNDEFINED = "no baseline", "not predicted", "undefined"
 _LOWER = {
-    *("e_distance", "mmd2", "w2", "rf_auc", "variance_ratio"),
+    *("e_distance", "mmd2", "w2", "rf_auc", "variance_ratio", "interval_coverage"),
     *("expr_mse_unbiased_capped_norm", "de_wilcoxon_lfc_nmae"),
 }
 # what is best in the middle is scored by how far from there it is
 _FROM_BEST: dict[str, Callable[[float], float]] = {
     "variance_ratio": lambda x: abs(np.log(max(x, 1e-12))),
     "rf_auc": lambda x: abs(x - 0.5),
+    "interval_coverage": lambda x: abs(x - INTERVAL),
 }
 
 
