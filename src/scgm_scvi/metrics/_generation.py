@@ -68,7 +68,7 @@ def evaluate_generation(
         features they share.
     train
         The training cells. With them come ``nn_ratio`` (median distance to the nearest training
-        cell over that of real cells: below the train floor is memorising), ``dup_frac``, and,
+        cell over that of held-out cells: well below 1 is memorising), ``dup_frac``, and,
         with ``condition_key``, ``cond_acc`` (a classifier trained on them finds the condition
         that was asked for).
     pca_reference

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -11,8 +15,8 @@ from helpers import QUIET, SMALL, make_adata
 from scgm_scvi import SCGM
 from scgm_scvi.diffusion import classifier_free
 from scgm_scvi.model.prior import _analogy_search
-from scgm_scvi.model.prior._analogy import Analogy
 from scgm_scvi.model.prior._analogy_search import _candidates, find_analogy
+from scgm_scvi.model.prior._borrowing import Borrowing
 
 NAIVE, CYTOTOXIC = "CD8+/CD45RA+ Naive Cytotoxic", "CD8+ Cytotoxic T"
 
@@ -44,26 +48,63 @@ def analogy_of(model, kind):
 
 
 def test_only_where_the_target_was_never_seen(unseen):
-    _, _, (analogy, described) = analogy_of(unseen, CYTOTOXIC)
-    assert analogy is None and described == {}
+    _, _, (analogy, borrowed) = analogy_of(unseen, CYTOTOXIC)
+    assert analogy is None and borrowed == []
 
 
-def test_the_nearest_that_was_seen_both_ways_stands_in(unseen):
-    own, target, (analogy, described) = analogy_of(unseen, NAIVE)
-    ((source, stand_in),) = described.items()
-    assert source == f"cell_type={NAIVE}"
+def test_groups_that_were_seen_both_ways_lend_their_change(unseen):
+    own, target, (analogy, (borrowed,)) = analogy_of(unseen, NAIVE)
+    assert borrowed.group == f"cell_type={NAIVE}"
+    assert f"cell_type={NAIVE}" not in borrowed.shares
+    assert sum(borrowed.shares.values()) == pytest.approx(1)
+    assert min(borrowed.shares.values()) >= 0.05
+    assert (analogy.unseen == 1).all()
+    assert analogy.weights.shape == (6, len(borrowed.shares))
+    expected = 1.5 * borrowed.rule.size * np.array(list(borrowed.shares.values()))
+    np.testing.assert_allclose(analogy.weights, np.tile(expected, (6, 1)), rtol=1e-5)
+    column = list(unseen.condition_spec.categorical).index("cell_type")
+    types = unseen.condition_spec.categorical["cell_type"]
+    other = 1 - column
+    for source, after, name in zip(analogy.sources, analogy.targets, borrowed.shares, strict=True):
+        for end, like in ((source, own), (after, target)):
+            lender = {f"cell_type={types[t - 1]}" for t in end.tokens[:, column].tolist()}
+            assert lender == {name}
+            torch.testing.assert_close(end.tokens[:, other], like.tokens[:, other])
+
+
+def test_cells_of_two_groups_borrow_from_other_ones(unseen):
+    """Rows that need fewer groups have weight 0 for the rest."""
+    own, target, (analogy, _) = analogy_of(unseen, NAIVE)
+    rows = analogy.rows(torch.tensor([0, 2]))
+    torch.testing.assert_close(rows.weights, analogy.weights[[0, 2]])
+    for a, b in zip(rows.sources, analogy.sources, strict=True):
+        torch.testing.assert_close(a.tokens, b.tokens[[0, 2]])
+    both = own.rows(torch.arange(6))
+    codes = list(unseen.condition_spec.categorical["cell_type"])
+    mixed = both.with_category("cell_type", codes.index(CYTOTOXIC))
+    column = list(unseen.condition_spec.categorical).index("cell_type")
+    tokens = own.tokens.clone()
+    tokens[3:, column] = mixed.tokens[3:, column]
+    some, towards = replace(own, tokens=tokens), replace(target, tokens=tokens.clone())
+    towards.tokens[:, 1 - column] = target.tokens[:, 1 - column]
+    found, borrowed = find_analogy(unseen.prior, some, towards, {"stimulation"}, 1.0)
+    assert len(borrowed) == 1
+    assert found.unseen.ravel().tolist() == [1, 1, 1, 0, 0, 0]
+    assert (found.weights[3:] == 0).all() and (found.weights[:3].sum(dim=1) > 0).all()
+
+
+def test_of_two_groups_the_nearest_stands_in_and_that_is_said(unseen, monkeypatch):
+    monkeypatch.setattr(_analogy_search, "choose_borrowing", lambda groups: None)
+    own, _, (analogy, (borrowed,)) = analogy_of(unseen, NAIVE)
+    ((stand_in, share),) = borrowed.shares.items()
+    assert share == 1 and (analogy.weights == 1.5).all()
     kinds = ["Dendritic", "CD14+ Monocyte", "CD34+"]  # a lymphocyte is nearer than these
     assert stand_in not in [f"cell_type={kind}" for kind in kinds]
-    assert (analogy.unseen == 1).all() and analogy.scale == 1.5
-    column = list(unseen.condition_spec.categorical).index("cell_type")
-    assert (analogy.source.tokens[:, column] == analogy.target.tokens[:, column]).all()
-    assert (analogy.source.tokens[:, column] != own.tokens[:, column]).all()
-    other = 1 - column
-    torch.testing.assert_close(analogy.source.tokens[:, other], own.tokens[:, other])
-    torch.testing.assert_close(analogy.target.tokens[:, other], target.tokens[:, other])
+    assert str(borrowed) == f"cell_type={NAIVE} as {stand_in}"
+    assert "Fewer than 3 groups were seen both ways" in borrowed.doubt
 
 
-def test_the_denoiser_adds_the_change(unseen):
+def test_the_denoiser_adds_the_changes(unseen):
     _, target, (analogy, _) = analogy_of(unseen, NAIVE)
     x = torch.randn(6, unseen.module.denoiser.n_dims, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor(1.0, dtype=torch.float64)
@@ -73,25 +114,38 @@ def test_the_denoiser_adds_the_change(unseen):
         return classifier_free(unseen.module.denoiser, [(1.0, conditions)])(x, sigma)
 
     with torch.no_grad():
-        expected = of(analogy.own) + 1.5 * (of(analogy.target) - of(analogy.source))
+        expected = of(analogy.own)
+        for k, (source, after) in enumerate(zip(analogy.sources, analogy.targets, strict=True)):
+            expected = expected + analogy.weights[:, k : k + 1] * (of(after) - of(source))
         found = unseen.prior.denoiser(target, analogy=analogy)(x, sigma)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         # rows that were seen are denoised as ever
         mask = torch.tensor([[1.0], [0.0]] * 3)
-        some = Analogy(mask, analogy.own, analogy.source, analogy.target, 1.5)
-        mixed = unseen.prior.denoiser(target, analogy=some)(x, sigma)
+        mixed = unseen.prior.denoiser(target, analogy=replace(analogy, unseen=mask))(x, sigma)
         torch.testing.assert_close(mixed[::2], expected[::2], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(mixed[1::2], of(target)[1::2], atol=1e-5, rtol=1e-5)
 
 
-def test_edit_tells_whom_it_followed(unseen, tmp_path):
+DOUBT = "ignore:cell_type=.*. borrowed from others:UserWarning"  # nothing was done to these cells
+
+
+@pytest.mark.filterwarnings(DOUBT)
+def test_edit_tells_whom_it_followed_and_what_to_expect(unseen, tmp_path):
     out = unseen.edit(
         controls(unseen, NAIVE), {"stimulation": "IFNb"}, strength=0.8, copy=True,
         seed=0, progress_bar=False,
     )  # fmt: skip
     (told,) = out.uns["scgm_edited"]["analogies"]
-    assert told.startswith(f"cell_type={NAIVE} as cell_type=")
+    assert told.startswith(f"cell_type={NAIVE} as ") and "times" in told
+    expected = pd.DataFrame(out.uns["scgm_edited"]["expected"])
+    assert list(expected.columns) == [
+        *("group", "borrowed", "mean_shift", "identity", "pearson_delta")
+    ]
+    assert expected["group"].tolist() == [f"cell_type={NAIVE}"]
+    assert (expected[["borrowed", "mean_shift", "identity"]] <= 1).all(axis=None)
     out.write_h5ad(tmp_path / "edited.h5ad")  # though its name holds a slash
+    again = ad.read_h5ad(tmp_path / "edited.h5ad").uns["scgm_edited"]
+    pd.testing.assert_frame_equal(pd.DataFrame(dict(again["expected"]))[expected.columns], expected)
     joint = unseen.edit(
         controls(unseen, NAIVE), {"stimulation": "IFNb"}, strength=0.8, copy=True,
         composition="joint", seed=0, progress_bar=False,
@@ -100,6 +154,26 @@ def test_edit_tells_whom_it_followed(unseen, tmp_path):
     assert not np.allclose(out.obsm["X_scgm_edited"], joint.obsm["X_scgm_edited"])
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (None, "Fewer than 3 groups were seen both ways"),
+        (
+            Borrowing(1.0, 0.2, {"borrowed": 0.5, "identity": 0.6, "mean_shift": 0.4}),
+            "have an R² of 0.50, and cells left as they are 0.60",
+        ),
+    ],
+)
+def test_edit_warns_where_the_outcome_is_not_to_be_trusted(unseen, monkeypatch, rule, said):
+    monkeypatch.setattr(_analogy_search, "choose_borrowing", lambda groups: rule)
+    with pytest.warns(UserWarning, match=said):
+        unseen.edit(
+            controls(unseen, NAIVE), {"stimulation": "IFNb"}, strength=0.8, copy=True,
+            seed=0, progress_bar=False,
+        )  # fmt: skip
+
+
+@pytest.mark.filterwarnings(DOUBT)
 def test_the_scale_is_the_users(unseen):
     latents = [
         unseen.edit(
@@ -130,5 +204,6 @@ def test_the_fewer_the_farther(unseen, monkeypatch):
     found = _analogy_search._sizes(design, known, np.array([3, 2]), free)
     np.testing.assert_array_equal(found, [16, 25])
     monkeypatch.setattr(_analogy_search, "_SCARCITY", 1e6)  # then only the number matters
-    _, _, (_, described) = analogy_of(unseen, NAIVE)
-    assert list(described.values()) == ["cell_type=Dendritic"]  # the most frequent type
+    monkeypatch.setattr(_analogy_search, "choose_borrowing", lambda groups: None)
+    _, _, (_, (borrowed,)) = analogy_of(unseen, NAIVE)
+    assert list(borrowed.shares) == ["cell_type=Dendritic"]  # the most frequent type

@@ -17,31 +17,42 @@ class Analogy:
 
     A cell with attributes :math:`c` whose target never occurred is denoised by
 
-    .. math:: D(x; c) + w\,\big(D(x; k_{target}) - D(x; k_{source})\big)
+    .. math:: D(x; c) + \sum_k w_k \big(D(x; k_{target}) - D(x; k_{source})\big)
 
-    with :math:`k` the attributes of the cells most like it that were seen both ways.
+    with :math:`k` the attributes of groups that were seen both ways.
 
     Attributes
     ----------
     unseen
         Which cells need it, ``(n, 1)``, 0 or 1.
-    own, source, target
-        Attributes of the cells, and of their stand-ins before and after the change.
-    scale
-        Weight :math:`w` of the change.
+    own
+        Attributes of the cells.
+    weights
+        Of each cell for each group, ``(n, n_groups)``, size included.
+    sources, targets
+        Attributes of the groups before and after the change, for each a row a cell.
     """
 
     unseen: torch.Tensor
     own: Attributes
-    source: Attributes
-    target: Attributes
-    scale: float
+    weights: torch.Tensor
+    sources: tuple[Attributes, ...]
+    targets: tuple[Attributes, ...]
 
-    def terms(self) -> list[tuple[float, Attributes]]:
+    def terms(self) -> list[tuple[torch.Tensor | float, Attributes]]:
         """Weights and attributes of the estimates that make up the denoiser."""
-        return [(1.0, self.own), (self.scale, self.target), (-self.scale, self.source)]
+        out: list[tuple[torch.Tensor | float, Attributes]] = [(1.0, self.own)]
+        columns = self.weights.T[:, :, None]
+        for weight, source, target in zip(columns, self.sources, self.targets, strict=True):
+            out += [(weight, target), (-weight, source)]
+        return out
 
     def rows(self, rows: slice | torch.Tensor) -> Analogy:
         """Those of some cells."""
-        own, source, target = (end.rows(rows) for end in (self.own, self.source, self.target))
-        return Analogy(self.unseen[rows], own, source, target, self.scale)
+        return Analogy(
+            self.unseen[rows],
+            self.own.rows(rows),
+            self.weights[rows],
+            tuple(a.rows(rows) for a in self.sources),
+            tuple(a.rows(rows) for a in self.targets),
+        )

@@ -1,36 +1,77 @@
-"""Changes that training never showed for some cells, taken over from those most like them."""
+"""Changes that training never showed for some cells, borrowed from groups that it did show."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from scgm_scvi._errors import listed
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._analogy import Analogy
+from ._borrowing import LEAST_GROUPS, Borrowing, Groups, choose_borrowing, convex_weights
 from ._latent_prior import LatentPrior
 
-__all__ = ["find_analogy"]
+__all__ = ["Borrowed", "find_analogy"]
 
 _N_CELLS = 128  # generated of each group, to tell which are alike
 _SCARCITY = 10.0  # a change known from n cells counts as 1 + 10 / sqrt(n) times as far
+_LEAST_SHARE = 0.05  # less of a group is not worth two evaluations of the network
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """From which groups the cells of one group borrow, and what is to be expected of it.
+
+    ``rule`` is ``None`` where too few groups were seen both ways to leave one out.
+    """
+
+    group: str
+    shares: dict[str, float]
+    rule: Borrowing | None
+
+    def __str__(self) -> str:
+        if self.rule is None:
+            return f"{self.group} as {next(iter(self.shares))}"
+        shares = " + ".join(f"{share:.2f} {name}" for name, share in self.shares.items())
+        return f"{self.group} as {shares}, times {self.rule.size:.2f}"
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the outcome is not to be trusted; ``None`` where nothing speaks against it."""
+        if self.rule is None:
+            return (
+                f"{self.group}: its response is that of {listed(self.shares)}. Fewer than "
+                f"{LEAST_GROUPS} groups were seen both ways, so that nothing tells how well a "
+                "response can be borrowed here."
+            )
+        expected = self.rule.expected
+        if expected["borrowed"] > expected["identity"]:
+            return None
+        return (
+            f"{self.group}: borrowed from others, the responses of the groups that were seen both "
+            f"ways have an R² of {expected['borrowed']:.2f}, and cells left as they are "
+            f"{expected['identity']:.2f}. Groups respond too differently, or hardly, to tell how "
+            "this one would."
+        )
 
 
 def find_analogy(
     prior: LatentPrior, own: Attributes, target: Attributes, named: Collection[str], scale: float
-) -> tuple[Analogy | None, dict[str, str]]:
-    """Stand-ins for cells that are to become what training never showed, and their names.
+) -> tuple[Analogy | None, list[Borrowed]]:
+    """Groups that lend their change to cells that are to become what training never showed.
 
-    They differ from a cell in the attributes that are not ``named``, were seen with those of
-    its target and with its own, and are nearest to it by mean log expression before the
-    change, as the model generates both; the fewer they were, the farther they count. ``None``
-    where all is known, or nothing stands in.
+    They differ from a cell in the attributes that are not ``named``, and were seen with those of
+    its target and with its own. With three or more, the shares are those of the synthetic control
+    that :func:`choose_borrowing` finds, in mean log expression as the model generates it; with
+    fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
+    multiplied by ``scale``. ``None`` where all is known, or nothing stands in.
     """
     spec = prior.spec
     names = list(spec.categorical)
@@ -40,26 +81,58 @@ def find_analogy(
     unseen = np.zeros((len(before), 1))
     pairs, inverse = np.unique(np.concatenate([before, after], axis=1), axis=0, return_inverse=True)
     profiles: dict[bytes, np.ndarray] = {}
-    described = {}
+    rules: dict[bytes, Borrowing | None] = {}
+    described: list[Borrowed] = []
+    lent: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, groups, weights
     for i, (a, b) in enumerate(pairs.reshape(len(pairs), 2, -1)):
         if not free.any() or _seen(design, b).any():
             continue
         known = _candidates(design, a, b, free)
         if not len(known):
             continue
-        place = _profile(prior, a, profiles)
-        distances = [np.linalg.norm(_profile(prior, k, profiles) - place) for k in known]
         scarce = 1 + _SCARCITY / np.sqrt(_sizes(design, known, b, free))
-        nearest = known[int(np.argmin(distances * scarce))]
+        place = _profile(prior, a, profiles)
+        groups = Groups(
+            np.array([_profile(prior, k, profiles) for k in known]),
+            np.array([_profile(prior, np.where(free, k, b), profiles) for k in known]),
+            scarce**-2 / (scarce**-2).sum(),
+        )
+        asked = np.concatenate([known.ravel(), b[~free]]).tobytes()
+        if asked not in rules:
+            rules[asked] = choose_borrowing(groups)
+        rule = rules[asked]
+        if rule is None:
+            distances = [np.linalg.norm(x - place) for x in groups.before]
+            weights = np.eye(len(known))[int(np.argmin(distances * scarce))]
+        else:
+            weights = convex_weights(place, groups, rule.ridge)
+            weights = np.where(weights < _LEAST_SHARE, 0, weights)
+            weights = weights / weights.sum()
         rows = inverse.ravel() == i
-        before[np.ix_(rows, free)] = after[np.ix_(rows, free)] = nearest[free]
         unseen[rows] = 1
-        described[_written(spec, a, free)] = _written(spec, nearest, free)
-    if not unseen.any():
-        return None, {}
-    source = replace(own, tokens=torch.as_tensor(before))
-    towards = replace(target, tokens=torch.as_tensor(after))
-    return Analogy(torch.as_tensor(unseen), own, source, towards, scale), described
+        kept = weights > 0
+        size = scale * (1.0 if rule is None else rule.size)
+        lent.append((rows, known[kept], size * weights[kept]))
+        shares = {
+            _written(spec, k, free): float(w) for k, w in zip(known, weights, strict=True) if w
+        }
+        described.append(Borrowed(_written(spec, a, free), shares, rule))
+    if not lent:
+        return None, []
+    n_groups = max(len(w) for *_, w in lent)
+    weights = np.zeros((len(before), n_groups), dtype=np.float32)
+    tokens = np.stack([before] * n_groups), np.stack([after] * n_groups)
+    for rows, known, sizes in lent:
+        for k, (group, size) in enumerate(zip(known, sizes, strict=True)):
+            weights[rows, k] = size
+            for end in tokens:
+                end[k][np.ix_(rows, free)] = group[free]
+    sources, targets = (
+        tuple(replace(like, tokens=torch.as_tensor(t)) for t in end)
+        for like, end in zip((own, target), tokens, strict=True)
+    )
+    analogy = Analogy(torch.as_tensor(unseen), own, torch.as_tensor(weights), sources, targets)
+    return analogy, described
 
 
 def _profile(

@@ -199,7 +199,8 @@ class LatentPrior:
                     [] if bool(unseen.all()) else [(w * (1 - unseen), c) for w, c in variants]
                 )
                 for w, end in analogy.terms():
-                    variants.append((w * unseen, self._conditions(end)))
+                    share = w.to(self.device) if isinstance(w, torch.Tensor) else w
+                    variants.append((share * unseen, self._conditions(end)))
             return classifier_free(self._network(sampling), variants)
 
         denoise = with_scale(sampling.guidance_scale)

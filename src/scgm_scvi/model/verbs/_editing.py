@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import Matrix, stacked
 from scgm_scvi.model.prior._analogy import Analogy
-from scgm_scvi.model.prior._analogy_search import find_analogy
+from scgm_scvi.model.prior._analogy_search import Borrowed, find_analogy
 from scgm_scvi.model.prior._edited_states import (
     Edit,
     EditedCells,
@@ -261,10 +262,12 @@ class EditingMixin(EditCurveMixin):
         own, state = self._states(adata)
         target = request.over(own, named)
         analogy: Analogy | None = None
-        stand_ins: dict[str, str] = {}
+        borrowed: list[Borrowed] = []
         if composition == "auto":
             scale = analogy_scale(guidance_scale, named)
-            analogy, stand_ins = find_analogy(prior, own, target, named, scale)
+            analogy, borrowed = find_analogy(prior, own, target, named, scale)
+        for doubt in filter(None, (b.doubt for b in borrowed)):
+            warnings.warn(doubt, UserWarning, stacklevel=2)
         cells = EditedCells(own, target, state, analogy)
         parts = []
         with run.bar(len(state), "Editing") as bar, torch.no_grad():
@@ -282,7 +285,8 @@ class EditingMixin(EditCurveMixin):
             "strength": edit.strength,
             "conditions": _described(conditions),
             "composition": composition,
-            "analogies": [f"{cells} as {others}" for cells, others in stand_ins.items()],
+            "analogies": [str(b) for b in borrowed],
+            "expected": _expected(borrowed),
             **({} if intervention is None else intervention.describe()),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
@@ -362,6 +366,16 @@ def _changed(parts: Sequence[_Part], features: pd.Index) -> dict[str, list]:
         "log2_fold": fold[top].tolist(),
         "before": before[top].tolist(),
         "after": after[top].tolist(),
+    }
+
+
+def _expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
+    """How well responses were borrowed for the groups of which they are known, a row a group."""
+    known = [{} if b.rule is None else b.rule.expected for b in borrowed]
+    scores = ("borrowed", "mean_shift", "identity", "pearson_delta")
+    return {
+        "group": [b.group for b in borrowed],
+        **{name: [float(of.get(name, np.nan)) for of in known] for name in scores},
     }
 
 

@@ -1,0 +1,158 @@
+"""A response that was never seen, borrowed from the groups that were seen both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+__all__ = ["LEAST_GROUPS", "Borrowing", "Groups", "choose_borrowing", "convex_weights"]
+
+LEAST_GROUPS = 3  # seen both ways, to leave one out and still have two to weigh
+_RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
+_MOST = 1.5  # times the response that was seen
+_ONE = 1e3  # weight of the row that has weights add up to 1
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Mean log expression of groups before and after a change, ``(n, n_features)`` each.
+
+    ``trust`` ``(n,)`` adds up to 1: shares that groups have where nothing else decides, as of
+    groups of few cells less is known.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    trust: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def change(self) -> np.ndarray:
+        return self.after - self.before
+
+    def without(self, i: int) -> Groups:
+        """All but one."""
+        rows = np.arange(len(self)) != i
+        return Groups(
+            self.before[rows], self.after[rows], self.trust[rows] / self.trust[rows].sum()
+        )
+
+
+@dataclass(frozen=True)
+class Borrowing:
+    """How to borrow, and how well it did for groups of which the response is known.
+
+    Attributes
+    ----------
+    ridge
+        Of the weights towards equal ones; infinite: equal ones.
+    size
+        What the borrowed response is multiplied by.
+    expected
+        Means over the left-out groups, by trust, of the coefficient of determination of the mean
+        log expression after the change, by rule: ``"borrowed"``, ``"mean_shift"``, ``"identity"``; and
+        of the correlation of the borrowed with the true change, ``"pearson_delta"``.
+    """
+
+    ridge: float
+    size: float
+    expected: dict[str, float]
+
+
+def convex_weights(own: np.ndarray, groups: Groups, ridge: float) -> np.ndarray:
+    r"""Shares of groups that together look most like a cell's own group before the change.
+
+    Non-negative :math:`w` that add up to 1 and minimise :math:`\|b - \sum_k w_k b_k\|^2 + \lambda
+    \bar d \sum_k (w_k - u_k)^2`, with trust :math:`u` and :math:`\bar d` the mean squared
+    distance of groups from their mean, so that :math:`\lambda` has no unit: the synthetic control
+    of Abadie, Diamond & Hainmueller 2010, doi:10.1198/jasa.2009.ap08746, shrunk.
+
+    Parameters
+    ----------
+    own
+        Mean log expression ``(n_features,)``.
+    groups
+        That were seen both ways.
+    ridge
+        :math:`\lambda`.
+    """
+    if np.isinf(ridge) or len(groups) == 1:
+        return groups.trust
+    center = groups.before.mean(axis=0)
+    spread = float(((groups.before - center) ** 2).sum(axis=1).mean())
+    if not spread:
+        return groups.trust
+    # the Gram matrix is as small as there are groups; its root stands in for the features
+    moved = (groups.before - center) / np.sqrt(spread)
+    gram = moved @ moved.T
+    values, vectors = np.linalg.eigh(gram)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    target = np.linalg.pinv(root) @ (moved @ (own - center) / np.sqrt(spread))
+    n = len(groups)
+    a = np.vstack([root, np.sqrt(ridge) * np.eye(n), np.full((1, n), _ONE)])
+    b = np.concatenate([target, np.sqrt(ridge) * groups.trust, [_ONE]])
+    weights, _ = nnls(a, b)
+    return weights / weights.sum()
+
+
+def choose_borrowing(groups: Groups) -> Borrowing | None:
+    """Leave each group out in turn, and borrow its response from the others.
+
+    The ridge and the size are those that do best for the left-out groups; ``None`` of fewer than
+    three groups, which can't tell.
+    """
+    if len(groups) < LEAST_GROUPS:
+        return None
+    best: tuple[float, float, float] | None = None
+    by_ridge = {ridge: _left_out(groups, ridge) for ridge in _RIDGES}
+    for ridge, found in by_ridge.items():
+        size = _size(groups, found)
+        score = float(groups.trust @ _r2(groups.after, groups.before + size * found))
+        if best is None or score > best[0] + 1e-3:  # a simpler rule, where none is better
+            best = score, ridge, size
+    assert best is not None
+    score, ridge, size = best
+    shift = by_ridge[np.inf]
+    borrowed = by_ridge[ridge]
+    expected = {
+        "borrowed": score,
+        "mean_shift": float(groups.trust @ _r2(groups.after, groups.before + shift)),
+        "identity": float(groups.trust @ _r2(groups.after, groups.before)),
+        "pearson_delta": float(
+            groups.trust @ [_pearson(x, y) for x, y in zip(groups.change, borrowed, strict=True)]
+        ),
+    }
+    return Borrowing(ridge, size, expected)
+
+
+def _left_out(groups: Groups, ridge: float) -> np.ndarray:
+    """Of each group, the change that the others make for it."""
+    out = []
+    for i in range(len(groups)):
+        others = groups.without(i)
+        out.append(convex_weights(groups.before[i], others, ridge) @ others.change)
+    return np.array(out)
+
+
+def _size(groups: Groups, found: np.ndarray) -> float:
+    """Least squares over the left-out groups, each weighing as it is trusted."""
+    own = ((groups.after - groups.after.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    share = groups.trust / np.where(own > 0, own, 1)
+    down = float(share @ (found**2).sum(axis=1))
+    up = float(share @ (found * groups.change).sum(axis=1))
+    return float(np.clip(up / down, 0, _MOST)) if down > 0 else 0.0
+
+
+def _r2(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Coefficient of determination of each row."""
+    left = ((true - found) ** 2).sum(axis=1)
+    whole = ((true - true.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    return 1 - left / np.where(whole > 0, whole, 1)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if min(np.ptp(x), np.ptp(y)) > 0 else 0.0
