@@ -57,7 +57,6 @@ def test_groups_that_were_seen_both_ways_lend_their_change(unseen):
     assert borrowed.group == f"cell_type={NAIVE}"
     assert f"cell_type={NAIVE}" not in borrowed.shares
     assert sum(borrowed.shares.values()) == pytest.approx(1)
-    assert min(borrowed.shares.values()) >= 0.05
     assert (analogy.unseen == 1).all()
     assert analogy.weights.shape == (6, len(borrowed.shares))
     expected = 1.5 * borrowed.rule.size * np.array(list(borrowed.shares.values()))
@@ -195,6 +194,14 @@ def test_candidates_are_seen_both_ways():
     np.testing.assert_array_equal(found, [[1, 1], [4, 1]])
     nothing = _candidates(design[:4], np.array([3, 1]), np.array([3, 3]), free)
     assert len(nothing) == 0
+
+
+def test_the_fewest_groups_that_have_most_of_the_weight():
+    found = _analogy_search._most_of(np.array([0.1, 0.5, 0.01, 0.36, 0.03]))
+    np.testing.assert_allclose(found, np.array([0.1, 0.5, 0, 0.36, 0]) / 0.96)
+    many = _analogy_search._most_of(np.full(20, 0.05))
+    assert (many > 0).sum() == 19 and many.sum() == pytest.approx(1)
+    np.testing.assert_allclose(_analogy_search._most_of(np.array([0.0, 1.0])), [0, 1])
 
 
 def test_the_fewer_the_farther(unseen, monkeypatch):

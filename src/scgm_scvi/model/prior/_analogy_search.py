@@ -22,7 +22,7 @@ __all__ = ["Borrowed", "find_analogy"]
 
 _N_CELLS = 128  # generated of each group, to tell which are alike
 _SCARCITY = 10.0  # a change known from n cells counts as 1 + 10 / sqrt(n) times as far
-_LEAST_SHARE = 0.05  # less of a group is not worth two evaluations of the network
+_MOST = 0.95  # of the weight; each further group costs two evaluations of the network a step
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ def find_analogy(
             distances = [np.linalg.norm(x - place) for x in groups.before]
             weights = np.eye(len(known))[int(np.argmin(distances * scarce))]
         else:
-            weights = convex_weights(place, groups, rule.ridge)
-            weights = np.where(weights < _LEAST_SHARE, 0, weights)
-            weights = weights / weights.sum()
+            weights = _most_of(convex_weights(place, groups, rule.ridge))
         rows = inverse.ravel() == i
         unseen[rows] = 1
         kept = weights > 0
@@ -133,6 +131,15 @@ def find_analogy(
     )
     analogy = Analogy(torch.as_tensor(unseen), own, torch.as_tensor(weights), sources, targets)
     return analogy, described
+
+
+def _most_of(weights: np.ndarray) -> np.ndarray:
+    """The fewest groups that have most of the weight; their shares add up to 1."""
+    order = np.argsort(-weights, kind="stable")
+    kept = order[: int(np.searchsorted(np.cumsum(weights[order]), _MOST)) + 1]
+    out = np.zeros_like(weights)
+    out[kept] = weights[kept] / weights[kept].sum()
+    return out
 
 
 def _profile(
