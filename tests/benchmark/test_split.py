@@ -98,6 +98,8 @@ def test_many_cells_are_drawn_in_proportion_and_a_rare_type_is_trained_on():
         (lambda a: a.obs.__setitem__("type", "a"), {}, ValueError, "at least two types"),
         (None, {"n_top_genes": 0}, ValueError, "n_top_genes is 0"),
         (None, {"max_cells": 60}, ValueError, "at least about 290 cells"),
+        (lambda a: a.obs.__setitem__("type", ["all", "b"] * 200), {}, ValueError, "value 'all'"),
+        (lambda a: a.X.data.__imul__(0), {}, ValueError, "No cell has both a type and a count"),
     ],
 )
 def test_refused(change, arguments, error, said):

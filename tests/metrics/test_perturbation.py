@@ -199,6 +199,18 @@ def test_bad_input():
         evaluate(REAL, train=REAL[:0], train_control=CONTROL)
     with pytest.raises(ValueError, match="predicted_expression is 'log'; it must be"):
         evaluate(REAL, predicted_expression="log")
+    for bad, said in (({}, "holds no method"), (None, "predicted is NoneType")):
+        with pytest.raises((ValueError, TypeError), match=said):
+            evaluate(bad)
+    for place in ("real", "control"):
+        with pytest.raises(ValueError, match=f"{place} holds no cells"):
+            evaluate(REAL, **{place: REAL[:0]})
+    some = REAL.copy()
+    some.obs["type"] = [None, *["a"] * 159]
+    with pytest.raises(ValueError, match="'type' is missing for 1 cells"):
+        evaluate(REAL, some, context_key="type")
+    with pytest.raises(ValueError, match="baseline is 'mean', which is made of training cells"):
+        evaluate(REAL, baseline="mean")
     with pytest.raises(TypeError, match="nope"):
         evaluate(REAL, nope=1)
     other = REAL.copy()

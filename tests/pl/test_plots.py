@@ -138,3 +138,22 @@ def test_history_without_validation():
 def test_history_of_nothing(empty):
     with pytest.raises(ValueError, match="train the model first"):
         history(empty)
+
+
+@pytest.mark.slow
+def test_several_methods_and_odd_names():
+    real, made = make_cells(0, 60), make_cells(1, 60)
+    for a in (real, made):
+        a.obs["scgm_source"] = np.where(a.obs["type"] == a.obs["type"].iloc[0], "_x", "$y_{")
+        a.X = sparse.csr_array(a.X)
+    figure = real_and_generated(real, {1: made, "b": made[:, ::-1]}, "scgm_source")
+    (legend,) = figure.legends
+    assert [t.get_text().strip("\u200a") for t in legend.get_texts()] == ["\\$y_{", "_x"]
+    below = [ax for ax in figure.axes if ax.get_title() == "both"]
+    assert len(below) == 2
+    for ax in below:
+        tints = {tuple(c[:3]) for c in ax.collections[0].get_facecolor()}
+        assert len(tints) == 2  # real and generated cells
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match="none 'real'"):
+        real_and_generated(real, {"real": made})

@@ -61,6 +61,10 @@ def test_refused():
         response(REAL, REAL[:1], CONTROL)
     with pytest.raises(ValueError, match="'counts' or 'log1p'"):
         response(REAL, REAL, CONTROL, predicted_expression="log")
+    with pytest.raises(ValueError, match="if these are counts, say so"):
+        response(REAL, REAL, CONTROL, predicted_expression="log1p")
+    with pytest.warns(UserWarning, match="predicted.X holds fractions"):
+        response(AnnData(log_of(REAL), var=REAL.var), REAL, CONTROL)
     bad = CONTROL.copy()
     bad.X[0, 0] = -1
     with pytest.raises(ValueError, match="control.X holds negative"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +15,19 @@ import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
+from scipy import sparse
 from tqdm.auto import tqdm
 
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.metrics import evaluate_generation
+from scgm_scvi.metrics._space import require_counts
 
 from ._generators import Method, gaussian_copula, negative_binomial, pca_gaussian
 from ._scgm import scgm
 from ._scvi import scvi as scvi_gaussian
 from ._split import Split, split_cells
 
-__all__ = ["GENERATORS", "Comparison", "compare_generators"]
+__all__ = ["FLOOR", "GENERATORS", "TRAIN_FLOOR", "Comparison", "compare_generators"]
 
 GENERATORS: dict[str, Callable[[AnnData, str, int, bool], dict[str, Method]]] = {
     "scgm": scgm,
@@ -37,7 +41,12 @@ whether to be quick, that trains what its methods share, and gives the methods b
 conditions (a data frame, a cell a row) and a seed that give the cells as counts. To add one, enter
 it here."""
 
-_NO_NEW_CELLS = "posterior predictive"  # decoded training cells: a ceiling, no generator
+# decoded training cells: ceilings, no generators
+_NO_NEW_CELLS = {"SCGM posterior predictive", "scVI posterior predictive"}
+
+
+FLOOR, TRAIN_FLOOR = "real against real (floor)", "training cells handed back"
+RESERVED = {FLOOR, TRAIN_FLOOR, "real", "held_out"}  # names that mean something on the page
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +55,8 @@ class Comparison:
 
     ``table`` is that of :func:`~scgm_scvi.metrics.evaluate_generation` with the column ``seed``
     before the others; ``costs`` has wall-clock seconds of training and of generation by seed and
-    method; ``cells`` are those of the first seed by method; ``failures`` say which generators
-    failed, and how.
+    method; ``cells`` are those of the first seed that gave any, by method; ``failures`` say which
+    runs failed, and how; ``quick`` whether training was cut short, so that scores mean nothing.
     """
 
     labels_key: str
@@ -56,6 +65,7 @@ class Comparison:
     costs: pd.DataFrame
     cells: dict[str, AnnData]
     failures: dict[str, str]
+    quick: bool = False
 
 
 def compare_generators(
@@ -115,6 +125,7 @@ def compare_generators(
     >>> bool(table.loc[("all", "mean_pearson"), "value"] > 0.9)
     True
     """
+    generators = [generators] if isinstance(generators, str) else generators
     names = list(GENERATORS) if generators is None else list(dict.fromkeys(generators))
     for name in names:
         if name not in GENERATORS:
@@ -122,7 +133,7 @@ def compare_generators(
                 f"generators: {name!r} is none.{nearest(name, GENERATORS)} There are: "
                 f"{listed(GENERATORS)}."
             )
-    seeds = list(dict.fromkeys(int(s) for s in seeds))
+    seeds = _whole_seeds(seeds)
     if not names or not seeds:
         raise ValueError("generators and seeds must each name at least one.")
     split = split_cells(
@@ -142,21 +153,23 @@ def compare_generators(
                 bar.set_postfix_str(f"{name}, seed {seed}")
                 try:
                     made, cost = _run(name, split, labels_key, seed, quick)
+                    if twice := set(made) & set(cells):
+                        raise ValueError(f"another generator has the method {listed(twice)}")
                 except Exception as error:  # noqa: BLE001 - of any library; the others go on
-                    failures.setdefault(name, f"{type(error).__name__}: {error}")
+                    failures[f"{name}, seed {seed}"] = f"{type(error).__name__}: {error}"
                 else:
                     cells |= made
                     costs += [{"seed": seed, **row} for row in cost]
                 bar.update()
             if cells:
                 tables.append(_scores(cells, split, labels_key, seed))
-            first = first or cells
+            first = cells | first
     if not tables:
         raise RuntimeError(
             "all generators failed: " + "; ".join(f"{k}: {v}" for k, v in failures.items())
         )
     table = pd.concat(tables, ignore_index=True)
-    return Comparison(labels_key, split, table, pd.DataFrame(costs), first, failures)
+    return Comparison(labels_key, split, table, pd.DataFrame(costs), first, failures, quick)
 
 
 def _run(
@@ -164,17 +177,48 @@ def _run(
 ) -> tuple[dict[str, AnnData], list[dict[str, object]]]:
     """Cells of the methods of a generator, and what they cost."""
     start = time.perf_counter()
-    methods = GENERATORS[name](split.train, key, seed, quick)
+    # a copy: whatever it does to its cells, the others have theirs
+    methods = GENERATORS[name](split.train.copy(), key, seed, quick)
     trained = time.perf_counter() - start
+    if not methods:
+        raise ValueError("it gives no method")
     cells, costs = {}, []
     for method, generate in methods.items():
-        if _NO_NEW_CELLS in method:
+        if method in _NO_NEW_CELLS:
             continue
         start = time.perf_counter()
-        cells[method] = generate(split.test.obs[[key]], seed)
+        found = generate(split.test.obs[[key]].copy(), seed)
         made = time.perf_counter() - start
+        cells[method] = _checked(found, method, split)
         costs.append({"method": method, "train_seconds": trained, "generate_seconds": made})
     return cells, costs
+
+
+def _whole_seeds(seeds: Sequence[int]) -> list[int]:
+    try:
+        seeds = [operator.index(s) for s in seeds]
+    except TypeError:
+        raise ValueError(f"seeds is {seeds!r}; it must be a list of whole numbers.") from None
+    if negative := [s for s in seeds if s < 0]:
+        raise ValueError(f"seeds holds {negative[0]}; none may be below 0.")
+    return list(dict.fromkeys(seeds))
+
+
+def _checked(cells: AnnData, method: str, split: Split) -> AnnData:
+    """A generator's answer with the types that were asked for; refused if it can't be compared."""
+    asked = split.test
+    if method in RESERVED:
+        raise ValueError(f"a method can't be called {method!r}")
+    if not isinstance(cells, AnnData):
+        raise TypeError(f"{method} gives {type(cells).__name__}, and an AnnData is needed")
+    if cells.n_obs != asked.n_obs or list(cells.var_names) != list(asked.var_names):
+        raise ValueError(
+            f"{method} gives {cells.n_obs} cells of {cells.n_vars} genes, and {asked.n_obs} of the "
+            f"{asked.n_vars} genes of its training cells, in their order, were asked for"
+        )
+    counts = sparse.csr_matrix(cells.X, dtype=np.float32)
+    require_counts(counts.data, method)
+    return AnnData(counts, obs=asked.obs.copy(), var=asked.var.copy())
 
 
 def _scores(cells: dict[str, AnnData], split: Split, key: str, seed: int) -> pd.DataFrame:
@@ -192,12 +236,17 @@ def _scores(cells: dict[str, AnnData], split: Split, key: str, seed: int) -> pd.
 @contextmanager
 def _global_state_kept() -> Iterator[None]:
     """Put back what training seeds: scvi-tools' setting, torch's, numpy's and Python's states."""
-    setting = scvi.settings.seed
+    setting, cudnn = scvi.settings.seed, torch.backends.cudnn
+    flags, environment = (cudnn.deterministic, cudnn.benchmark), dict(os.environ)
     numpy_state, own_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
             yield
         finally:
             scvi.settings.seed = setting
+            cudnn.deterministic, cudnn.benchmark = flags
+            for name in set(os.environ) - set(environment):
+                del os.environ[name]
+            os.environ.update(environment)
             np.random.set_state(numpy_state)
             random.setstate(own_state)

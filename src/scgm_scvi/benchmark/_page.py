@@ -6,6 +6,9 @@ import base64
 import html
 import io
 import os
+import re
+import tempfile
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,11 +17,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scgm_scvi import pl
-from scgm_scvi._whole import written_whole
 
-from ._compare import Comparison
+from ._compare import FLOOR, TRAIN_FLOOR, Comparison
 
-__all__ = ["MEASURES", "summary", "write_page"]
+__all__ = ["MEASURES", "remarks", "require_empty", "summary", "write_page"]
 
 MEASURES = {
     "rf_auc_gene": "A random forest tells generated from real cells by all genes: area under the "
@@ -40,7 +42,6 @@ MEASURES = {
 }
 """The measures of a page, of those in the table, with what each says."""
 
-_FLOOR, _TRAIN = "real against real (floor)", "training cells handed back"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; }
@@ -65,8 +66,8 @@ def write_page(
         Of :func:`~scgm_scvi.benchmark.compare_generators`.
     folder
         Gets ``report.html``, ``metrics.csv`` (all measures by seed), ``costs.csv``, and
-        ``cells/<method>.h5ad`` of the first seed with ``cells/held_out.h5ad``. It must not exist,
-        or be empty.
+        ``cells/<method>.h5ad`` of the first seed with ``cells/held_out.h5ad``, in this order, so
+        that numbers are kept whatever happens to the page. It must not exist, or be empty.
     title
         Of the page.
 
@@ -78,6 +79,8 @@ def write_page(
     ------
     FileExistsError
         If the folder holds anything.
+    OSError
+        If it can't be written to.
 
     Examples
     --------
@@ -87,22 +90,36 @@ def write_page(
     >>> scgm_scvi.benchmark.write_page(found, "benchmark")  # doctest: +SKIP
     PosixPath('benchmark/report.html')
     """
+    folder = require_empty(folder)
+    found.table.to_csv(folder / "metrics.csv", index=False)
+    found.costs.to_csv(folder / "costs.csv", index=False)
+    (folder / "cells").mkdir()
+    for method, cells in {"held_out": found.split.test, **found.cells}.items():
+        cells.write_h5ad(folder / "cells" / f"{_file_name(method)}.h5ad", compression="gzip")
+    page = folder / "report.html"
+    page.write_text(_page(found, title), encoding="utf-8")
+    return page
+
+
+def require_empty(folder: str | os.PathLike) -> Path:
+    """Make a folder that can be written to; refuse one that holds anything."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already: give another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        folder.rmdir()  # it is empty
-    with written_whole(folder) as part:
-        (part / "cells").mkdir(parents=True)
-        found.table.to_csv(part / "metrics.csv", index=False)
-        found.costs.to_csv(part / "costs.csv", index=False)
-        found.split.test.write_h5ad(part / "cells" / "held_out.h5ad", compression="gzip")
-        for method, cells in found.cells.items():
-            name = method.replace(" ", "_")
-            cells.write_h5ad(part / "cells" / f"{name}.h5ad", compression="gzip")
-        (part / "report.html").write_text(_page(found, title), encoding="utf-8")
-    return folder / "report.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} can't be written to ({error.strerror}): give another.") from error
+    return folder
+
+
+def _file_name(method: str) -> str:
+    """A method as a name of a file; what is left out is told by a number."""
+    safe = re.sub(r"[^\w.+-]", "_", method)
+    plain = safe == method.replace(" ", "_") and "_" not in method
+    return safe if plain or method == "held_out" else f"{safe}-{zlib.crc32(method.encode()):08x}"
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,15 +130,37 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     wide = means.pivot(index="method", columns="metric", values="value")
     wide = wide.reindex(index=table["method"].unique())
     floors = means.groupby("metric")[["floor", "train_floor"]].mean().T
-    floors.index = pd.Index([_FLOOR, _TRAIN])
+    floors.index = pd.Index([FLOOR, TRAIN_FLOOR])
     columns = [m for m in MEASURES if m in wide and wide[m].notna().any()]
+    columns = [m for m in columns if np.isfinite(floors.loc[FLOOR, m])]
     return pd.concat([floors, wide])[columns]
 
 
-def nearest_to_floor(numbers: pd.DataFrame) -> pd.Series:
-    """The method that is nearest to the floor, by measure."""
-    methods = numbers.drop(index=[_FLOOR, _TRAIN])
-    return (methods - numbers.loc[_FLOOR]).abs().idxmin()
+def nearest_to_floor(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Whether a method is nearest to the floor, by method and measure; of one method, never."""
+    methods = numbers.drop(index=[FLOOR, TRAIN_FLOOR])
+    away = (methods - numbers.loc[FLOOR]).abs()
+    return (away - away.min() < 1e-12) & (len(methods) > 1)
+
+
+def remarks(found: Comparison) -> list[str]:
+    """What a reader has to know before the numbers."""
+    seeds = found.table["seed"].nunique()
+    out = [f"{run} failed: {how}" for run, how in found.failures.items()]
+    if found.quick:
+        out.insert(
+            0, "QUICK: training was cut short to show that all runs. The scores mean nothing."
+        )
+    if seeds == 1:
+        out.append("One run: differences of a few hundredths may be chance. Ask for more seeds.")
+    else:
+        out.append(
+            "± is the standard deviation over runs of training on one and the same split: of another "
+            "split, or of other held-out cells, it says nothing."
+        )
+    if found.table.set_index("metric")["value"].get("de_slope", pd.Series(np.nan)).isna().all():
+        out.append("Differential expression is not compared: no type has cells enough.")
+    return [*out, *found.split.notes]
 
 
 def _page(found: Comparison, title: str) -> str:
@@ -131,12 +170,9 @@ def _page(found: Comparison, title: str) -> str:
     seeds = found.table["seed"].nunique()
     facts = (
         f"{train.n_obs:,} training and {test.n_obs:,} held-out cells, {train.n_vars:,} genes, "
-        f"{len(types)} types of {found.labels_key!r}; {seeds} training run{'s' * (seeds > 1)} of each method. "
+        f"{len(types)} types of {found.labels_key!r}; {seeds} run{'s' * (seeds > 1)} of training. "
         f"scgm_scvi {version('scgm_scvi')}, scvi-tools {version('scvi-tools')}, torch {version('torch')}."
     )
-    notes = [*found.split.notes, *(f"{k} failed: {v}" for k, v in found.failures.items())]
-    if seeds == 1:
-        notes.append("One run: differences of a few hundredths may be chance. Ask for more seeds.")
     overall = found.table[found.table["condition"] == "all"]
     drawn = overall[overall["metric"].isin(numbers.columns)]
     drawn = drawn.groupby(["method", "metric"], sort=False)[["value", "floor", "train_floor"]]
@@ -145,12 +181,13 @@ def _page(found: Comparison, title: str) -> str:
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(facts)}</p>"
-        f"<ul>{''.join(f'<li>{html.escape(n)}</li>' for n in notes)}</ul>"
+        f"<ul>{''.join(f'<li>{html.escape(n)}</li>' for n in remarks(found))}</ul>"
         f"<h2>Which method is nearest to real cells</h2><p>{html.escape(_verdict(numbers))}</p>"
         f"<div class='wide'>{_table(numbers, found)}</div>"
         "<p>In the first row one half of the held-out cells stands in the place of generated ones: "
         "what a perfect method scores. In the second the training cells do. In bold, the method "
-        "nearest to the floor.</p>"
+        "nearest to the floor, on either side of it: cells that are easier to tell apart than real "
+        "ones are not better.</p>"
         f"<h2>The cells</h2>{_image(umap)}"
         f"<h2>Every measure</h2>{_image(pl.metrics(drawn.mean().reset_index()))}"
         f"<h2>What the measures say</h2><dl>{terms}</dl></body></html>\n"
@@ -158,7 +195,9 @@ def _page(found: Comparison, title: str) -> str:
 
 
 def _verdict(numbers: pd.DataFrame) -> str:
-    wins = nearest_to_floor(numbers).value_counts()
+    wins = nearest_to_floor(numbers).sum(axis=1).sort_values(ascending=False, kind="stable")
+    if len(wins) == 1:
+        return "One method: there is none to compare it with but real cells."
     said = [f"{method} in {n}" for method, n in wins.items()]
     return f"Of {numbers.shape[1]} measures, nearest to the floor: {', '.join(said)}."
 
@@ -168,6 +207,7 @@ def _table(numbers: pd.DataFrame, found: Comparison) -> str:
     overall = found.table[found.table["condition"] == "all"]
     spread = overall.groupby(["method", "metric"])["value"].std()
     seconds = found.costs.groupby("method")["train_seconds"].mean()
+    runs = found.costs.groupby("method").size()
     rows = []
     for method, values in numbers.iterrows():
         cells = [f"<td>{html.escape(str(method))}</td>"]
@@ -175,12 +215,13 @@ def _table(numbers: pd.DataFrame, found: Comparison) -> str:
             text = "" if np.isnan(value) else f"{value:.3f}"
             if np.isfinite(deviation := spread.get((method, metric), np.nan)):
                 text += f" ± {deviation:.3f}"
-            is_best = method == best[metric]
+            is_best = method in best.index and best.loc[method, metric]
             cells.append(f"<td{' class=best' if is_best else ''}>{text}</td>")
-        cells.append(f"<td>{seconds[method]:.0f}</td>" if method in seconds else "<td></td>")
-        is_real = method in (_FLOOR, _TRAIN)
+        cost = (f"{seconds[method]:.0f}", runs[method]) if method in seconds else ("", "")
+        cells += [f"<td>{c}</td>" for c in cost]
+        is_real = method in (FLOOR, TRAIN_FLOOR)
         rows.append(f"<tr{' class=real' if is_real else ''}>{''.join(cells)}</tr>")
-    heads = "".join(f"<th>{h}</th>" for h in ("method", *numbers.columns, "training, s"))
+    heads = "".join(f"<th>{h}</th>" for h in ("method", *numbers.columns, "training, s", "runs"))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.metrics._space import LEAST_CELLS
+from scgm_scvi.metrics._space import ALL, LEAST_CELLS
 
 __all__ = ["Split", "split_cells"]
 
@@ -108,6 +108,7 @@ def split_cells(
                 f"Left out: {int((~has_counts).sum())} cells without a count in these genes."
             )
             cells, part = cells[has_counts].copy(), part[has_counts]
+            _require_enough(cells.obs[labels_key].to_numpy(), part, labels_key)
     train, test, reference = (cells[part == i].copy() for i in range(3))
     return Split(train, test, reference, tuple(notes))
 
@@ -134,10 +135,15 @@ def _labelled_counts(adata: AnnData, key: str, layer: str | None) -> tuple[AnnDa
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise ValueError(f"{place} is empty: name the layer of the raw counts.")
+    if adata.isbacked:
+        raise ValueError("adata is backed by its file: read it into memory (adata.to_memory()).")
     counts = sparse.csr_matrix(values, dtype=np.float32)
     if not np.isfinite(counts.data).all() or (counts.data < 0).any() or (counts.data % 1).any():
         odd = counts.data[~((counts.data >= 0) & (counts.data % 1 == 0))][0]
         others = f" It has the layers {listed(adata.layers)}." if len(adata.layers) else ""
+        others += (
+            " adata.raw may hold counts: adata.raw.to_adata()." if adata.raw is not None else ""
+        )
         raise ValueError(
             f"{place} holds {odd:g}, which is no count: name the layer of the raw counts.{others}"
         )
@@ -152,8 +158,9 @@ def _labelled_counts(adata: AnnData, key: str, layer: str | None) -> tuple[AnnDa
             notes.append(f"Left out: {int(left_out.sum()):,} cells {why}.")
     kept = has_label & has_counts
     names = [str(v) for v in adata.obs[key][kept]]
-    obs = pd.DataFrame({key: names}, index=adata.obs_names[kept].astype(str))
-    var = pd.DataFrame(index=adata.var_names.astype(str))
+    # an index of another name than the column's: files can't hold both
+    obs = pd.DataFrame({key: names}, index=adata.obs_names[kept].astype(str).rename(None))
+    var = pd.DataFrame(index=adata.var_names.astype(str).rename(None))
     return AnnData(counts[kept], obs=obs, var=var), notes
 
 
@@ -162,6 +169,13 @@ def _rows_of(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _require_enough(label: np.ndarray, part: np.ndarray, key: str) -> None:
+    if not len(label):
+        raise ValueError(f"No cell has both a {key} and a count: there is nothing to split.")
+    if ALL in label:
+        raise ValueError(
+            f"labels_key: {key!r} holds the value {ALL!r}, as the rows of all cells are called: "
+            "rename it."
+        )
     if len(np.unique(label)) < 2:
         raise ValueError(
             f"labels_key: {key!r} holds {listed(np.unique(label))} alone: name a column with at "
@@ -170,8 +184,9 @@ def _require_enough(label: np.ndarray, part: np.ndarray, key: str) -> None:
     held_out = int((part == 1).sum())
     if held_out < _LEAST:
         raise ValueError(
-            f"{len(label)} cells with a {key} hold out {held_out}, and {_LEAST} are needed: give "
-            f"at least about {round(_LEAST / _TEST * 1.1, -1):.0f} cells."
+            f"{len(label)} cells of {len(np.unique(label))} types of {key!r} hold out {held_out}, "
+            f"and {_LEAST} are needed: give at least about {round(_LEAST / _TEST * 1.1, -1):.0f} "
+            "cells, of types that have more than a few."
         )
 
 

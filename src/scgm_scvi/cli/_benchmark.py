@@ -49,10 +49,11 @@ def benchmark(
     import anndata as ad
 
     from scgm_scvi.benchmark import compare_generators, write_page
-    from scgm_scvi.benchmark._page import summary
+    from scgm_scvi.benchmark._page import remarks, require_empty, summary
 
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is there already: give another folder with --out.")
+    if not data.is_file():
+        raise FileNotFoundError(f"{data} is not there.")
+    require_empty(out)  # before hours of training
     quiet()
     found = compare_generators(
         ad.read_h5ad(data),
@@ -65,7 +66,7 @@ def benchmark(
         quick=quick,
     )
     page = write_page(found, out, title=f"Generated cells beside held-out cells of {data.name}")
-    for note in (*found.split.notes, *(f"{k} failed: {v}" for k, v in found.failures.items())):
+    for note in remarks(found):
         print(note)
     print(summary(found.table).round(3).to_string())
     print(f"\nAll of it in {page}: open it in a browser.")

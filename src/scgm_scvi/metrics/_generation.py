@@ -223,10 +223,9 @@ def _conditions(objects: dict[str, AnnData], key: str | None, per_condition: boo
             raise ValueError("per_condition needs a condition_key: name the column of obs.")
         return []
     require_key(objects, key, "condition_key")
-    if not per_condition:
-        return []
     listed = {name: a for name, a in objects.items() if name != "train"}
-    return groups_of(listed, key, "condition_key")
+    groups = groups_of(listed, key, "condition_key")  # refuses one that is called as all cells are
+    return groups if per_condition else []
 
 
 def _table(

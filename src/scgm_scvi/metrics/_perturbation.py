@@ -17,6 +17,7 @@ from ._space import ALL, groups_of
 __all__ = ["evaluate_perturbation"]
 
 _CONTROL, _PERTURBED = "control", "perturbed"
+_BASELINES = ("control", "mean", "mean_across")
 
 
 def evaluate_perturbation(
@@ -104,9 +105,17 @@ def evaluate_perturbation(
         )
         raise ValueError(f"{given} is given, and {missing} is not: give both, or neither.")
     named = dict(predicted) if isinstance(predicted, Mapping) else {"predicted": predicted}
+    objects: dict[str, AnnData] = {**named, "real": real, "control": control}
+    if not named:
+        raise ValueError("predicted holds no method: give at least one, as {name: AnnData}.")
+    for name, a in objects.items():
+        if not isinstance(a, AnnData):
+            raise TypeError(f"{name} is {type(a).__name__}; it must be an AnnData.")
+        if name in ("real", "control") and not a.n_obs:
+            raise ValueError(f"{name} holds no cells.")
     if context_key is not None:
-        groups_of({**named, "real": real, "control": control}, context_key, "context_key")
-        unknown = set(real.obs[context_key]) - set(control.obs[context_key])
+        groups_of(objects, context_key, "context_key")
+        unknown = set(_contexts(real, context_key)) - set(_contexts(control, context_key))
         if unknown:
             raise ValueError(
                 f"control holds no cells whose obs[{context_key!r}] is {listed(sorted(unknown))}: "
@@ -135,14 +144,23 @@ def evaluate_perturbation(
         metrics=metrics,
         **kwargs,
     )
-    # a mean over one perturbation, and a sum of one, are that one
-    table = table[(table["perturbation"] != ALL) & (table["method"] != "additive")]
+    # a mean over one perturbation, a sum of one and the nearest to one are that one
+    table = table[(table["perturbation"] != ALL) & table["method"].isin([*named, *_BASELINES])]
     return table.drop(columns="perturbation").reset_index(drop=True)
+
+
+def _contexts(adata: AnnData, key: str) -> list[str]:
+    missing = int(adata.obs[key].isna().sum())
+    if missing:
+        raise ValueError(
+            f"context_key: {key!r} is missing for {missing} cells: leave them out of all objects."
+        )
+    return [str(v) for v in adata.obs[key]]
 
 
 def _named(adata: AnnData, name: str, context_key: str | None) -> AnnData:
     """The same cells, which share their matrix, with what was done to them in ``obs``."""
     obs = pd.DataFrame({"perturbation": name}, index=adata.obs_names)
     if context_key is not None:
-        obs["context"] = adata.obs[context_key]
+        obs["context"] = _contexts(adata, context_key)
     return AnnData(adata.X, obs=obs, var=pd.DataFrame(index=adata.var_names))

@@ -78,7 +78,8 @@ def evaluate_perturbations(
       :math:`|\log|` of it
     - on request ``interval_coverage``: share of real values that lie within the central 90% of
       predicted ones, mean over genes; below .9 the prediction is surer than it should be. Scaled by
-      the distance from .9
+      the distance from .9; baselines that are shifts of control cells leave no zero where it was,
+      so that a score against them flatters: read the value beside the replicate
     - on request ``de_overlap``, ``de_direction``, ``de_logfc_pearson``, ``w2`` (see
       :func:`~scgm_scvi.metrics.evaluate_perturbation`) and ``rf_auc`` (see
       :func:`~scgm_scvi.metrics.classifier_auc`, in principal components; scaled by its distance
@@ -185,6 +186,8 @@ def evaluate_perturbations(
             f"baseline is {baseline!r}; it must be one of {listed(BASELINES)}."
             f"{nearest(baseline, BASELINES)}"
         )
+    if baseline not in (None, "control") and train is None:
+        raise ValueError(f"baseline is {baseline!r}, which is made of training cells: give train.")
     keys = Keys(perturbation_key, control_value, context_key, separator)
     named = _named(predicted)
     objects = {"real": real, "control": control, **named}

@@ -19,7 +19,7 @@ from scipy import sparse
 from ._sets import names_of, parts_of
 from ._space import ALL, log_normalize, require_counts, require_key
 
-__all__ = ["Keys", "Screen", "generator", "responses"]
+__all__ = ["Keys", "Screen", "check_expression", "generator", "responses"]
 
 _HIGHEST = np.log1p(1e4)  # that log1p of counts per 10,000 can be
 
@@ -80,19 +80,7 @@ class Screen:
         x = adata.X[rows] if sparse.issparse(adata.X) else np.asarray(adata.X)[rows]
         columns = adata.var_names.get_indexer(sorted(features))
         x = sparse.csr_matrix(sparse.csr_matrix(x)[:, columns], dtype=np.float64)
-        if is_log:
-            _require_logs(x.data, place)
-        else:
-            require_counts(x.data, place)
-            highest = x.data.max(initial=0)
-            if highest <= _HIGHEST and (x.data % 1).any():
-                warnings.warn(
-                    f"{place}.X holds fractions, and nothing above {highest:.1f}: these look like "
-                    "logarithms, and are taken to be counts. Of predicted cells, say so with "
-                    "predicted_expression='log1p'; of others, put the counts in X.",
-                    UserWarning,
-                    stacklevel=3,
-                )
+        check_expression(x.data, place, is_log)
         return cls(x, name[rows], context[rows], keys, is_log)
 
     def __len__(self) -> int:
@@ -142,6 +130,22 @@ class Screen:
         out.var_names = sorted(features)
         out.obs[self.keys.perturbation] = self.name[rows].astype(str)
         return out
+
+
+def check_expression(values: np.ndarray, place: str, is_log: bool) -> None:
+    """Refuse values that are not what they are said to be; warn of those that hardly are."""
+    if is_log:
+        return _require_logs(values, place)
+    require_counts(values, place)
+    highest = values.max(initial=0)
+    if highest <= _HIGHEST and (values % 1).any():
+        warnings.warn(
+            f"{place}.X holds fractions, and nothing above {highest:.1f}: these look like "
+            "logarithms, and are taken to be counts. Of predicted cells, say so with "
+            "predicted_expression='log1p'; of others, put the counts in X.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _require_logs(values: np.ndarray, place: str) -> None:

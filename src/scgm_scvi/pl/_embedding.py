@@ -7,11 +7,16 @@ from collections.abc import Mapping
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import sparse
+
+from scgm_scvi.metrics._space import shared_features
 
 from ._colors import GENERATED, REAL
+from ._text import literal
 
 __all__ = ["real_and_generated"]
 
@@ -61,7 +66,7 @@ def real_and_generated(
     >>> figure.savefig("umap.png")  # doctest: +SKIP
     """
     several = isinstance(generated, Mapping)
-    methods = dict(generated) if several else {"generated": generated}
+    methods = {str(k): a for k, a in generated.items()} if several else {"generated": generated}
     if not methods or "real" in methods:
         raise ValueError(
             f"generated names the methods {sorted(methods)}: there must be one, and none 'real'."
@@ -72,10 +77,14 @@ def real_and_generated(
             raise KeyError(f"color: {color!r} is not a column of {name}.obs.")
     cells = _embedded(objects, color, n_pcs, seed)
 
-    xy, source = cells.obsm["X_umap"], cells.obs["scgm_source"].to_numpy()
+    xy, source = cells.obsm["X_umap"], cells.obs["source"].to_numpy()
     size = float(np.clip(20_000 / cells.n_obs, 2, 40))
-    values = np.full(cells.n_obs, "") if color is None else cells.obs[color].astype(str).to_numpy()
+    values = np.full(cells.n_obs, "") if color is None else cells.obs["value"].to_numpy()
     names = sorted(set(values))
+    many = len(names) > 20
+    tints = plt.get_cmap("turbo" if many else "tab20")(
+        np.linspace(0, 1, len(names) if many else 20)
+    )
     if several:
         shape, one = (2, len(objects)), (3.4, 3.4)
     else:
@@ -88,9 +97,8 @@ def real_and_generated(
     for ax, name in zip(axes[0], objects, strict=False):
         for i, value in enumerate(names):
             rows = (source == name) & (values == value)
-            tint = plt.get_cmap("tab20", 20)(i % 20)
-            ax.scatter(*xy[rows].T, s=size, color=tint, label=value, linewidths=0)
-        ax.set_title(f"{name} ({int((source == name).sum()):,} cells)", fontsize=10)
+            ax.scatter(*xy[rows].T, s=size, color=tints[i], label=literal(value), linewidths=0)
+        ax.set_title(f"{literal(name)} ({int((source == name).sum()):,} cells)", fontsize=10)
     order = np.random.default_rng(seed).permutation(cells.n_obs)
     for ax, name in zip(axes[1, 1:] if several else axes[0, 2:], methods, strict=True):
         rows = order[np.isin(source[order], ("real", name))]
@@ -117,14 +125,17 @@ def real_and_generated(
 
 
 def _embedded(objects: Mapping[str, AnnData], color: str | None, n_pcs: int, seed: int) -> AnnData:
-    """All cells together, with ``X_umap``, and ``scgm_source`` in ``obs``."""
+    """All cells together, with ``X_umap``, and ``source`` and ``value`` in ``obs``."""
     import scanpy as sc
 
-    parts = {
-        name: AnnData(a.X.copy(), obs=a.obs[[color]] if color else a.obs[[]], var=a.var[[]])
-        for name, a in objects.items()
-    }
-    cells = ad.concat(parts, label="scgm_source", index_unique="-")
+    features = shared_features(objects, first="real")
+    parts = []
+    for name, a in objects.items():
+        value = "" if color is None else a.obs[color].astype(str).to_numpy()
+        obs = pd.DataFrame({"source": name, "value": value}, index=a.obs_names)
+        x = sparse.csr_matrix(a[:, features].X, dtype=np.float32)
+        parts.append(AnnData(x, obs=obs, var=pd.DataFrame(index=features)))
+    cells = ad.concat(parts, index_unique="-", keys=list(objects))
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
     sc.pp.pca(cells, n_comps=min(n_pcs, *(n - 1 for n in cells.shape)), random_state=seed)
@@ -136,7 +147,7 @@ def _embedded(objects: Mapping[str, AnnData], color: str | None, n_pcs: int, see
 def _lay_over(ax: Axes, xy: np.ndarray, is_real: np.ndarray, name: str, size: float) -> None:
     """Real cells and those of a method, in one panel."""
     ax.scatter(*xy.T, s=size, c=np.where(is_real, REAL, GENERATED), linewidths=0)
-    for label, tint in (("real", REAL), (name, GENERATED)):
+    for label, tint in (("real", REAL), (literal(name), GENERATED)):
         ax.scatter([], [], color=tint, label=label)
     ax.set_title("both", fontsize=10)
     ax.legend(frameon=False, loc="best", fontsize=8)

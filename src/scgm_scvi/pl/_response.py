@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.metrics._response import differential_scores
+from scgm_scvi.metrics._screen import check_expression
 from scgm_scvi.metrics._space import (
-    counts_of,
     log_normalize,
     pearson,
     shared_features,
@@ -20,6 +20,7 @@ from scgm_scvi.metrics._space import (
 )
 
 from ._colors import GENERATED, REAL
+from ._text import literal
 
 __all__ = ["response"]
 
@@ -60,6 +61,11 @@ def response(
     A figure of one panel. Its legend has Pearson's r of all genes and of those that stand out, and
     the least-squares slope of predicted on real changes, below 1 where they are too weak.
 
+    Warns
+    -----
+    UserWarning
+        If ``X`` looks like logarithms and is said to hold counts.
+
     Raises
     ------
     ValueError
@@ -84,12 +90,12 @@ def response(
         if a.n_obs < _LEAST_CELLS:
             raise ValueError(f"{name} holds {a.n_obs} cells, and {_LEAST_CELLS} are needed.")
     genes = shared_features(objects, first="real")
-    log = {
-        name: values_of(a, genes)
-        if name == "predicted" and predicted_expression == "log1p"
-        else log_normalize(counts_of(a, genes, name))
-        for name, a in objects.items()
-    }
+    log = {}
+    for name, a in objects.items():
+        is_log = name == "predicted" and predicted_expression == "log1p"
+        values = values_of(a, genes)
+        check_expression(values, name, is_log)
+        log[name] = values if is_log else log_normalize(values)
     means = {name: x.mean(axis=0) for name, x in log.items()}
     true, found = (means[name] - means["control"] for name in ("real", "predicted"))
     score = np.abs(differential_scores(log["real"], log["control"]))
@@ -115,7 +121,7 @@ def response(
     for row in top[:n_labels]:
         side = 1 if true[row] >= 0 else -1
         ax.annotate(
-            genes[row],
+            literal(genes[row]),
             (true[row], found[row]),
             xytext=(4 * side, 3),
             textcoords="offset points",
