@@ -203,7 +203,10 @@ def test_names_that_files_and_figures_trip_over(monkeypatch, tmp_path):
 
     def odd(train, labels_key, seed, quick):
         (method,) = GENERATORS["negative_binomial"](train, labels_key, seed, quick).values()
-        return dict.fromkeys(names, method)
+        return {
+            name: lambda conditions, seed, i=i: method(conditions, seed + i)
+            for i, name in enumerate(names)
+        }
 
     monkeypatch.setitem(GENERATORS, "odd", odd)
     adata = datasets.pbmc68k()
