@@ -18,6 +18,7 @@ from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.metrics._space import shared_features, subsample
 
 from ._colors import GENERATED, REAL, SOURCE
+from ._text import literal
 
 __all__ = ["edit_curve", "edit_shift"]
 
@@ -194,7 +195,7 @@ def edit_shift(
     _legend(axes[0, 0], {_label(adata, name, key): _TINTS[name] for name in xy})
     if color is not None:
         _draw_groups(axes[0, 1], xy, groups, _column(real, color), size)
-        axes[0, 1].set_title(color)
+        axes[0, 1].set_title(literal(color))
     axis = {"umap": "UMAP", "pca": "PC"}[basis]
     for ax in axes.flat:
         _arrows(ax, xy, groups)
@@ -306,7 +307,7 @@ def _draw_groups(
 
 def _legend(ax: Axes, tints: dict) -> None:
     for label, tint in tints.items():
-        ax.scatter([], [], color=tint, label=label)
+        ax.scatter([], [], color=tint, label=literal(label))
     ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3)
 
 

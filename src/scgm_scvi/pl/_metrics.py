@@ -14,6 +14,7 @@ from scgm_scvi._errors import listed
 from scgm_scvi.metrics._space import ALL
 
 from ._colors import GENERATED, METHODS
+from ._text import literal
 
 __all__ = ["metrics"]
 
@@ -135,7 +136,7 @@ def _draw_row(ax: Axes, rows: pd.DataFrame, colors: dict[str, str], has_conditio
 
 def _legend(table: pd.DataFrame, colors: dict[str, str], has_conditions: bool) -> list[Line2D]:
     def mark(marker: str, label: str, **style: object) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, label=label, **style)
+        return Line2D([], [], linestyle="none", marker=marker, label=literal(label), **style)
 
     handles = [mark("o", method, color=c, ms=6.5, mec="white") for method, c in colors.items()]
     handles.append(mark("|", "floor: real against real", color=_FLOOR, ms=9, mew=1.4))

@@ -14,6 +14,7 @@ from scgm_scvi._errors import listed, nearest
 from scgm_scvi.metrics._space import ALL
 
 from ._colors import METHODS
+from ._text import literal
 
 __all__ = ["perturbations"]
 
@@ -148,7 +149,7 @@ def _dress(ax: Axes, metric: str, methods: Sequence[str]) -> None:
     ax.set_xlim(_RANGE[0] - 0.04 * span, _RANGE[1] + 0.04 * span)
     ax.set_xticks([-1, 0, 1])
     ax.set_ylim(len(methods) - 0.4, -0.6)
-    ax.set_yticks(range(len(methods)), methods, fontsize=8)
+    ax.set_yticks(range(len(methods)), map(literal, methods), fontsize=8)
     ax.tick_params(axis="both", length=0, labelsize=8)
     ax.set_title(metric, fontsize=9, loc="left")
     ax.spines[["left", "right", "top"]].set_visible(False)
