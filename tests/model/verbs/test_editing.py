@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from scipy import sparse
 
 from scgm_scvi import SCGM
 from scgm_scvi.model.requests._request import Request
+from scgm_scvi.model.verbs import _editing
 
 TO_IFNB = {"stimulation": "IFNb"}  # drawn at random: hardly any effect
 TO_B = {"cell_type": "CD19+ B"}
@@ -32,6 +35,17 @@ def t_cells() -> ad.AnnData:
 def edit(model, adata, conditions=TO_IFNB, **kwargs):
     options = {"seed": 0, "strength": 0.5, "progress_bar": False, "copy": True, **kwargs}
     return model.edit(adata, conditions, **options)
+
+
+def test_an_edit_of_genes_says_once_a_session_that_it_is_observational(model):
+    _editing._say_observational.cache_clear()
+    with pytest.warns(UserWarning, match="observational.*not what setting the gene would cause"):
+        out = edit(model, cells_of(), None, genes={"CD3E": "knockout"})
+    assert out.uns["scgm_edited"]["kind"] == "observational"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edit(model, cells_of(), None, genes={"CD3E": "knockout"})
+    assert "kind" not in edit(model, cells_of()).uns["scgm_edited"]
 
 
 class TestWhatComesBack:

@@ -263,6 +263,7 @@ class Intervention:
         if self.forced:  # no dict: a key of uns must not hold the slash that a gene's name may
             out["genes"] = list(self.forced)
             out["targets"] = [d.asked for d in self.gene_targets[: len(self.forced)]]
+            out["kind"] = "observational"  # of the genes: what goes with them, not what they cause
         if self.preserved:
             out["preserve"] = list(self.preserved)
         if self.energy is not None:
