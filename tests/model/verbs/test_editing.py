@@ -14,7 +14,7 @@ from scipy import sparse
 
 from scgm_scvi import SCGM
 from scgm_scvi.model.requests._request import Request
-from scgm_scvi.model.verbs import _editing
+from scgm_scvi.model.verbs import _edit_record
 
 TO_IFNB = {"stimulation": "IFNb"}  # drawn at random: hardly any effect
 TO_B = {"cell_type": "CD19+ B"}
@@ -38,7 +38,7 @@ def edit(model, adata, conditions=TO_IFNB, **kwargs):
 
 
 def test_an_edit_of_genes_says_once_a_session_that_it_is_observational(model):
-    _editing._say_observational.cache_clear()
+    _edit_record.say_observational.cache_clear()
     with pytest.warns(UserWarning, match="observational.*not what setting the gene would cause"):
         out = edit(model, cells_of(), None, genes={"CD3E": "knockout"})
     assert out.uns["scgm_edited"]["kind"] == "observational"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
-from typing import Any, Literal, NamedTuple, overload
+from functools import partial
+from typing import Any, Literal, overload
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.data._matrices import stacked
 from scgm_scvi.model.prior._analogy import Analogy
 from scgm_scvi.model.prior._analogy_search import Borrowed, find_analogy
 from scgm_scvi.model.prior._edited_states import (
@@ -34,19 +33,12 @@ from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserv
 from scgm_scvi.model.requests._request import Request
 
 from ._edit_curve import EditCurveMixin
+from ._edit_record import EditedPart, changed, described, expected, say_observational
 from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
 
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
-_OBSERVATIONAL = (
-    "genes: the edit is observational. It shows cells as they are with that much of the gene, as far as "
-    "this model has seen any, and not what setting the gene would cause: on real knock-outs of "
-    "microglia its changes were opposite to the true ones (r = -.5 over the genes that differ most). "
-    "Causes can be learnt from perturbed cells alone: train on them, with the perturbation as a condition."
-)
-_N_TOP = 100  # changed features that are reported
-_PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
 
 
 class EditingMixin(EditCurveMixin):
@@ -287,7 +279,7 @@ class EditingMixin(EditCurveMixin):
             scale = analogy_scale(guidance_scale, named)
             analogy, borrowed = find_analogy(prior, own, target, named, scale)
         if genes:
-            _say_observational()
+            say_observational()
         for doubt in filter(None, (b.doubt for b in borrowed)):
             warnings.warn(doubt, UserWarning, stacklevel=2)
         cells = EditedCells(own, target, state, analogy)
@@ -305,15 +297,15 @@ class EditingMixin(EditCurveMixin):
             **self._provenance(run, **sampling.describe(), expression=expression),
             "method": method,
             "strength": edit.strength,
-            "conditions": _described(conditions),
+            "conditions": described(conditions),
             "composition": composition,
             "analogies": [str(b) for b in borrowed],
-            "expected": _expected(borrowed),
+            "expected": expected(borrowed),
             **({} if intervention is None else intervention.describe()),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
             "batch_size": run.batch_size,
-            "changed": _changed(parts, self.var_.index),
+            "changed": changed(parts, self.var_.index),
         }
         return self._cells.write(
             adata,
@@ -332,7 +324,7 @@ class EditingMixin(EditCurveMixin):
         intervention: Intervention | None,
         expression: str,
         seeds: np.ndarray,
-    ) -> _Part:
+    ) -> EditedPart:
         """Edit some cells, once for each seed."""
         prior = self.prior
         before = prior.express(cells.state, cells.own, "normalized", 0)
@@ -357,62 +349,10 @@ class EditingMixin(EditCurveMixin):
         log_mean = sum(logs) / len(logs)
         change = log_mean - np.log1p(before)
         spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
-        return _Part(
+        return EditedPart(
             x=mean if x is None else x,
             latent=latent,
             effect=np.sqrt((change**2).sum(axis=1)),
             uncertainty=np.sqrt(spread),
             sums=np.stack([before.sum(0), mean.sum(0), change.sum(0)]).astype(np.float64),
         )
-
-
-@cache
-def _say_observational() -> None:
-    """Once a session: Python's own filter forgets, as libraries reset it."""
-    warnings.warn(_OBSERVATIONAL, UserWarning, stacklevel=4)
-
-
-class _Part(NamedTuple):
-    """Some edited cells, and sums over them: expression before and after, change of its log."""
-
-    x: Matrix
-    latent: np.ndarray
-    effect: np.ndarray
-    uncertainty: np.ndarray
-    sums: np.ndarray
-
-
-def _changed(parts: Sequence[_Part], features: pd.Index) -> dict[str, list]:
-    """The features that changed most, by the mean change of log1p of counts per 10,000."""
-    sums: Any = sum(p.sums for p in parts)
-    before, after, change = sums / sum(len(p.latent) for p in parts)
-    top = np.argsort(-np.abs(change), kind="stable")[:_N_TOP]
-    fold = np.log2((after + _PSEUDO) / (before + _PSEUDO))
-    return {
-        "feature": [str(name) for name in features[top]],
-        "log_change": change[top].tolist(),
-        "log2_fold": fold[top].tolist(),
-        "before": before[top].tolist(),
-        "after": after[top].tolist(),
-    }
-
-
-def _expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
-    """How well responses were borrowed for the groups of which they are known, a row a group."""
-    known = [{} if b.rule is None else b.rule.expected for b in borrowed]
-    scores = ("borrowed", "mean_shift", "identity", "pearson_delta")
-    return {
-        "group": [b.group for b in borrowed],
-        **{name: [float(of.get(name, np.nan)) for of in known] for name in scores},
-    }
-
-
-def _described(conditions: Conditions) -> Any:
-    """What was asked for, as builtins: each value, or that every cell has its own."""
-    if conditions is None:
-        return {}
-    values = {k: v if np.ndim(v) == 0 else "of each cell" for k, v in conditions.items()}
-    return {
-        str(k): "unspecified" if pd.isna(v) else getattr(v, "item", lambda v=v: v)()
-        for k, v in values.items()
-    }

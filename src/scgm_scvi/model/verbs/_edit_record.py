@@ -1,0 +1,78 @@
+"""What an edit leaves beside the cells, of what it did and how far to trust it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from scgm_scvi.model.data._matrices import Matrix
+from scgm_scvi.model.prior._analogy_search import Borrowed
+from scgm_scvi.model.requests._condition_tables import Conditions
+
+__all__ = ["EditedPart", "changed", "described", "expected", "say_observational"]
+
+_N_TOP = 100  # changed features that are reported
+_PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
+_OBSERVATIONAL = (
+    "genes: the edit is observational. It shows cells as they are with that much of the gene, as far as "
+    "this model has seen any, and not what setting the gene would cause: on real knock-outs of "
+    "microglia its changes were opposite to the true ones (r = -.5 over the genes that differ most). "
+    "Causes can be learnt from perturbed cells alone: train on them, with the perturbation as a condition."
+)
+
+
+class EditedPart(NamedTuple):
+    """Some edited cells, and sums over them: expression before and after, change of its log."""
+
+    x: Matrix
+    latent: np.ndarray
+    effect: np.ndarray
+    uncertainty: np.ndarray
+    sums: np.ndarray
+
+
+def changed(parts: Sequence[EditedPart], features: pd.Index) -> dict[str, list]:
+    """The features that changed most, by the mean change of log1p of counts per 10,000."""
+    sums: Any = sum(p.sums for p in parts)
+    before, after, change = sums / sum(len(p.latent) for p in parts)
+    top = np.argsort(-np.abs(change), kind="stable")[:_N_TOP]
+    fold = np.log2((after + _PSEUDO) / (before + _PSEUDO))
+    return {
+        "feature": [str(name) for name in features[top]],
+        "log_change": change[top].tolist(),
+        "log2_fold": fold[top].tolist(),
+        "before": before[top].tolist(),
+        "after": after[top].tolist(),
+    }
+
+
+def expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
+    """How well responses were borrowed for the groups of which they are known, a row a group."""
+    known = [{} if b.rule is None else b.rule.expected for b in borrowed]
+    scores = ("borrowed", "mean_shift", "identity", "pearson_delta")
+    return {
+        "group": [b.group for b in borrowed],
+        **{name: [float(of.get(name, np.nan)) for of in known] for name in scores},
+    }
+
+
+def described(conditions: Conditions) -> Any:
+    """What was asked for, as builtins: each value, or that every cell has its own."""
+    if conditions is None:
+        return {}
+    values = {k: v if np.ndim(v) == 0 else "of each cell" for k, v in conditions.items()}
+    return {
+        str(k): "unspecified" if pd.isna(v) else getattr(v, "item", lambda v=v: v)()
+        for k, v in values.items()
+    }
+
+
+@cache
+def say_observational() -> None:
+    """Once a session: Python's own filter forgets, as libraries reset it."""
+    warnings.warn(_OBSERVATIONAL, UserWarning, stacklevel=4)
