@@ -95,7 +95,7 @@ class Scale(Evaluator):
     @classmethod
     def of(cls, test: ad.AnnData, ref: ad.AnnData, label_key: str, n_max: int = 2000) -> Scale:
         features = list(test.var_names)
-        pca = fit_pca(log_normalize(values_of(ref, features)), 30, "full")
+        pca = fit_pca(log_normalize(values_of(ref, features)), 30)
         real = prepare(test, features, pca, label_key, "test")
         half = halves(real.label, np.random.default_rng(0))
         scale = cls(real=real, train=None, half=half, seed=0, n_max=n_max)

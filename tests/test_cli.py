@@ -47,4 +47,4 @@ def test_benchmark(tmp_path):
     assert list(methods) == ["SCGM", "Gaussian copula"]
     again = subprocess.run([*command, *options], capture_output=True, text=True)
     assert again.returncode == 1
-    assert again.stderr.strip().endswith(f"{out} is there already: give another folder with --out.")
+    assert again.stderr.strip().endswith(f"{out} is there already: give another folder.")

@@ -44,7 +44,7 @@ def analogy_of(model, kind):
     own, _ = model._states(controls(model, kind))
     codes = list(model.condition_spec.categorical["stimulation"])
     target = own.with_category("stimulation", codes.index("IFNb"))
-    return own, target, find_analogy(model.prior, own, target, {"stimulation"}, 1.5)
+    return own, target, find_analogy(model._profiles(), own, target, {"stimulation"}, 1.5)
 
 
 def test_only_where_the_target_was_never_seen(unseen):
@@ -86,7 +86,7 @@ def test_cells_of_two_groups_borrow_from_other_ones(unseen):
     tokens[3:, column] = mixed.tokens[3:, column]
     some, towards = replace(own, tokens=tokens), replace(target, tokens=tokens.clone())
     towards.tokens[:, 1 - column] = target.tokens[:, 1 - column]
-    found, borrowed = find_analogy(unseen.prior, some, towards, {"stimulation"}, 1.0)
+    found, borrowed = find_analogy(unseen._profiles(), some, towards, {"stimulation"}, 1.0)
     assert len(borrowed) == 1
     assert found.unseen.ravel().tolist() == [1, 1, 1, 0, 0, 0]
     assert (found.weights[3:] == 0).all() and (found.weights[:3].sum(dim=1) > 0).all()
@@ -138,8 +138,9 @@ def test_edit_tells_whom_it_followed_and_what_to_expect(unseen, tmp_path):
     assert told.startswith(f"cell_type={NAIVE} as ") and "times" in told
     expected = pd.DataFrame(out.uns["scgm_edited"]["expected"])
     assert list(expected.columns) == [
-        *("group", "borrowed", "mean_shift", "identity", "pearson_delta")
+        *("group", "means", "borrowed", "mean_shift", "identity", "pearson_delta")
     ]
+    assert expected["means"].tolist() == ["measured"]
     assert expected["group"].tolist() == [f"cell_type={NAIVE}"]
     assert (expected[["borrowed", "mean_shift", "identity"]] <= 1).all(axis=None)
     out.write_h5ad(tmp_path / "edited.h5ad")  # though its name holds a slash
@@ -204,13 +205,8 @@ def test_the_fewest_groups_that_have_most_of_the_weight():
     np.testing.assert_allclose(_analogy_search._most_of(np.array([0.0, 1.0])), [0, 1])
 
 
-def test_the_fewer_the_farther(unseen, monkeypatch):
-    """Of two that are alike, the one with more cells stands in."""
+def test_a_group_is_as_large_as_its_smaller_end():
     design = np.repeat([[1, 1], [1, 2], [2, 1], [2, 2]], [100, 16, 25, 400], axis=0)
     known, free = np.array([[1, 1], [2, 1]]), np.array([True, False])
     found = _analogy_search._sizes(design, known, np.array([3, 2]), free)
     np.testing.assert_array_equal(found, [16, 25])
-    monkeypatch.setattr(_analogy_search, "_SCARCITY", 1e6)  # then only the number matters
-    monkeypatch.setattr(_analogy_search, "choose_borrowing", lambda groups: None)
-    _, _, (_, (borrowed,)) = analogy_of(unseen, NAIVE)
-    assert list(borrowed.shares) == ["cell_type=Dendritic"]  # the most frequent type

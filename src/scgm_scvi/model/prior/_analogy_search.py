@@ -10,17 +10,14 @@ import torch
 
 from scgm_scvi._errors import listed
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._request import Request
-from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._analogy import Analogy
 from ._borrowing import LEAST_GROUPS, Borrowing, Groups, choose_borrowing, convex_weights
-from ._latent_prior import LatentPrior
+from ._profiles import LEAST_CELLS, Profiles
 
 __all__ = ["Borrowed", "find_analogy"]
 
-_N_CELLS = 128  # generated of each group, to tell which are alike
 _SCARCITY = 10.0  # a change known from n cells counts as 1 + 10 / sqrt(n) times as far
 _MOST = 0.95  # of the weight; each further group costs two evaluations of the network a step
 
@@ -29,12 +26,14 @@ _MOST = 0.95  # of the weight; each further group costs two evaluations of the n
 class Borrowed:
     """From which groups the cells of one group borrow, and what is to be expected of it.
 
-    ``rule`` is ``None`` where too few groups were seen both ways to leave one out.
+    ``rule`` is ``None`` where too few groups were seen both ways to leave one out; ``means`` are
+    ``"measured"`` or ``"generated"``.
     """
 
     group: str
     shares: dict[str, float]
     rule: Borrowing | None
+    means: str
 
     def __str__(self) -> str:
         if self.rule is None:
@@ -63,16 +62,17 @@ class Borrowed:
 
 
 def find_analogy(
-    prior: LatentPrior, own: Attributes, target: Attributes, named: Collection[str], scale: float
+    profiles: Profiles, own: Attributes, target: Attributes, named: Collection[str], scale: float
 ) -> tuple[Analogy | None, list[Borrowed]]:
     """Groups that lend their change to cells that are to become what training never showed.
 
     They differ from a cell in the attributes that are not ``named``, and were seen with those of
     its target and with its own. With three or more, the shares are those of the synthetic control
-    that :func:`choose_borrowing` finds, in mean log expression as the model generates it; with
-    fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
+    that :func:`choose_borrowing` finds, in mean log expression, measured if training cells are at
+    hand and as the model generates it if not; with fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
     multiplied by ``scale``. ``None`` where all is known, or nothing stands in.
     """
+    prior = profiles.prior
     spec = prior.spec
     names = list(spec.categorical)
     before, after = own.tokens.numpy().copy(), target.tokens.numpy().copy()
@@ -80,7 +80,6 @@ def find_analogy(
     free = np.array([name not in named for name in names], dtype=bool)
     unseen = np.zeros((len(before), 1))
     pairs, inverse = np.unique(np.concatenate([before, after], axis=1), axis=0, return_inverse=True)
-    profiles: dict[bytes, np.ndarray] = {}
     rules: dict[bytes, Borrowing | None] = {}
     described: list[Borrowed] = []
     lent: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, groups, weights
@@ -91,19 +90,15 @@ def find_analogy(
         if not len(known):
             continue
         scarce = 1 + _SCARCITY / np.sqrt(_sizes(design, known, b, free))
-        place = _profile(prior, a, profiles)
-        groups = Groups(
-            np.array([_profile(prior, k, profiles) for k in known]),
-            np.array([_profile(prior, np.where(free, k, b), profiles) for k in known]),
-            scarce**-2 / (scarce**-2).sum(),
-        )
+        ends = np.where(free, known, b)
+        known, place, groups, means = _groups(profiles, a, known, ends, scarce**-2)
         asked = np.concatenate([known.ravel(), b[~free]]).tobytes()
         if asked not in rules:
             rules[asked] = choose_borrowing(groups)
         rule = rules[asked]
         if rule is None:
-            distances = [np.linalg.norm(x - place) for x in groups.before]
-            weights = np.eye(len(known))[int(np.argmin(distances * scarce))]
+            distances = np.linalg.norm(groups.before - place, axis=1)
+            weights = np.eye(len(known))[int(np.argmin(distances / np.sqrt(groups.trust)))]
         else:
             weights = _most_of(convex_weights(place, groups, rule.ridge))
         rows = inverse.ravel() == i
@@ -114,7 +109,7 @@ def find_analogy(
         shares = {
             _written(spec, k, free): float(w) for k, w in zip(known, weights, strict=True) if w
         }
-        described.append(Borrowed(_written(spec, a, free), shares, rule))
+        described.append(Borrowed(_written(spec, a, free), shares, rule, means))
     if not lent:
         return None, []
     n_groups = max(len(w) for *_, w in lent)
@@ -142,23 +137,24 @@ def _most_of(weights: np.ndarray) -> np.ndarray:
     return out
 
 
-def _profile(
-    prior: LatentPrior, tokens: np.ndarray, profiles: dict[bytes, np.ndarray]
-) -> np.ndarray:
-    """Mean log expression of generated cells with these attributes; kept in ``profiles``."""
-    if tokens.tobytes() not in profiles:
-        spec = prior.spec
-        request = Request(
-            spec,
-            np.tile(tokens, (_N_CELLS, 1)),
-            np.full((_N_CELLS, sum(spec.value_widths)), np.nan, dtype=np.float32),
-            np.zeros((_N_CELLS, len(spec.nuisances)), dtype=np.int64),
-        )
-        attributes = request.draw_nuisances(prior.design, np.random.default_rng(0))
-        state = prior.sample(attributes, Sampling.parse(spec), prior.generator(0))
-        expression = prior.express(state, attributes, "normalized", 0)
-        profiles[tokens.tobytes()] = np.log1p(expression).mean(axis=0)
-    return profiles[tokens.tobytes()]
+def _groups(
+    profiles: Profiles,
+    own: np.ndarray,
+    known: np.ndarray,
+    ends: np.ndarray,
+    trust: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, Groups, str]:
+    """The groups that can lend, the mean of the cell's own group, theirs, and whence all these are."""
+    n = np.minimum(profiles.n_measured(known), profiles.n_measured(ends))
+    enough = n >= LEAST_CELLS
+    if profiles.n_measured([own])[0] >= LEAST_CELLS and enough.sum() >= min(
+        LEAST_GROUPS, len(known)
+    ):
+        known, ends, trust, means = known[enough], ends[enough], trust[enough], profiles.measured
+        source = "measured"
+    else:
+        means, source = profiles.generated, "generated"
+    return known, means([own])[0], Groups(means(known), means(ends), trust / trust.sum()), source
 
 
 def _seen(design: np.ndarray, pattern: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from scgm_scvi.model.prior._edited_states import (
     parse_sampling,
 )
 from scgm_scvi.model.prior._latent_prior import LatentPrior
+from scgm_scvi.model.prior._profiles import Profiles
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._request import Request
@@ -135,7 +136,7 @@ class EditCurveMixin(Verb):
         tried = tried.rows(torch.as_tensor(np.sort(rng.permutation(rows)[:n_cells])))
         if composition == "auto":
             scale = analogy_scale(guidance_scale, named)
-            analogy, _ = find_analogy(self.prior, tried.own, tried.target, named, scale)
+            analogy, _ = find_analogy(self._profiles(), tried.own, tried.target, named, scale)
             tried = tried._replace(analogy=analogy)
         with torch.no_grad():
             scores = _evaluator(self.prior, tried, rng, generator)
@@ -148,6 +149,10 @@ class EditCurveMixin(Verb):
         curve = pd.DataFrame(records)
         curve["chosen"] = curve.index == _choice(curve, method)
         return curve
+
+    def _profiles(self) -> Profiles:
+        """Means of groups of the model's own cells, or of generated ones."""
+        return Profiles(self.prior, lambda: self._minibatches(None))
 
     def _cells_to_try(self) -> AnnData:
         """Cells that neither stage was trained on; all, where there are too few."""

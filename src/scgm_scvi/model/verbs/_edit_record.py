@@ -57,6 +57,7 @@ def expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
     scores = ("borrowed", "mean_shift", "identity", "pearson_delta")
     return {
         "group": [b.group for b in borrowed],
+        "means": [b.means for b in borrowed],
         **{name: [float(of.get(name, np.nan)) for of in known] for name in scores},
     }
 

@@ -270,14 +270,13 @@ class EditingMixin(EditCurveMixin):
             )
         strength_sigma(strength)  # refuses what is no strength
         edit = Edit(method, float(strength), sampling, edit_library_size)
-        prior = self.prior
         own, state = self._states(adata)
         target = request.over(own, named)
         analogy: Analogy | None = None
         borrowed: list[Borrowed] = []
         if composition == "auto":
             scale = analogy_scale(guidance_scale, named)
-            analogy, borrowed = find_analogy(prior, own, target, named, scale)
+            analogy, borrowed = find_analogy(self._profiles(), own, target, named, scale)
         if genes:
             say_observational()
         for doubt in filter(None, (b.doubt for b in borrowed)):
