@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from scgm_scvi.model.prior._borrowing import Groups, choose_borrowing, convex_weights
+from scgm_scvi.model.prior._borrowing import (
+    Groups,
+    choose_borrowing,
+    convex_weights,
+    expectation,
+)
 
 N_FEATURES = 60
 
@@ -110,3 +115,22 @@ def test_groups_that_are_all_alike():
     same = Groups(np.tile(groups.before[0], (4, 1)), groups.after, groups.trust)
     np.testing.assert_allclose(convex_weights(groups.before[1], same, 0.01), groups.trust)
     assert choose_borrowing(same) is not None
+
+
+def test_expectation_of_a_response_that_others_tell_of():
+    """By hand: the weights of those that are alike, the response of those that were measured."""
+    alike, measured = make_groups(0, n=5), make_groups(3, n=5)
+    found = expectation(alike, measured, 0.3, 0.8)
+    r2, right = [], []
+    for i in range(5):
+        w = convex_weights(alike.before[i], alike.without(i), 0.3)
+        change = w @ measured.without(i).change
+        predicted = measured.before[i] + 0.8 * change
+        true = measured.after[i]
+        r2.append(1 - ((true - predicted) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+        right.append(np.corrcoef(change, measured.change[i])[0, 1])
+    assert found["borrowed"] == pytest.approx(np.mean(r2))
+    assert found["pearson_delta"] == pytest.approx(np.mean(right))
+    assert choose_borrowing(alike).expected == expectation(
+        alike, alike, choose_borrowing(alike).ridge, choose_borrowing(alike).size
+    )

@@ -13,7 +13,14 @@ from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._analogy import Analogy
-from ._borrowing import LEAST_GROUPS, Borrowing, Groups, choose_borrowing, convex_weights
+from ._borrowing import (
+    LEAST_GROUPS,
+    Borrowing,
+    Groups,
+    choose_borrowing,
+    convex_weights,
+    expectation,
+)
 from ._profiles import LEAST_CELLS, Profiles
 
 __all__ = ["Borrowed", "find_analogy"]
@@ -26,8 +33,8 @@ _MOST = 0.95  # of the weight; each further group costs two evaluations of the n
 class Borrowed:
     """From which groups the cells of one group borrow, and what is to be expected of it.
 
-    ``rule`` is ``None`` where too few groups were seen both ways to leave one out; ``means`` are
-    ``"measured"`` or ``"generated"``.
+    ``rule`` is ``None`` where too few groups were seen both ways to leave one out; ``means`` says
+    whether what it expects is of cells as they were ``"measured"``, or ``"generated"``.
     """
 
     group: str
@@ -68,8 +75,7 @@ def find_analogy(
 
     They differ from a cell in the attributes that are not ``named``, and were seen with those of
     its target and with its own. With three or more, the shares are those of the synthetic control
-    that :func:`choose_borrowing` finds, in mean log expression, measured if training cells are at
-    hand and as the model generates it if not; with fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
+    that :func:`choose_borrowing` finds, in mean log expression as the model generates it; with fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
     multiplied by ``scale``. ``None`` where all is known, or nothing stands in.
     """
     prior = profiles.prior
@@ -80,7 +86,7 @@ def find_analogy(
     free = np.array([name not in named for name in names], dtype=bool)
     unseen = np.zeros((len(before), 1))
     pairs, inverse = np.unique(np.concatenate([before, after], axis=1), axis=0, return_inverse=True)
-    rules: dict[bytes, Borrowing | None] = {}
+    rules: dict[bytes, tuple[Borrowing | None, str]] = {}
     described: list[Borrowed] = []
     lent: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, groups, weights
     for i, (a, b) in enumerate(pairs.reshape(len(pairs), 2, -1)):
@@ -91,14 +97,19 @@ def find_analogy(
             continue
         scarce = 1 + _SCARCITY / np.sqrt(_sizes(design, known, b, free))
         ends = np.where(free, known, b)
-        known, place, groups, means = _groups(profiles, a, known, ends, scarce**-2)
+        place = profiles.generated([a])[0]
+        groups = Groups(
+            profiles.generated(known), profiles.generated(ends), scarce**-2 / (scarce**-2).sum()
+        )
         asked = np.concatenate([known.ravel(), b[~free]]).tobytes()
         if asked not in rules:
-            rules[asked] = choose_borrowing(groups)
-        rule = rules[asked]
+            rule = choose_borrowing(groups)
+            measured = rule and _as_measured(rule, profiles, groups, known, ends)
+            rules[asked] = (measured, "measured") if measured else (rule, "generated")
+        rule, means = rules[asked]
         if rule is None:
             distances = np.linalg.norm(groups.before - place, axis=1)
-            weights = np.eye(len(known))[int(np.argmin(distances / np.sqrt(groups.trust)))]
+            weights = np.eye(len(known))[int(np.argmin(distances * scarce))]
         else:
             weights = _most_of(convex_weights(place, groups, rule.ridge))
         rows = inverse.ravel() == i
@@ -137,24 +148,21 @@ def _most_of(weights: np.ndarray) -> np.ndarray:
     return out
 
 
-def _groups(
-    profiles: Profiles,
-    own: np.ndarray,
-    known: np.ndarray,
-    ends: np.ndarray,
-    trust: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, Groups, str]:
-    """The groups that can lend, the mean of the cell's own group, theirs, and whence all these are."""
+def _as_measured(
+    rule: Borrowing, profiles: Profiles, groups: Groups, known: np.ndarray, ends: np.ndarray
+) -> Borrowing | None:
+    """The rule with what is expected of it for cells as they were measured, if enough were.
+
+    What a model generates is free of noise, and so right to weigh groups by; but it makes groups
+    more alike than they are, and their responses more predictable.
+    """
     n = np.minimum(profiles.n_measured(known), profiles.n_measured(ends))
-    enough = n >= LEAST_CELLS
-    if profiles.n_measured([own])[0] >= LEAST_CELLS and enough.sum() >= min(
-        LEAST_GROUPS, len(known)
-    ):
-        known, ends, trust, means = known[enough], ends[enough], trust[enough], profiles.measured
-        source = "measured"
-    else:
-        means, source = profiles.generated, "generated"
-    return known, means([own])[0], Groups(means(known), means(ends), trust / trust.sum()), source
+    rows = np.flatnonzero(n >= LEAST_CELLS)
+    if len(rows) < LEAST_GROUPS:
+        return None
+    alike = groups.rows(rows)
+    measured = Groups(profiles.measured(known[rows]), profiles.measured(ends[rows]), alike.trust)
+    return replace(rule, expected=expectation(alike, measured, rule.ridge, rule.size))
 
 
 def _seen(design: np.ndarray, pattern: np.ndarray) -> np.ndarray:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-__all__ = ["LEAST_GROUPS", "Borrowing", "Groups", "choose_borrowing", "convex_weights"]
+__all__ = [
+    "LEAST_GROUPS",
+    "Borrowing",
+    "Groups",
+    "choose_borrowing",
+    "convex_weights",
+    "expectation",
+]
 
 LEAST_GROUPS = 3  # seen both ways, to leave one out and still have two to weigh
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
@@ -34,12 +41,14 @@ class Groups:
     def change(self) -> np.ndarray:
         return self.after - self.before
 
+    def rows(self, rows: np.ndarray) -> Groups:
+        """Some of them."""
+        trust = self.trust[rows]
+        return Groups(self.before[rows], self.after[rows], trust / trust.sum())
+
     def without(self, i: int) -> Groups:
         """All but one."""
-        rows = np.arange(len(self)) != i
-        return Groups(
-            self.before[rows], self.after[rows], self.trust[rows] / self.trust[rows].sum()
-        )
+        return self.rows(np.arange(len(self)) != i)
 
 
 @dataclass(frozen=True)
@@ -108,33 +117,46 @@ def choose_borrowing(groups: Groups) -> Borrowing | None:
     if len(groups) < LEAST_GROUPS:
         return None
     best: tuple[float, float, float] | None = None
-    by_ridge = {ridge: _left_out(groups, ridge) for ridge in _RIDGES}
-    for ridge, found in by_ridge.items():
+    for ridge in _RIDGES:
+        found = _left_out(groups, groups, ridge)
         size = _size(groups, found)
         score = float(groups.trust @ _r2(groups.after, groups.before + size * found))
         if best is None or score > best[0] + 1e-3:  # a simpler rule, where none is better
             best = score, ridge, size
     assert best is not None
-    score, ridge, size = best
-    shift = by_ridge[np.inf]
-    borrowed = by_ridge[ridge]
-    expected = {
-        "borrowed": score,
-        "mean_shift": float(groups.trust @ _r2(groups.after, groups.before + shift)),
-        "identity": float(groups.trust @ _r2(groups.after, groups.before)),
-        "pearson_delta": float(
-            groups.trust @ [_pearson(x, y) for x, y in zip(groups.change, borrowed, strict=True)]
-        ),
+    _, ridge, size = best
+    return Borrowing(ridge, size, expectation(groups, groups, ridge, size))
+
+
+def expectation(alike: Groups, groups: Groups, ridge: float, size: float) -> dict[str, float]:
+    """What comes of borrowing for each group from the others; ``expected`` of a :class:`Borrowing`.
+
+    Parameters
+    ----------
+    alike
+        Tells which groups are alike, and so their shares.
+    groups
+        The same groups, whose responses are to be met.
+    """
+    shift, borrowed = (_left_out(alike, groups, x) for x in (np.inf, ridge))
+    r2 = {
+        name: float(groups.trust @ _r2(groups.after, groups.before + change))
+        for name, change in {
+            "borrowed": size * borrowed,
+            "mean_shift": shift,
+            "identity": np.zeros_like(shift),
+        }.items()
     }
-    return Borrowing(ridge, size, expected)
+    right = [_pearson(x, y) for x, y in zip(groups.change, borrowed, strict=True)]
+    return {**r2, "pearson_delta": float(groups.trust @ right)}
 
 
-def _left_out(groups: Groups, ridge: float) -> np.ndarray:
+def _left_out(alike: Groups, groups: Groups, ridge: float) -> np.ndarray:
     """Of each group, the change that the others make for it."""
     out = []
     for i in range(len(groups)):
-        others = groups.without(i)
-        out.append(convex_weights(groups.before[i], others, ridge) @ others.change)
+        weights = convex_weights(alike.before[i], alike.without(i), ridge)
+        out.append(weights @ groups.without(i).change)
     return np.array(out)
 
 

@@ -23,10 +23,7 @@ ReadCells = Callable[[], Minibatches]
 
 
 class Profiles:
-    """Means by the tokens of a group; each is computed once.
-
-    Measured means are those of training cells, where they are at hand: a model makes groups more
-    alike than they are, and so their responses more predictable.
+    """Means by the tokens of a group, of training cells or of generated ones; each is computed once.
 
     Parameters
     ----------

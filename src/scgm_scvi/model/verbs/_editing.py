@@ -204,7 +204,8 @@ class EditingMixin(EditCurveMixin):
           change by analogy the ``analogies`` (who borrows from whom) and what is ``expected`` of
           them: means over the groups seen both ways, each left out in turn, of R² of the mean log
           expression after the change, ``borrowed``, by ``mean_shift`` and for ``identity``, and the
-          ``pearson_delta`` of borrowed and true change; NaN where fewer than three groups were.
+          ``pearson_delta`` of borrowed and true change, of ``means`` of training cells that were
+          ``"measured"``, or else of ``"generated"`` ones; NaN where fewer than three groups were.
 
         Warns
         -----
