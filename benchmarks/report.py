@@ -37,6 +37,9 @@ COLUMNS = {
     "tstr_f1": ("tstr_f1", None),
     "gcorr-floor": ("gcorr_pearson", "difference"),
     "depth_ks-floor": ("depth_ks", "difference"),
+    "de_slope-floor": ("de_slope", "difference"),
+    "de_jaccard-floor": ("de_jaccard", "difference"),
+    "de_nmae-floor": ("de_nmae", "difference"),
     "nn_ratio/train": ("nn_ratio", "train_floor"),
     "dup_frac": ("dup_frac", None),
 }
@@ -54,6 +57,7 @@ NOTES = """\
 `rf_auc_gene`, `rf_auc_pca`: a random forest telling real from generated, 0.5 is ideal (standard
 deviation over seeds). `mmd2`: 0 is ideal. `/floor`, `-floor`: over or less what one half of the
 real cells scores against the other, which the row of the floor gives in brackets;
+`de_...`: differential expression of each type against the rest, see `evaluate_generation`;
 `nn_ratio/train`: over that of training cells handed back; below 1 is memorising, as is `dup_frac`
 above the floor's. Posterior predictives are no new cells: they decode the latents of the training
 cells, and show what the decoder can do. The values of the PCA Gaussian are no counts; they are
