@@ -167,11 +167,12 @@ def test_edit_tells_whom_it_followed_and_what_to_expect(unseen, tmp_path):
 def test_edit_warns_where_the_outcome_is_not_to_be_trusted(unseen, monkeypatch, rule, said):
     monkeypatch.setattr(_analogy_search, "choose_borrowing", lambda groups: rule)
     monkeypatch.setattr(_analogy_search, "_as_measured", lambda *args: None)
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as heard:
         unseen.edit(
             controls(unseen, NAIVE), {"stimulation": "IFNb"}, strength=0.8, copy=True,
             seed=0, progress_bar=False,
         )  # fmt: skip
+    assert heard[0].filename == __file__  # at the user's line
 
 
 @pytest.mark.filterwarnings(DOUBT)

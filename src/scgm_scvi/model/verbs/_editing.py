@@ -281,7 +281,7 @@ class EditingMixin(EditCurveMixin):
         if genes:
             say_observational()
         for doubt in filter(None, (b.doubt for b in borrowed)):
-            warnings.warn(doubt, UserWarning, stacklevel=2)
+            warnings.warn(doubt, UserWarning, stacklevel=3)
         cells = EditedCells(own, target, state, analogy)
         parts = []
         with run.bar(len(state), "Editing") as bar, torch.no_grad():
