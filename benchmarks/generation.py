@@ -33,9 +33,7 @@ import pandas as pd
 from scgm_scvi.benchmark import GENERATORS
 
 QUICK_CELLS = 600
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1"
-)
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def run_worker(action: str, task: dict, log: Path) -> bool:

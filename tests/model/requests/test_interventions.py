@@ -230,6 +230,7 @@ def test_description_is_builtins():
     assert json.loads(json.dumps(asked.describe())) == {
         "genes": ["STAT1", "ISG15", "CD3E"],
         "targets": ["knockout", "3", "fold:0.5"],
+        "kind": "observational",
         "preserve": ["CD3D"],
         "energy": "test_nothing_asked_is_none",
     }
