@@ -243,6 +243,10 @@ def test_a_page_says_what_it_is_worth(found):
     quick = replace(found, quick=True)
     assert remarks(quick)[0].startswith("QUICK: ")
     one = replace(found, table=found.table[found.table["seed"] == 3])
+    alone = replace(found, table=one.table[one.table["method"] == "Gaussian copula"])
+    assert remarks(alone) == remarks(one)  # a row a metric
+    without = replace(found, table=found.table[found.table["metric"] != "de_slope"])
+    assert any("Differential expression is not compared" in r for r in remarks(without))
     assert any(r.startswith("One run") for r in remarks(one))
 
 

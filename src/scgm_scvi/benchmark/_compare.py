@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.metrics import evaluate_generation
 from scgm_scvi.metrics._space import require_counts
+from scgm_scvi.model._random_state import random_state_kept
 
 from ._generators import Method, gaussian_copula, negative_binomial, pca_gaussian
 from ._scgm import scgm
@@ -238,8 +238,7 @@ def _global_state_kept() -> Iterator[None]:
     """Put back what training seeds: scvi-tools' setting, torch's, numpy's and Python's states."""
     setting, cudnn = scvi.settings.seed, torch.backends.cudnn
     flags, environment = (cudnn.deterministic, cudnn.benchmark), dict(os.environ)
-    numpy_state, own_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    with random_state_kept(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         try:
             yield
         finally:
@@ -248,5 +247,3 @@ def _global_state_kept() -> Iterator[None]:
             for name in set(os.environ) - set(environment):
                 del os.environ[name]
             os.environ.update(environment)
-            np.random.set_state(numpy_state)
-            random.setstate(own_state)

@@ -158,7 +158,7 @@ def remarks(found: Comparison) -> list[str]:
             "± is the standard deviation over runs of training on one and the same split: of another "
             "split, or of other held-out cells, it says nothing."
         )
-    if found.table.set_index("metric")["value"].get("de_slope", pd.Series(np.nan)).isna().all():
+    if found.table.loc[found.table["metric"] == "de_slope", "value"].isna().all():
         out.append("Differential expression is not compared: no type has cells enough.")
     return [*out, *found.split.notes]
 

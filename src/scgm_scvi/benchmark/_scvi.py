@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi import settings
+from scvi.model import SCVI
+from scvi.model.base import BaseModelClass
 
 from ._generators import CHUNK, Draw, Method, cells_like, each_label, gaussian_like
-
-if TYPE_CHECKING:
-    from scvi.model import SCVI
-    from scvi.model.base import BaseModelClass
 
 __all__ = ["decoded", "gaussian_latents", "posterior_predictive", "scvi"]
 
@@ -31,9 +30,6 @@ def scvi(train: AnnData, labels_key: str, seed: int, quick: bool) -> dict[str, M
     The ceiling is the posterior predictive of the training cells: not new cells, and in the
     training set's composition whatever is asked for.
     """
-    from scvi import settings
-    from scvi.model import SCVI
-
     settings.seed = seed
     own = train.copy()
     SCVI.setup_anndata(own)
@@ -58,8 +54,6 @@ def decoded(model: SCVI, train: AnnData, labels_key: str, latents: Latents) -> M
     ``latents`` is a function of rows of ``train`` that have the label, of the number of cells and
     of a source of randomness.
     """
-    import torch
-
     depth = np.asarray(train.X.sum(axis=1)).ravel()
     batches = model.adata_manager.get_from_registry("batch").ravel()
 
@@ -81,7 +75,6 @@ def decoded(model: SCVI, train: AnnData, labels_key: str, latents: Latents) -> M
 
 def posterior_predictive(model: BaseModelClass, train: AnnData) -> Method:
     """A draw from the decoded latent of each training cell, of scVI and of what derives from it."""
-    import torch
 
     def method(conditions: pd.DataFrame, seed: int) -> AnnData:
         with torch.random.fork_rng():

@@ -17,7 +17,7 @@ from ._challenge import CHALLENGE_METRICS, add_challenge, require_cell_eval2
 from ._context import Context, cut
 from ._response import SCORES
 from ._scaled import rows_of
-from ._screen import Keys, Screen, generator
+from ._screen import Keys, Screen, generator, require_expression
 from ._sets import require_control
 from ._space import fit_pca, shared_features
 
@@ -249,8 +249,7 @@ def _known_metrics(metrics: Sequence[str]) -> list[str]:
 
 
 def _is_log(expression: str, official: Sequence[str]) -> bool:
-    if expression not in ("counts", "log1p"):
-        raise ValueError(f"predicted_expression is {expression!r}; it must be 'counts' or 'log1p'.")
+    require_expression(expression)
     if expression == "log1p" and official:
         raise ValueError(f"{official[0]} needs counts, and predicted_expression is 'log1p'.")
     return expression == "log1p"

@@ -19,7 +19,7 @@ from scipy import sparse
 from ._sets import names_of, parts_of
 from ._space import ALL, log_normalize, require_counts, require_key
 
-__all__ = ["Keys", "Screen", "check_expression", "generator", "responses"]
+__all__ = ["Keys", "Screen", "check_expression", "generator", "require_expression", "responses"]
 
 _HIGHEST = np.log1p(1e4)  # that log1p of counts per 10,000 can be
 
@@ -130,6 +130,12 @@ class Screen:
         out.var_names = sorted(features)
         out.obs[self.keys.perturbation] = self.name[rows].astype(str)
         return out
+
+
+def require_expression(expression: str) -> None:
+    """Refuse what ``predicted_expression`` can't be."""
+    if expression not in ("counts", "log1p"):
+        raise ValueError(f"predicted_expression is {expression!r}; it must be 'counts' or 'log1p'.")
 
 
 def check_expression(values: np.ndarray, place: str, is_log: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 
-__all__ = ["leaves_random_state", "torch_seed"]
+__all__ = ["leaves_random_state", "random_state_kept", "torch_seed"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -28,18 +28,24 @@ def _torch_state_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Put the state of torch, numpy and Python back at the end."""
+    numpy_state, own_state = np.random.get_state(), random.getstate()
+    try:
+        with _torch_state_kept(device):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(own_state)
+
+
 def leaves_random_state(verb: Verb) -> Verb:
-    """Put the state of torch, numpy and Python back once a model's method is done."""
+    """Have a model's method leave the random state as it was."""
 
     @wraps(verb)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        device = self.device
-        numpy_state, own_state = np.random.get_state(), random.getstate()
-        try:
-            with _torch_state_kept(device):
-                return verb(self, *args, **kwargs)
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(own_state)
+        with random_state_kept(self.device):
+            return verb(self, *args, **kwargs)
 
     return cast(Verb, method)

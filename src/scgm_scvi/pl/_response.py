@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.metrics._response import differential_scores
-from scgm_scvi.metrics._screen import check_expression
+from scgm_scvi.metrics._screen import check_expression, require_expression
 from scgm_scvi.metrics._space import (
     log_normalize,
     pearson,
@@ -81,10 +81,7 @@ def response(
     >>> figure.savefig("response.png")  # doctest: +SKIP
     """
     n_top = whole_number(n_top, "n_top")
-    if predicted_expression not in ("counts", "log1p"):
-        raise ValueError(
-            f"predicted_expression is {predicted_expression!r}; it must be 'counts' or 'log1p'."
-        )
+    require_expression(predicted_expression)
     objects = {"predicted": predicted, "real": real, "control": control}
     for name, a in objects.items():
         if a.n_obs < _LEAST_CELLS:
