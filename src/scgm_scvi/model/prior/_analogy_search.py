@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,13 +75,14 @@ def find_analogy(
 
     They differ from a cell in the attributes that are not ``named``, and were seen with those of
     its target and with its own. With three or more, the shares are those of the synthetic control
-    that :func:`choose_borrowing` finds, in mean log expression as the model generates it; with fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
+    that :func:`choose_borrowing` finds, in mean log expression as the model generates it; with
+    fewer the nearest stands in, and the fewer cells it has, the farther it counts. The change is
     multiplied by ``scale``. ``None`` where all is known, or nothing stands in.
     """
     prior = profiles.prior
     spec = prior.spec
     names = list(spec.categorical)
-    before, after = own.tokens.numpy().copy(), target.tokens.numpy().copy()
+    before, after = own.tokens.numpy(), target.tokens.numpy()
     design = prior.design["tokens"][:, : len(names)]
     free = np.array([name not in named for name in names], dtype=bool)
     unseen = np.zeros((len(before), 1))
@@ -123,9 +124,20 @@ def find_analogy(
         described.append(Borrowed(_written(spec, a, free), shares, rule, means))
     if not lent:
         return None, []
+    return _joined(own, target, free, unseen, lent), described
+
+
+def _joined(
+    own: Attributes,
+    target: Attributes,
+    free: np.ndarray,
+    unseen: np.ndarray,
+    lent: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> Analogy:
+    """The analogy of all cells, of which some rows borrow from more groups than others."""
     n_groups = max(len(w) for *_, w in lent)
-    weights = np.zeros((len(before), n_groups), dtype=np.float32)
-    tokens = np.stack([before] * n_groups), np.stack([after] * n_groups)
+    weights = np.zeros((len(unseen), n_groups), dtype=np.float32)
+    tokens = [np.stack([end.tokens.numpy()] * n_groups) for end in (own, target)]
     for rows, known, sizes in lent:
         for k, (group, size) in enumerate(zip(known, sizes, strict=True)):
             weights[rows, k] = size
@@ -135,8 +147,7 @@ def find_analogy(
         tuple(replace(like, tokens=torch.as_tensor(t)) for t in end)
         for like, end in zip((own, target), tokens, strict=True)
     )
-    analogy = Analogy(torch.as_tensor(unseen), own, torch.as_tensor(weights), sources, targets)
-    return analogy, described
+    return Analogy(torch.as_tensor(unseen), own, torch.as_tensor(weights), sources, targets)
 
 
 def _most_of(weights: np.ndarray) -> np.ndarray:
