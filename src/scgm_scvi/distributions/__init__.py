@@ -4,6 +4,7 @@ from ._bernoulli import bernoulli_log_likelihood
 from ._blockwise import BlockwiseDistribution
 from ._likelihood import Likelihood
 from ._modalities import modality_sums, of_each_feature
+from ._moved import moved_counts
 from ._negative_binomial import nb_log_likelihood
 from ._open import OpenFeatures
 from ._operations import (
@@ -31,6 +32,7 @@ __all__ = [
     "log_likelihood",
     "mean_log1p",
     "modality_sums",
+    "moved_counts",
     "nb_log_likelihood",
     "of_each_feature",
     "poisson_log_likelihood",

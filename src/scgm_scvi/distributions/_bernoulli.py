@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Bernoulli, Distribution
 
 from ._likelihood import Likelihood
+from ._moved import moved_counts, thinned
 from ._numbers import EPS
 from ._open import OpenFeatures
 from ._operations import (
@@ -101,3 +102,13 @@ def _positive_probability(px: Bernoulli) -> torch.Tensor:
 @rates_given_counts.register(Bernoulli)
 def _rates_given_counts(px: Bernoulli, x: torch.Tensor) -> torch.Tensor:
     return px.mean
+
+
+@moved_counts.register(Bernoulli)
+def _moved_counts(
+    px: Bernoulli, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
+) -> torch.Tensor:
+    mean = (px.probs * factor + excess).clamp(max=1)
+    gain = ((mean - px.probs) / (1 - px.probs).clamp(min=EPS)).clamp(0, 1)
+    is_open = (x > 0).to(x.dtype)
+    return thinned(is_open, factor) + (1 - is_open) * torch.bernoulli(gain)

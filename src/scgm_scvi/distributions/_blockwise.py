@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.distributions import Distribution, constraints
 
+from ._moved import moved_counts
 from ._operations import (
     at_depth,
     log_likelihood,
@@ -176,3 +177,12 @@ def _rates_given_counts(px: BlockwiseDistribution, x: torch.Tensor) -> torch.Ten
         for part, own in zip(px.parts, px.split(x), strict=True)
     ]
     return torch.cat(rates, dim=1)
+
+
+@moved_counts.register(BlockwiseDistribution)
+def _moved_counts(
+    px: BlockwiseDistribution, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
+) -> torch.Tensor:
+    columns = (px.split(values) for values in (x, factor, excess))
+    parts = zip(px.parts, *columns, strict=True)
+    return torch.cat([moved_counts(*part) for part in parts], dim=1)

@@ -7,6 +7,7 @@ from scvi.distributions import NegativeBinomial
 from torch.distributions import Distribution
 
 from ._likelihood import Likelihood
+from ._moved import moved_counts, thinned
 from ._numbers import EPS, NOTHING
 from ._operations import (
     at_depth,
@@ -118,3 +119,15 @@ def nb_zero_probability(px: NegativeBinomial) -> torch.Tensor:
 def nb_rates_given_counts(px: NegativeBinomial, x: torch.Tensor) -> torch.Tensor:
     """Expected rates, where all zeros are counts."""
     return px.mu * (px.theta + x) / (px.theta + px.mu)
+
+
+@moved_counts.register(NegativeBinomial)
+def nb_moved_counts(
+    px: NegativeBinomial, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
+) -> torch.Tensor:
+    """Thinned, or with what their own rates add; the excess has the feature's dispersion."""
+    theta = px.theta.expand_as(x)
+    rates = torch._standard_gamma(theta + x) * px.mu / (theta + px.mu)
+    others = torch._standard_gamma(theta) / theta  # rates of cells of which nothing is known
+    gain = rates * (factor - 1).clamp(min=0) + others * excess
+    return thinned(x, factor) + torch.poisson(gain)

@@ -8,6 +8,7 @@ from torch.distributions import Distribution
 from torch.distributions import Poisson as TorchPoisson
 
 from ._likelihood import Likelihood
+from ._moved import moved_counts, thinned
 from ._numbers import EPS, NOTHING
 from ._operations import (
     at_depth,
@@ -103,3 +104,10 @@ def _zero_probability(px: TorchPoisson) -> torch.Tensor:
 @rates_given_counts.register(TorchPoisson)
 def _rates_given_counts(px: TorchPoisson, x: torch.Tensor) -> torch.Tensor:
     return px.mean
+
+
+@moved_counts.register(TorchPoisson)
+def _moved_counts(
+    px: TorchPoisson, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
+) -> torch.Tensor:
+    return thinned(x, factor) + torch.poisson(px.mean * (factor - 1).clamp(min=0) + excess)

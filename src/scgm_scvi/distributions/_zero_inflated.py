@@ -7,7 +7,8 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution
 
 from ._likelihood import Likelihood
-from ._negative_binomial import nb_rates_given_counts, nb_zero_probability
+from ._moved import moved_counts
+from ._negative_binomial import nb_moved_counts, nb_rates_given_counts, nb_zero_probability
 from ._numbers import NOTHING
 from ._operations import (
     at_depth,
@@ -90,3 +91,13 @@ def _rates_given_counts(px: ZeroInflatedNegativeBinomial, x: torch.Tensor) -> to
     rates = nb_rates_given_counts(px, x)
     false = px.zi_probs / zero_probability(px)
     return torch.where(x > 0, rates, rates * (1 - false))
+
+
+@moved_counts.register(ZeroInflatedNegativeBinomial)
+def _moved_counts(
+    px: ZeroInflatedNegativeBinomial, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
+) -> torch.Tensor:
+    false = px.zi_probs / zero_probability(px)
+    stays = (x == 0) & (torch.rand_like(x) < false)  # a zero whatever the rate
+    excess = excess / (1 - px.zi_probs).clamp(min=NOTHING)
+    return torch.where(stays, x, nb_moved_counts(px, x, factor, excess))

@@ -21,6 +21,7 @@ from .training._fine_tuning import FINE_TUNING_STEPS
 from .training._stage_one import require_held_out
 from .training._transfer import TransferMixin
 from .verbs._diagnostics import DiagnosticsMixin
+from .verbs._prediction import PredictionMixin
 
 __all__ = ["TwoStageModel"]
 
@@ -45,6 +46,7 @@ class TwoStageModel(
     SetupMixin,
     TransferMixin,
     DiskTrainingMixin,
+    PredictionMixin,
     LatentDiffusionModel,
     DiagnosticsMixin,
 ):
@@ -213,6 +215,8 @@ class TwoStageModel(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
             )
         self._replay = None
+        if self.condition_spec.perturbations is not None:
+            self._learn_responses()
         latent = self.get_latent_representation()
         self.adata.obsm[self.latent_key] = latent
         self._report(latent)

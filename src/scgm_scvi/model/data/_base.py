@@ -43,6 +43,9 @@ class Fitted(TypedDict, total=False):
         ``"fingerprint"`` of the weights, and ``"weights"`` by condition, samples and levels.
     outlier_reference
         Generated cells, and the axes along which others are compared with them.
+    responses
+        To perturbations: a ``ResponseModel`` as a dictionary, and how well it predicts those that
+        it is not told of, ``"left_out"``.
     """
 
     history: dict[str, pd.DataFrame]
@@ -53,6 +56,7 @@ class Fitted(TypedDict, total=False):
     edit_strengths: dict[str, float]
     classifier: dict[str, Any]
     outlier_reference: dict[str, Any]
+    responses: dict[str, Any]
 
 
 class ModelBase(_SCVIModel):

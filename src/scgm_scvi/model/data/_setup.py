@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -25,6 +26,7 @@ from ._columns import check_columns, check_kinds
 from ._fields import ConditionsField, LabelsField, MatrixField
 from ._nuisances import check_nuisances
 from ._number_fields import ConditionValuesField, NumbersField
+from ._perturbed import check_perturbations, name_perturbations
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 
@@ -50,6 +52,11 @@ class SetupMixin(RegistrationMixin):
         continuous_covariate_keys: Sequence[str] | None = None,
         is_count_data: bool = True,
         unlabeled_category: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        perturbation_separator: str = "+",
+        dose_key: str | None = None,
+        condition_embeddings: Mapping[str, pd.DataFrame] | None = None,
         **kwargs: Any,
     ) -> None:
         """Say what in ``adata`` a model learns from.
@@ -77,6 +84,21 @@ class SetupMixin(RegistrationMixin):
             ``False`` for log-normalised values, with ``gene_likelihood="normal"``.
         unlabeled_category
             Value of ``labels_key`` that means "unspecified", as missing values do.
+        perturbation_key
+            Column with what was done to a cell, a further condition: names of genes, drugs and the
+            like, or sets of them, ``"A+B"``. With it :meth:`predict` answers for what was never
+            done.
+        control
+            Its value for control cells.
+        perturbation_separator
+            What stands between the parts of a set.
+        dose_key
+            Column with the dose of the perturbation, a further continuous condition; zero is the
+            control.
+        condition_embeddings
+            Vectors that describe perturbations, such as embeddings of genes or fingerprints of
+            drugs, and contexts: a dict of a condition's name to a DataFrame with a row a value. What
+            has a vector can be asked for though no cell had it.
         **kwargs
             Of scvi-tools, when it transfers a set-up to other data.
 
@@ -94,6 +116,7 @@ class SetupMixin(RegistrationMixin):
         check_keywords(kwargs, cls.setup_anndata)
         setup_method_args = cls._get_setup_method_args(**locals())
         setup_method_args["setup_args"] |= take_further(kwargs)
+        name_perturbations(setup_method_args["setup_args"])
         minify_type = _get_adata_minify_type(adata) if isinstance(adata, AnnData) else None
         transferred = kwargs.get("source_registry") is not None
         validate_adata(adata)
@@ -185,6 +208,7 @@ class SetupMixin(RegistrationMixin):
         if source is None:
             validate_specified(adata.obs, keys, name, further_arguments())
         check_nuisances(adata.obs, keys, known, name)
+        check_perturbations(adata.obs, setup_args, name, is_first=source is None)
         values = ConditionValuesField(SCGM_KEYS.CONDITION_VALUES_KEY, conditions)
         values.check(adata.obs, source)
         further = cls._further_fields(labels_key, unlabeled_category)

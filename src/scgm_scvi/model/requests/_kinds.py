@@ -215,5 +215,6 @@ _TAKEN = (
     *("condition_keys", "continuous_condition_keys", "is_count_data", "modalities"),
     *("categorical_covariate_keys", "continuous_covariate_keys", "rna_key", "atac_key"),
     *("rna_layer", "atac_layer", "modality_key", "source_registry"),
-    *("extend_categories", "allow_missing_labels"),
+    *("extend_categories", "allow_missing_labels", "perturbation_key", "control"),
+    *("perturbation_separator", "dose_key", "condition_embeddings"),
 )

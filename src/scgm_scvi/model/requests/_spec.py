@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from scgm_scvi.module import SCGM_KEYS
 
 from ._kinds import NumericCondition
+from ._perturbations import Perturbations
 
 __all__ = ["ConditionSpec"]
 
@@ -36,6 +37,8 @@ class ConditionSpec:
         Conditions whose categories have an order.
     met
         Categorical attribute to the tokens that stage two was trained on, where that is known.
+    perturbations
+        Which of the categorical conditions says what was done to cells, if one does.
     """
 
     categorical: dict[str, np.ndarray]
@@ -46,6 +49,7 @@ class ConditionSpec:
     unspecified: dict[str, Any] = field(default_factory=dict)
     ordered: list[str] = field(default_factory=list)
     met: dict[str, np.ndarray] = field(default_factory=dict)
+    perturbations: Perturbations | None = None
 
     @classmethod
     def from_registry(cls, registry: Mapping[str, Any]) -> ConditionSpec:
@@ -68,6 +72,7 @@ class ConditionSpec:
             numeric_covariates=list(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", [])),
             unspecified=dict(state(SCGM_KEYS.CONDITIONS_KEY).get("unspecified", {})),
             ordered=list(state(SCGM_KEYS.CONDITIONS_KEY).get("ordered", [])),
+            perturbations=Perturbations.from_setup(registry.get("setup_args", {})),
         )
 
     @property

@@ -1,0 +1,402 @@
+"""Predict experiments that nobody did: control cells as they would be, perturbed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi.distributions import moved_counts
+from scgm_scvi.model._random_state import leaves_random_state, torch_seed
+from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.data._reading import Reading
+from scgm_scvi.model.prior._measured_responses import PSEUDO
+from scgm_scvi.model.prior._response_contexts import context_conditions, context_values, places_of
+from scgm_scvi.model.prior._response_kernels import Places
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._spec import ConditionSpec
+
+from ._responses import Asked, ResponsesMixin, adjusted
+from ._verb import Run, require_expression
+
+__all__ = ["PredictionMixin"]
+
+_SOURCE = "control_cell"
+
+
+class _Chunk(NamedTuple):
+    """Some of the predicted cells."""
+
+    x: Matrix
+    latent: np.ndarray
+    obs: pd.DataFrame
+
+
+class _Controls(NamedTuple):
+    """Control cells: rows of each context, and the contexts."""
+
+    adata: AnnData
+    reading: Reading
+    context: np.ndarray
+    places: Places
+    values: list[tuple[str | None, ...]]
+
+
+class PredictionMixin(ResponsesMixin):
+    """Predict perturbations."""
+
+    @overload
+    def predict(
+        self,
+        adata: AnnData,
+        perturbations: str | Sequence[str] | pd.DataFrame,
+        *,
+        out: str | os.PathLike,
+        n_cells: int | None = None,
+        dose: float | None = None,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> Path: ...
+
+    @overload
+    def predict(
+        self,
+        adata: AnnData,
+        perturbations: str | Sequence[str] | pd.DataFrame,
+        *,
+        n_cells: int | None = None,
+        dose: float | None = None,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        out: None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData: ...
+
+    @leaves_random_state
+    def predict(
+        self,
+        adata: AnnData,
+        perturbations: str | Sequence[str] | pd.DataFrame,
+        *,
+        n_cells: int | None = None,
+        dose: float | None = None,
+        expression: Literal["counts", "normalized"] = "counts",
+        seed: int | None = None,
+        out: str | os.PathLike | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ) -> AnnData | Path:
+        r"""Predict what perturbations would make of control cells, done before or not.
+
+        The response of each perturbation, a log fold change of every feature, is what a Gaussian
+        process expects of it, that has learnt from the model's own cells: from perturbations whose
+        vectors are alike, from the parts of a set, from other doses, and from contexts (cell types,
+        lines, conditions) whose control cells are alike; of what was seen itself it is what was
+        seen, as far as that can be told from noise. A context is known by its control cells alone.
+        The counts of each control cell are then moved as its decoder's distribution moves, so that
+        what does not respond keeps its very count.
+
+        Parameters
+        ----------
+        adata
+            Control cells with raw counts; not changed. They need none of the columns that the model
+            was set up with; where they have values of a condition that it does not know, as of a new
+            cell line, these are new contexts.
+        perturbations
+            Names: of perturbations that cells had or that have a vector in ``condition_embeddings``,
+            or sets of them, ``"A+B"``, in any order. Or a DataFrame with a row for each prediction,
+            and the columns that the model was set up with for perturbation and dose.
+        n_cells
+            Cells for each, drawn from the control cells, each as often as any other, give or take
+            one. Default: every control cell once.
+        dose
+            Of all perturbations. Default: the largest that was seen.
+        expression
+            ``"counts"``: integers. ``"normalized"``: what is expected of the cell, scaled to 10,000.
+        seed
+            Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+        out
+            File to write to in chunks, ``.h5ad`` or ``.zarr``. An existing file is not overwritten.
+        batch_size
+            Cells at a time; bounds the memory. Default: as many as are decoded within half a
+            gigabyte.
+        progress_bar
+            Whether to show one.
+
+        Returns
+        -------
+        AnnData, or the path if ``out`` is given, with expression in ``X``, the training ``var``,
+        latents in ``obsm["X_scgm"]``, and in ``obs`` the perturbation, its dose, the other
+        conditions of the control cell, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
+        what was asked, and ``"expected"``, a row for each perturbation and context: the ``basis``
+        (``"seen"``; or what of it was not: a ``"perturbation"``, a ``"combination"``, the
+        ``"context"``), the ``r2`` that the process expects of the log fold change, and how well
+        those that were seen are predicted when they are left out, ``"response"``, beside
+        ``"mean_response"``, the mean response of the others: NaN where fewer than three were.
+
+        Warns
+        -----
+        UserWarning
+            If those that were seen are predicted no better than by their mean response, or by none;
+            or too few were seen to know.
+
+        Raises
+        ------
+        RuntimeError
+            If stage two is not trained, or stage one changed since.
+        KeyError, TypeError, ValueError
+            If a name is neither known nor has a vector, the model has no perturbations, cells that
+            are no controls are passed for such, or a number makes no sense.
+
+        Examples
+        --------
+        >>> cells = model.predict(controls, ["STAT1", "STAT1+IRF9"], n_cells=400)  # doctest: +SKIP
+        >>> model.predict(controls, drugs[["drug", "dose"]], out="drugs.h5ad")  # doctest: +SKIP
+
+        References
+        ----------
+        Rasmussen & Williams 2006, Gaussian processes for machine learning; what linear models and
+        mean responses reach: Ahlmann-Eltze et al. 2025, doi:10.1038/s41592-025-02772-6.
+        """
+        run = self._run(seed, batch_size, progress_bar)
+        require_expression(expression)
+        model = self._responses()
+        spec = self.condition_spec
+        names, asked = self._read_asked(perturbations, dose, model.likeness.doses[1])
+        n_cells = adata.n_obs if n_cells is None else whole_number(n_cells, "n_cells")
+        controls = self._read_controls(adata, spec, run)
+        rows = self._drawn(adata.n_obs, n_cells, len(asked), run)
+        pairs = [
+            Asked(parts, amount, int(c))
+            for (parts, amount), own in zip(asked, rows, strict=True)
+            for c in np.unique(controls.context[own])
+        ]
+        predicted, expected = self._expected_changes(model, pairs, controls.places)
+        place = ["/".join("unspecified" if v is None else v for v in of) for of in controls.values]
+        expected["context"] = [place[a.context] for a in pairs]
+        for doubt in self._doubts(expected["basis"]):
+            warnings.warn(doubt, UserWarning, stacklevel=3)
+        at = {
+            (i.parts, i.dose, i.context): row
+            for i, row in zip(pairs, predicted.change, strict=True)
+        }
+        changes = [
+            {c: at[parts, amount, int(c)] for c in np.unique(controls.context[own])}
+            for (parts, amount), own in zip(asked, rows, strict=True)
+        ]
+        uns = self._provenance(
+            run,
+            kind="interventional",
+            expression=expression,
+            n_cells=n_cells,
+            batch_size=run.batch_size,
+            expected=expected,
+        )
+        chunks = self._predicted(controls, names, asked, rows, changes, expression, run)
+        bar = run.bar(n_cells * len(asked), "Predicting")
+        if out is None:
+            with bar:
+                parts = [(bar.update(len(chunk.obs)), chunk)[1] for chunk in chunks]
+            return self._cells.pack(self._joined_chunks(parts, uns))
+        with self._cells.writer(out) as writer, bar:
+            for chunk in chunks:
+                writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
+                bar.update(len(chunk.obs))
+            writer.finish(self.var_, {"scgm": uns})
+        return Path(out)
+
+    def _joined_chunks(self, chunks: list[_Chunk], uns: dict[str, Any]) -> AnnData:
+        return AnnData(
+            stacked([c.x for c in chunks]),
+            obs=pd.concat([c.obs for c in chunks]),
+            var=self.var_.copy(),
+            obsm={self.latent_key: np.concatenate([c.latent for c in chunks])},
+            uns={"scgm": uns},
+        )
+
+    def _read_asked(
+        self, given: Any, dose: float | None, usual: float
+    ) -> tuple[list[str], list[tuple[tuple[str, ...], float]]]:
+        """Names as they are asked for, their parts, and doses."""
+        perturbations = self._perturbations
+        doses: Any = usual if dose is None else dose
+        if isinstance(given, pd.DataFrame):
+            if perturbations.key not in given:
+                raise KeyError(
+                    f"perturbations has no column {perturbations.key!r}."
+                    f"{nearest(perturbations.key, given.columns)} Columns: {listed(given.columns)}."
+                )
+            if perturbations.dose_key in given and dose is None:
+                doses = given[perturbations.dose_key].fillna(usual).tolist()
+            given = given[perturbations.key].tolist()
+        names = [str(n) for n in ([given] if isinstance(given, str) else list(given))]
+        if not names:
+            raise ValueError("perturbations is empty; name at least one.")
+        if dose is not None and perturbations.dose_key is None:
+            raise ValueError(f"dose is {dose!r}, and the model was set up without a dose_key.")
+        doses = doses if isinstance(doses, list) else [doses] * len(names)
+        for amount in doses:
+            if isinstance(amount, bool) or not np.isfinite(amount) or amount < 0:
+                raise ValueError(f"dose is {amount!r}; it must be a number, zero or above.")
+        parts = perturbations.require_known(names, self._responses().singles)
+        asked = list(zip(parts, map(float, doses), strict=True))
+        if len(set(asked)) < len(asked):
+            twice = [n for n, a in zip(names, asked, strict=True) if asked.count(a) > 1]
+            raise ValueError(f"perturbations names {listed(twice, 3)} more than once.")
+        return names, asked
+
+    def _drawn(self, n: int, n_cells: int, n_asked: int, run: Run) -> list[np.ndarray]:
+        """Rows of control cells for each perturbation, each as often as others."""
+        out = []
+        for i in range(n_asked):
+            rng = np.random.default_rng([run.seed, i])
+            rounds = [np.arange(n)] * (n_cells // n)
+            out.append(np.concatenate([*rounds, np.sort(rng.permutation(n)[: n_cells % n])]))
+        return out
+
+    def _read_controls(self, adata: Any, spec: ConditionSpec, run: Run) -> _Controls:
+        """Control cells with their contexts; what the model does not know of them is hidden."""
+        perturbations, conditions = self._perturbations, context_conditions(spec)
+        if not self._cells.is_cells(adata):
+            raise TypeError(f"adata is a {type(adata).__name__}; pass an AnnData of control cells.")
+        if not adata.n_obs:
+            raise ValueError("adata has no cells; pass control cells.")
+        obs = self._cells.obs(adata)
+        self._require_controls(obs)
+        said = pd.DataFrame(index=obs.index)
+        hidden = obs.copy()
+        for name, categories in conditions.items():
+            column = obs[name].astype(object) if name in obs else pd.Series(None, obs.index, object)
+            column = column.where(column.notna() & (column != spec.unspecified.get(name)), None)
+            said[name] = [None if v is None else str(v) for v in column]
+            hidden[name] = column.where(column.isin(list(categories)), None)
+        absent = [name for name in spec.numeric if name not in obs]
+        reading = Reading(
+            ignored=[perturbations.key, *filter(None, [perturbations.dose_key]), *absent],
+            any_nuisance=not self.module.encode_covariates,
+            afresh=True,
+        )
+        shallow = AnnData(adata.X, obs=hidden, var=adata.var[[]])
+        layer = self._cells.setup.get("layer")
+        if layer is not None and layer in adata.layers:
+            shallow = AnnData(
+                None, obs=hidden, var=adata.var[[]], layers={layer: adata.layers[layer]}
+            )
+        values = [tuple(v) for v in said.to_numpy(dtype=object)]
+        kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
+        context = np.array([kinds.index(v) for v in values])
+        sums = np.zeros((len(kinds), len(self.var_)))
+        start = 0
+        with self._registered(shallow, reading) as cells:
+            for tensors in self._loaded(cells, np.arange(adata.n_obs), run, reading):
+                share = self.module.proportions(self.module.features(tensors)) * 1e4
+                log = torch.log1p(share).cpu().numpy()
+                own = context[start : start + len(log)]
+                np.add.at(sums, own, log)
+                start += len(log)
+        model = self._responses()
+        trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
+        baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
+        return _Controls(
+            shallow, reading, context, places_of(spec, baselines, kinds, trained), kinds
+        )
+
+    def _require_controls(self, obs: pd.DataFrame) -> None:
+        perturbations = self._perturbations
+        if perturbations.key not in obs:
+            return
+        column = obs[perturbations.key]
+        treated = [v for v in column.dropna().unique() if perturbations.parts(v)]
+        if treated:
+            n = int(column.isin(treated).sum())
+            raise ValueError(
+                f"adata has {n} cells that are no controls: obs[{perturbations.key!r}] is "
+                f"{listed(treated, 3)}. Pass adata[adata.obs[{perturbations.key!r}] == "
+                f"{perturbations.control!r}], or leave out the column where it says something else."
+            )
+
+    def _loaded(
+        self, cells: Any, rows: np.ndarray, run: Run, reading: Reading
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of some registered cells."""
+        loader = self._make_data_loader(adata=cells, indices=rows, batch_size=run.batch_size)
+        return map(self._with_nuisances, loader) if reading.any_nuisance else iter(loader)
+
+    def _predicted(
+        self,
+        controls: _Controls,
+        names: list[str],
+        asked: list[tuple[tuple[str, ...], float]],
+        rows: list[np.ndarray],
+        changes: list[dict[int, np.ndarray]],
+        expression: str,
+        run: Run,
+    ) -> Iterator[_Chunk]:
+        """Predict some cells at a time, one perturbation after the other."""
+        spec, written = self.condition_spec, 0
+        names_of = pd.CategoricalDtype(list(dict.fromkeys(names)))
+        known = {
+            name: pd.CategoricalDtype(
+                list(
+                    dict.fromkeys([*map(str, categories), *(v[j] for v in controls.values if v[j])])
+                )
+            )
+            for j, (name, categories) in enumerate(context_conditions(spec).items())
+        }
+        with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
+            for i, name in enumerate(names):
+                start = 0
+                for j, tensors in enumerate(self._loaded(cells, rows[i], run, controls.reading)):
+                    n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
+                    own = rows[i][start : start + n]
+                    start += n
+                    seed = int(np.random.SeedSequence([run.seed, i, j]).generate_state(1)[0])
+                    context = controls.context[own]
+                    change = np.stack([changes[i][c] for c in context])
+                    x, latent = self._moved(tensors, change, expression, seed)
+                    index = pd.Index([f"predicted_{written + k}" for k in range(n)])
+                    written += n
+                    obs = Attributes.of(spec, tensors).obs(index)
+                    for k, (of, dtype) in enumerate(known.items()):
+                        said = [controls.values[c][k] for c in context]
+                        obs[of] = pd.Categorical(said, dtype=dtype)
+                    perturbations = self._perturbations
+                    obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
+                    if perturbations.dose_key is not None:
+                        obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
+                    obs[_SOURCE] = controls.adata.obs_names[own].astype(str).to_numpy(dtype=object)
+                    yield _Chunk(x, latent, obs)
+
+    def _moved(
+        self, tensors: dict[str, torch.Tensor], change: np.ndarray, expression: str, seed: int
+    ) -> tuple[Matrix, np.ndarray]:
+        """Expression and latents of cells whose expected expression changes."""
+        prior, module = self.prior, self.module
+        own = Attributes.of(prior.spec, tensors)
+        px = prior.decode(module.encode_state(tensors)[0], own)
+        mean, x = px.mean, module.features(tensors).to(prior.device)
+        size = module.modality_totals(mean)
+        share = mean / size * 1e4
+        factor, excess = adjusted(share, torch.as_tensor(change, dtype=mean.dtype).to(mean), PSEUDO)
+        with torch_seed(seed, prior.device):
+            counts = moved_counts(px, x, factor, excess * size / 1e4)
+        empty = counts.sum(dim=1) == 0
+        counts[empty] = x[empty]  # a cell without counts is none
+        latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
+        if expression == "normalized":
+            expected = share * factor + excess
+            return (expected / module.modality_totals(expected) * 1e4).cpu().numpy(), latent
+        return sparse.csr_matrix(counts.cpu().numpy()), latent

@@ -1,0 +1,186 @@
+"""What a model has learnt of perturbations, and what it expects of those that were never done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from scgm_scvi._errors import listed
+from scgm_scvi.model.prior._measured_responses import Observed, measure_responses
+from scgm_scvi.model.prior._response_contexts import context_values, places_of
+from scgm_scvi.model.prior._response_kernels import Places
+from scgm_scvi.model.prior._response_model import Predicted, ResponseModel, blocks_of
+from scgm_scvi.model.requests._perturbations import Parts, Perturbations
+
+from ._verb import Verb
+
+__all__ = ["Asked", "ResponsesMixin", "adjusted"]
+
+_LEAST = 3  # to leave one out, and have two to learn from
+_WHAT = {
+    "perturbation": "perturbations",
+    "combination": "combinations",
+    "context": "contexts",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prediction: what is done, at which dose, in which of some contexts."""
+
+    parts: Parts
+    dose: float
+    context: int
+
+
+class ResponsesMixin(Verb):
+    """Responses to perturbations, learnt once from the model's own cells."""
+
+    @property
+    def _perturbations(self) -> Perturbations:
+        """How perturbations are named.
+
+        Raises
+        ------
+        ValueError
+            If the model was set up without any.
+        """
+        perturbations = self.condition_spec.perturbations
+        if perturbations is None:
+            raise ValueError(
+                "The model knows of no perturbations. Name them where it is set up, "
+                "setup_anndata(adata, perturbation_key=..., control=...), and train it."
+            )
+        return perturbations
+
+    def _learn_responses(self) -> None:
+        """Learn from the model's own cells how perturbations change them; keep it.
+
+        Cells of which none is perturbed teach nothing, and leave what was learnt before.
+        """
+        spec = self.condition_spec
+        measured = measure_responses(self.module, spec, self._minibatches(None))
+        if not measured.observed:
+            return
+        values = [context_values(spec, c) for c in measured.contexts]
+        places = places_of(spec, measured.baselines, values, {v: i for i, v in enumerate(values)})
+        model = ResponseModel.fit(measured, self._perturbations.vectors, places)
+        left_out = {}
+        for kind in _WHAT:
+            blocks = blocks_of(model, kind)
+            if len(blocks) >= _LEAST:
+                left_out[kind] = model.left_out(blocks)
+        self.fitted_["responses"] = {**model.to_dict(), "left_out": left_out}
+        if measured.left_out:
+            names = ["/".join(map(str, context_values(spec, c))) for c in measured.left_out]
+            warnings.warn(
+                f"{listed(names, 5)}: contexts with perturbed cells and no control cells, of which "
+                "no response can be learnt.",
+                UserWarning,
+                stacklevel=3,
+            )
+        if measured.confounded:
+            warnings.warn(
+                f"{listed(measured.confounded, 5)}: perturbations in batches without any control "
+                "cell, whose responses can't be told from those of the batch.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _responses(self) -> ResponseModel:
+        """What was learnt of responses.
+
+        Raises
+        ------
+        ValueError
+            If no cell of the model was perturbed, or none of a context with controls.
+        """
+        self._perturbations  # noqa: B018  raises
+        if "responses" not in self.fitted_:
+            self._learn_responses()
+        if "responses" not in self.fitted_:
+            raise ValueError(
+                "No response to a perturbation was seen: the model's cells have no perturbed cells "
+                "beside control cells of the same context."
+            )
+        return ResponseModel.from_dict(self.fitted_["responses"])
+
+    def _expected_changes(
+        self, model: ResponseModel, asked: Sequence[Asked], places: Places
+    ) -> tuple[Predicted, dict[str, list[Any]]]:
+        """Log fold changes of what is asked for, and what is expected of them."""
+        groups = [Observed(a.parts, a.dose, a.context) for a in asked]
+        found = model.predict(groups, places)
+        seen = {(o.parts, o.context) for o in model.observed}
+        sets, singles = {o.parts for o in model.observed}, set(model.singles)
+        kinds = []
+        for a in asked:
+            here = int(places.known[a.context])
+            if not a.parts or a.dose == 0:
+                kinds.append("control")
+            elif not singles.issuperset(a.parts):
+                kinds.append("perturbation")
+            elif a.parts not in sets:
+                kinds.append("combination")
+            else:
+                kinds.append("seen" if (a.parts, here) in seen else "context")
+        name = self._perturbations.name
+        left_out = self.fitted_["responses"]["left_out"]
+        expected: dict[str, list[Any]] = {
+            "perturbation": [name(a.parts) for a in asked],
+            "dose": [float(a.dose) for a in asked],
+            "basis": kinds,
+            "r2": [float(r) for r in found.r2],
+            **{
+                key: [float(left_out.get(kind, {}).get(key, np.nan)) for kind in kinds]
+                for key in ("response", "mean_response")
+            },
+        }
+        return found, expected
+
+    def _doubts(self, kinds: Sequence[str]) -> list[str]:
+        """Why some predictions are not to be trusted."""
+        left_out = self.fitted_["responses"]["left_out"]
+        out = []
+        for kind in sorted(set(kinds) & set(_WHAT)):
+            what = _WHAT[kind]
+            if kind not in left_out:
+                out.append(
+                    f"Fewer than {_LEAST} {what} were seen, so that nothing tells how well responses "
+                    "to others are predicted here."
+                )
+                continue
+            found = left_out[kind]
+            best = max(0.0, found["mean_response"])
+            if np.isfinite(best) and found["response"] > best:
+                continue
+            out.append(
+                f"Left out in turn, the {what} that were seen have responses that are predicted with "
+                f"an R² of {found['response']:.2f}; the mean response of the others has "
+                f"{found['mean_response']:.2f}, and no response 0. Nothing here tells how others "
+                "would respond."
+            )
+        return out
+
+
+def adjusted(
+    share: torch.Tensor, change: torch.Tensor, pseudo: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What expression is multiplied by, and what comes to it, by a change of its logarithm.
+
+    Parameters
+    ----------
+    share
+        Expected counts per 10,000.
+    change
+        Of the logarithm of these and ``pseudo``, of the same shape.
+    """
+    fold = change.exp()
+    falls = (fold - pseudo * (1 - fold) / share.clamp(min=1e-8)).clamp(min=0)
+    rises = fold >= 1
+    return torch.where(rises, fold, falls), torch.where(rises, pseudo * (fold - 1), 0 * fold)
