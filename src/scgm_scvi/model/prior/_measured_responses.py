@@ -15,7 +15,7 @@ from scgm_scvi.module import LatentDiffusionModule
 
 __all__ = ["PSEUDO", "MeasuredResponses", "Observed", "context_tokens", "measure_responses"]
 
-PSEUDO = 0.1  # counts per 10,000 that are added, so that a feature out of nothing has a fold change
+PSEUDO = 1.0  # counts per 10,000 that are added: what is not expressed has no fold change
 _LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
 _LEAST_CELLS = 2
 _MOST = 2000  # groups; the largest are kept

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ._measured_responses import Observed
+from ._dose_curve import DoseCurve
+from ._measured_responses import MeasuredResponses, Observed
 
 __all__ = ["Likeness", "Places"]
 
 _WIDE, _NARROW = 0.7, 4.0  # of squared distances whose mean is 1
+_RISING = 0.1  # share of a response that differs from dose to dose
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +47,17 @@ class Likeness:
     vectors, one that is linear in them; two functions of their distance, one that is smooth in them
     at a wide or a narrow scale; and whether they are the same one. Of two sets, the sum over pairs of
     their parts, which is what responses that add have; besides whether both are sets of several,
-    whose parts may count otherwise together, and whether they are the same one. Of two doses
-    :math:`(uv + \min(u, v))/2` with :math:`u = \ln(1 + d/d_0)`, 1 at the largest: no response at
-    0, and in between a curve through what was seen. All of it the same in all contexts; or alike in
+    whose parts may count otherwise together, and whether they are the same one. Of two doses whose
+    sizes are :math:`u` and :math:`v`, :math:`0.9 uv + 0.1 \min(u, v)`: no response at 0, responses
+    in proportion to size, and a part that comes as the dose rises. All of it the same in all contexts; or alike in
     contexts whose control cells are alike; or each context's own.
 
     Attributes
     ----------
     vectors
         Of single perturbations by name, standardised ``(n, d)``; those without one have no row.
-    doses
-        :math:`d_0`, and the largest dose.
+    curve
+        Sizes of doses.
     places
         Contexts of training.
     has_sets
@@ -63,21 +65,21 @@ class Likeness:
     """
 
     vectors: pd.DataFrame
-    doses: tuple[float, float]
+    curve: DoseCurve
     places: Places
     has_sets: bool
 
     @classmethod
-    def learn(cls, observed: Sequence[Observed], vectors: pd.DataFrame, places: Places) -> Likeness:
+    def learn(cls, measured: MeasuredResponses, vectors: pd.DataFrame, places: Places) -> Likeness:
         """Of what was seen; vectors are standardised by those of the perturbations among it."""
+        observed = measured.observed
         seen = [name for name in _singles(observed) if name in vectors.index]
         table = vectors.iloc[:0]
         if seen:
             center, scale = vectors.loc[seen].mean(), vectors.loc[seen].std(ddof=0)
             table = (vectors - center) / scale.where(scale > 0, 1.0)
-        positive = [o.dose for o in observed if o.dose > 0]
-        doses = (float(np.median(positive)), float(np.max(positive))) if positive else (1.0, 1.0)
-        return cls(table, doses, places, any(len(o.parts) > 1 for o in observed))
+        several = any(len(o.parts) > 1 for o in observed)
+        return cls(table, DoseCurve.learn(measured), places, several)
 
     @property
     def names(self) -> list[str]:
@@ -157,10 +159,8 @@ class Likeness:
         return {**out, "own": same}
 
     def _dose(self, a: Sequence[Observed], b: Sequence[Observed]) -> np.ndarray:
-        unit, largest = self.doses
-        u, v = (np.log1p(np.array([o.dose for o in of]) / unit) for of in (a, b))
-        u, v = u / np.log1p(largest / unit), v / np.log1p(largest / unit)
-        return (np.outer(u, v) + np.minimum(u[:, None], v)) / 2
+        u, v = (self.curve([o.dose for o in of]) for of in (a, b))
+        return (1 - _RISING) * np.outer(u, v) + _RISING * np.minimum(u[:, None], v)
 
     def _alike(self, places: Places) -> np.ndarray:
         """Of contexts, with those of training: by the distance of baselines, and of vectors."""

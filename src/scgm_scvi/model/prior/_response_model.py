@@ -11,6 +11,7 @@ import pandas as pd
 
 from scgm_scvi.model.requests._perturbations import Parts
 
+from ._dose_curve import DoseCurve
 from ._measured_responses import MeasuredResponses, Observed
 from ._response_kernels import Likeness, Places
 from ._variance_components import fit_components
@@ -83,7 +84,7 @@ class ResponseModel:
         cls, measured: MeasuredResponses, vectors: pd.DataFrame, places: Places
     ) -> ResponseModel:
         """Learn from measured responses; ``places`` are their contexts."""
-        likeness = Likeness.learn(measured.observed, vectors, places)
+        likeness = Likeness.learn(measured, vectors, places)
         scaled = measured.change / measured.noise
         root = np.sqrt(measured.n_cells)[:, None]
         axes = np.linalg.svd(scaled * root, full_matrices=False)[2][:_MOST_AXES]
@@ -133,35 +134,40 @@ class ResponseModel:
 
         Returns
         -------
-        Coefficients of determination of the changes, ``"response"``, and of ``"mean_response"``,
-        the mean of the others of the same context where there are any.
+        Coefficients of determination of the changes, ``"response"``, and of ``"mean_response"``:
+        the mean of what else was seen, where there is any of the same perturbation in other
+        contexts, or else of the same context.
         """
-        left = np.full_like(self.scores, np.nan)
+        left, means = np.empty_like(self.scores), np.empty_like(self.scores)
         for k, inverse in enumerate(self._inverses()):
             solved = inverse @ self.scores[:, k]
             for block in blocks:
                 left[block, k] = np.linalg.solve(inverse[np.ix_(block, block)], solved[block])
-        rows = np.unique(np.concatenate(blocks))
-        mean = np.concatenate([self.scores[b] - self._mean_of_others(b) for b in blocks])
-        at = np.concatenate(blocks)
-        noise = self.noise_factor.sum() / self.n_cells
-        whole = (self.scores[rows] ** 2).sum() - noise[rows].sum()
-        if whole <= 0:
+        for block in blocks:
+            means[block] = self._mean_of_others(block)
+        rows = np.concatenate(blocks)  # those of several parts more than once
+        noise = float(self.noise_factor.sum() * (1 / self.n_cells[rows]).sum())
+        whole = float((self.scores[rows] ** 2).sum()) - noise
+        if whole <= 0:  # nothing that is more than noise
             return {"response": float("nan"), "mean_response": float("nan")}
+        errors = {"response": left, "mean_response": self.scores - means}
         return {
-            "response": float(1 - ((left[rows] ** 2).sum() - noise[rows].sum()) / whole),
-            "mean_response": float(1 - ((mean**2).sum() - noise[at].sum()) / whole),
+            name: 1 - (float((error[rows] ** 2).sum()) - noise) / whole
+            for name, error in errors.items()
         }
 
     def _mean_of_others(self, block: np.ndarray) -> np.ndarray:
+        """Mean scores of the groups outside a block that are most like each of it."""
         rest = np.setdiff1d(np.arange(len(self.scores)), block)
         context = np.array([o.context for o in self.observed])
         out = np.zeros((len(block), self.scores.shape[1]))
         for i, row in enumerate(block):
-            same = rest[context[rest] == context[row]]
-            of = same if len(same) else rest
-            if len(of):
-                out[i] = self.scores[of].mean(axis=0)
+            own = self.observed[row]
+            same = [j for j in rest if self.observed[j].parts == own.parts]
+            among = same or rest[context[rest] == own.context]
+            among = among if len(among) else rest
+            if len(among):
+                out[i] = self.scores[among].mean(axis=0)
         return out
 
     def _inverses(self) -> list[np.ndarray]:
@@ -183,7 +189,7 @@ class ResponseModel:
             "context": np.array([o.context for o in self.observed], dtype=np.int64),
             "contexts": [list(c) for c in self.contexts],
             "vectors": like.vectors,
-            "dose_range": list(like.doses),
+            "dose_curve": [list(like.curve.doses), list(like.curve.sizes)],
             "has_sets": like.has_sets,
             "baselines": like.places.baselines.astype(np.float32),
             "context_vectors": like.places.vectors,
@@ -197,9 +203,8 @@ class ResponseModel:
         observed = [Observed(tuple(parts), float(d), int(c)) for parts, d, c in rows]
         n = len(kept["contexts"])
         places = Places(kept["baselines"], kept["context_vectors"], np.arange(n))
-        likeness = Likeness(
-            kept["vectors"], tuple(kept["dose_range"]), places, bool(kept["has_sets"])
-        )
+        curve = DoseCurve(*map(tuple, kept["dose_curve"]))
+        likeness = Likeness(kept["vectors"], curve, places, bool(kept["has_sets"]))
         return cls(
             observed=observed,
             likeness=likeness,

@@ -34,6 +34,7 @@ from scgm_scvi.model.requests._request import Request
 
 from ._edit_curve import EditCurveMixin
 from ._edit_record import EditedPart, changed, described, expected, say_observational
+from ._edit_response import EditResponseMixin, with_change
 from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
@@ -41,7 +42,7 @@ __all__ = ["EditingMixin"]
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
 
 
-class EditingMixin(EditCurveMixin):
+class EditingMixin(EditCurveMixin, EditResponseMixin):
     """Simulate an intervention on real cells."""
 
     @overload
@@ -237,6 +238,10 @@ class EditingMixin(EditCurveMixin):
         """
         run = self._run(seed, batch_size, progress_bar)
         self._cells.require_writable(adata, key_added)
+        asked = conditions
+        response = self._asked_response(adata, conditions, genes, run)
+        if response is not None:
+            conditions, genes = response.conditions, response.genes
         intervention = Intervention.parse(
             self.var_.index,
             genes=genes,
@@ -244,7 +249,8 @@ class EditingMixin(EditCurveMixin):
             energy=energy,
             widths=self.module.widths,
         )
-        if (conditions is None or not len(conditions)) and intervention is None:
+        nothing = (conditions is None or not len(conditions)) and intervention is None
+        if nothing and response is None:
             raise ValueError(
                 "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
                 "or genes, or pass an energy. To denoise cells as they are, use model.enhance."
@@ -263,7 +269,9 @@ class EditingMixin(EditCurveMixin):
             n_steps=n_steps,
             sampling_kwargs=sampling_kwargs,
         )
-        if strength is None and not named:
+        if strength is None and nothing:
+            strength = 0.0  # the response moves the cells' own counts
+        elif strength is None and not named:
             strength = _INTERVENTION_STRENGTH
         elif strength is None:
             strength = self._default_strength(
@@ -280,16 +288,25 @@ class EditingMixin(EditCurveMixin):
             analogy, borrowed = find_analogy(self._profiles(), own, target, named, scale)
         if genes:
             say_observational()
-        for doubt in filter(None, (b.doubt for b in borrowed)):
+        doubts = [b.doubt for b in borrowed] + ([] if response is None else response.doubts)
+        for doubt in filter(None, doubts):
             warnings.warn(doubt, UserWarning, stacklevel=3)
         cells = EditedCells(own, target, state, analogy)
         parts = []
         with run.bar(len(state), "Editing") as bar, torch.no_grad():
-            for i, rows in run.chunks(len(state)):
-                some = cells.rows(rows)
-                seeds = run.seeds(i, n_samples) >> 1
-                parts.append(self._edited_part(some, edit, intervention, expression, seeds))
-                bar.update(len(some.own))
+            if response is not None and nothing and edit.strength == 0 and n_samples == 1:
+                for part in self._edited_by_response(response, expression, run):
+                    parts.append(part)
+                    bar.update(len(part.latent))
+            else:
+                for i, rows in run.chunks(len(state)):
+                    some = cells.rows(rows)
+                    seeds = run.seeds(i, n_samples) >> 1
+                    change = None if response is None else response.change(rows)
+                    parts.append(
+                        self._edited_part(some, edit, intervention, expression, seeds, change)
+                    )
+                    bar.update(len(some.own))
         obs = {"_effect": np.concatenate([p.effect for p in parts])}
         if n_samples > 1:
             obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
@@ -297,10 +314,11 @@ class EditingMixin(EditCurveMixin):
             **self._provenance(run, **sampling.describe(), expression=expression),
             "method": method,
             "strength": edit.strength,
-            "conditions": described(conditions),
+            "conditions": described(asked),
             "composition": composition,
             "analogies": [str(b) for b in borrowed],
-            "expected": expected(borrowed),
+            "expected": expected(borrowed) if response is None else response.expected,
+            **({} if response is None else {"kind": "interventional"}),
             **({} if intervention is None else intervention.describe()),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
@@ -324,8 +342,9 @@ class EditingMixin(EditCurveMixin):
         intervention: Intervention | None,
         expression: str,
         seeds: np.ndarray,
+        change: np.ndarray | None = None,
     ) -> EditedPart:
-        """Edit some cells, once for each seed."""
+        """Edit some cells, once for each seed; ``change`` is a response that comes to it."""
         prior = self.prior
         before = prior.express(cells.state, cells.own, "normalized", 0)
         attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
@@ -336,6 +355,9 @@ class EditingMixin(EditCurveMixin):
             )
             edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
             adjust = partial(intervention.apply, source=source) if intervention.columns else None
+        if change is not None:
+            respond, first = partial(with_change, change), adjust
+            adjust = respond if first is None else (lambda share: respond(first(share)))
         samples = []
         for seed in seeds.tolist():
             new = edited(prior, cells, edit, prior.generator(seed))
@@ -347,12 +369,12 @@ class EditingMixin(EditCurveMixin):
         mean: Any = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)
-        change = log_mean - np.log1p(before)
+        moved = log_mean - np.log1p(before)
         spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
         return EditedPart(
             x=mean if x is None else x,
             latent=latent,
-            effect=np.sqrt((change**2).sum(axis=1)),
+            effect=np.sqrt((moved**2).sum(axis=1)),
             uncertainty=np.sqrt(spread),
-            sums=np.stack([before.sum(0), mean.sum(0), change.sum(0)]).astype(np.float64),
+            sums=np.stack([before.sum(0), mean.sum(0), moved.sum(0)]).astype(np.float64),
         )

@@ -12,21 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgm_scvi._errors import listed, nearest, whole_number
-from scgm_scvi.distributions import moved_counts
-from scgm_scvi.model._random_state import leaves_random_state, torch_seed
+from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import Matrix, stacked
-from scgm_scvi.model.data._reading import Reading
-from scgm_scvi.model.prior._measured_responses import PSEUDO
-from scgm_scvi.model.prior._response_contexts import context_conditions, context_values, places_of
-from scgm_scvi.model.prior._response_kernels import Places
+from scgm_scvi.model.prior._response_contexts import context_conditions
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._spec import ConditionSpec
 
-from ._responses import Asked, ResponsesMixin, adjusted
+from ._control_cells import ControlCellsMixin, Controls
+from ._responses import Asked
 from ._verb import Run, require_expression
 
 __all__ = ["PredictionMixin"]
@@ -42,17 +37,7 @@ class _Chunk(NamedTuple):
     obs: pd.DataFrame
 
 
-class _Controls(NamedTuple):
-    """Control cells: rows of each context, and the contexts."""
-
-    adata: AnnData
-    reading: Reading
-    context: np.ndarray
-    places: Places
-    values: list[tuple[str | None, ...]]
-
-
-class PredictionMixin(ResponsesMixin):
+class PredictionMixin(ControlCellsMixin):
     """Predict perturbations."""
 
     @overload
@@ -175,9 +160,9 @@ class PredictionMixin(ResponsesMixin):
         require_expression(expression)
         model = self._responses()
         spec = self.condition_spec
-        names, asked = self._read_asked(perturbations, dose, model.likeness.doses[1])
+        names, asked = self._read_asked(perturbations, dose, model.likeness.curve.doses[-1])
         n_cells = adata.n_obs if n_cells is None else whole_number(n_cells, "n_cells")
-        controls = self._read_controls(adata, spec, run)
+        controls = self._read_controls(adata, spec, run.batch_size)
         rows = self._drawn(adata.n_obs, n_cells, len(asked), run)
         pairs = [
             Asked(parts, amount, int(c))
@@ -267,77 +252,9 @@ class PredictionMixin(ResponsesMixin):
             out.append(np.concatenate([*rounds, np.sort(rng.permutation(n)[: n_cells % n])]))
         return out
 
-    def _read_controls(self, adata: Any, spec: ConditionSpec, run: Run) -> _Controls:
-        """Control cells with their contexts; what the model does not know of them is hidden."""
-        perturbations, conditions = self._perturbations, context_conditions(spec)
-        if not self._cells.is_cells(adata):
-            raise TypeError(f"adata is a {type(adata).__name__}; pass an AnnData of control cells.")
-        if not adata.n_obs:
-            raise ValueError("adata has no cells; pass control cells.")
-        obs = self._cells.obs(adata)
-        self._require_controls(obs)
-        said = pd.DataFrame(index=obs.index)
-        hidden = obs.copy()
-        for name, categories in conditions.items():
-            column = obs[name].astype(object) if name in obs else pd.Series(None, obs.index, object)
-            column = column.where(column.notna() & (column != spec.unspecified.get(name)), None)
-            said[name] = [None if v is None else str(v) for v in column]
-            hidden[name] = column.where(column.isin(list(categories)), None)
-        absent = [name for name in spec.numeric if name not in obs]
-        reading = Reading(
-            ignored=[perturbations.key, *filter(None, [perturbations.dose_key]), *absent],
-            any_nuisance=not self.module.encode_covariates,
-            afresh=True,
-        )
-        shallow = AnnData(adata.X, obs=hidden, var=adata.var[[]])
-        layer = self._cells.setup.get("layer")
-        if layer is not None and layer in adata.layers:
-            shallow = AnnData(
-                None, obs=hidden, var=adata.var[[]], layers={layer: adata.layers[layer]}
-            )
-        values = [tuple(v) for v in said.to_numpy(dtype=object)]
-        kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
-        context = np.array([kinds.index(v) for v in values])
-        sums = np.zeros((len(kinds), len(self.var_)))
-        start = 0
-        with self._registered(shallow, reading) as cells:
-            for tensors in self._loaded(cells, np.arange(adata.n_obs), run, reading):
-                share = self.module.proportions(self.module.features(tensors)) * 1e4
-                log = torch.log1p(share).cpu().numpy()
-                own = context[start : start + len(log)]
-                np.add.at(sums, own, log)
-                start += len(log)
-        model = self._responses()
-        trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
-        baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
-        return _Controls(
-            shallow, reading, context, places_of(spec, baselines, kinds, trained), kinds
-        )
-
-    def _require_controls(self, obs: pd.DataFrame) -> None:
-        perturbations = self._perturbations
-        if perturbations.key not in obs:
-            return
-        column = obs[perturbations.key]
-        treated = [v for v in column.dropna().unique() if perturbations.parts(v)]
-        if treated:
-            n = int(column.isin(treated).sum())
-            raise ValueError(
-                f"adata has {n} cells that are no controls: obs[{perturbations.key!r}] is "
-                f"{listed(treated, 3)}. Pass adata[adata.obs[{perturbations.key!r}] == "
-                f"{perturbations.control!r}], or leave out the column where it says something else."
-            )
-
-    def _loaded(
-        self, cells: Any, rows: np.ndarray, run: Run, reading: Reading
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """Minibatches of some registered cells."""
-        loader = self._make_data_loader(adata=cells, indices=rows, batch_size=run.batch_size)
-        return map(self._with_nuisances, loader) if reading.any_nuisance else iter(loader)
-
     def _predicted(
         self,
-        controls: _Controls,
+        controls: Controls,
         names: list[str],
         asked: list[tuple[tuple[str, ...], float]],
         rows: list[np.ndarray],
@@ -359,7 +276,9 @@ class PredictionMixin(ResponsesMixin):
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
             for i, name in enumerate(names):
                 start = 0
-                for j, tensors in enumerate(self._loaded(cells, rows[i], run, controls.reading)):
+                for j, tensors in enumerate(
+                    self._loaded(cells, rows[i], run.batch_size, controls.reading)
+                ):
                     n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
                     own = rows[i][start : start + n]
                     start += n
@@ -379,24 +298,3 @@ class PredictionMixin(ResponsesMixin):
                         obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
                     obs[_SOURCE] = controls.adata.obs_names[own].astype(str).to_numpy(dtype=object)
                     yield _Chunk(x, latent, obs)
-
-    def _moved(
-        self, tensors: dict[str, torch.Tensor], change: np.ndarray, expression: str, seed: int
-    ) -> tuple[Matrix, np.ndarray]:
-        """Expression and latents of cells whose expected expression changes."""
-        prior, module = self.prior, self.module
-        own = Attributes.of(prior.spec, tensors)
-        px = prior.decode(module.encode_state(tensors)[0], own)
-        mean, x = px.mean, module.features(tensors).to(prior.device)
-        size = module.modality_totals(mean)
-        share = mean / size * 1e4
-        factor, excess = adjusted(share, torch.as_tensor(change, dtype=mean.dtype).to(mean), PSEUDO)
-        with torch_seed(seed, prior.device):
-            counts = moved_counts(px, x, factor, excess * size / 1e4)
-        empty = counts.sum(dim=1) == 0
-        counts[empty] = x[empty]  # a cell without counts is none
-        latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
-        if expression == "normalized":
-            expected = share * factor + excess
-            return (expected / module.modality_totals(expected) * 1e4).cpu().numpy(), latent
-        return sparse.csr_matrix(counts.cpu().numpy()), latent

@@ -1,0 +1,139 @@
+"""Control cells that responses are asked for of: their contexts, and what becomes of their counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from scgm_scvi._errors import listed
+from scgm_scvi.distributions import moved_counts
+from scgm_scvi.model._random_state import torch_seed
+from scgm_scvi.model.data._matrices import Matrix
+from scgm_scvi.model.data._reading import Reading
+from scgm_scvi.model.prior._measured_responses import PSEUDO
+from scgm_scvi.model.prior._response_contexts import (
+    context_conditions,
+    context_values,
+    places_of,
+)
+from scgm_scvi.model.prior._response_kernels import Places
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._spec import ConditionSpec
+
+from ._responses import ResponsesMixin, adjusted
+
+__all__ = ["ControlCellsMixin", "Controls"]
+
+
+class Controls(NamedTuple):
+    """Control cells: rows of each context, and the contexts."""
+
+    adata: AnnData
+    reading: Reading
+    context: np.ndarray
+    places: Places
+    values: list[tuple[str | None, ...]]
+
+
+class ControlCellsMixin(ResponsesMixin):
+    """Read control cells, and move their counts."""
+
+    def _read_controls(self, adata: Any, spec: ConditionSpec, batch_size: int) -> Controls:
+        """Control cells with their contexts; what the model does not know of them is hidden."""
+        perturbations, conditions = self._perturbations, context_conditions(spec)
+        if not self._cells.is_cells(adata):
+            raise TypeError(f"adata is a {type(adata).__name__}; pass an AnnData of control cells.")
+        if not adata.n_obs:
+            raise ValueError("adata has no cells; pass control cells.")
+        obs = self._cells.obs(adata)
+        self._require_controls(obs)
+        said = pd.DataFrame(index=obs.index)
+        hidden = obs.copy()
+        for name, categories in conditions.items():
+            column = obs[name].astype(object) if name in obs else pd.Series(None, obs.index, object)
+            column = column.where(column.notna() & (column != spec.unspecified.get(name)), None)
+            said[name] = [None if v is None else str(v) for v in column]
+            hidden[name] = column.where(column.isin(list(categories)), None)
+        absent = [name for name in spec.numeric if name not in obs]
+        reading = Reading(
+            ignored=[perturbations.key, *filter(None, [perturbations.dose_key]), *absent],
+            any_nuisance=not self.module.encode_covariates,
+            afresh=True,
+        )
+        layer = self._cells.setup.get("layer")
+        layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
+        x = None if layers else adata.X  # shared, not copied
+        shallow = AnnData(x, obs=hidden, var=adata.var[[]], layers=layers)
+        values = [tuple(v) for v in said.to_numpy(dtype=object)]
+        kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
+        context = np.array([kinds.index(v) for v in values])
+        sums = np.zeros((len(kinds), len(self.var_)))
+        start = 0
+        with self._registered(shallow, reading) as cells:
+            for tensors in self._loaded(cells, np.arange(adata.n_obs), batch_size, reading):
+                share = self.module.proportions(self.module.features(tensors)) * 1e4
+                log = torch.log1p(share).cpu().numpy()
+                own = context[start : start + len(log)]
+                np.add.at(sums, own, log)
+                start += len(log)
+        model = self._responses()
+        trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
+        baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
+        return Controls(
+            shallow, reading, context, places_of(spec, baselines, kinds, trained), kinds
+        )
+
+    def _require_controls(self, obs: pd.DataFrame) -> None:
+        perturbations = self._perturbations
+        if perturbations.key not in obs:
+            return
+        column = obs[perturbations.key]
+        treated = [v for v in column.dropna().unique() if perturbations.parts(v)]
+        if treated:
+            n = int(column.isin(treated).sum())
+            raise ValueError(
+                f"adata has {n} cells that are no controls: obs[{perturbations.key!r}] is "
+                f"{listed(treated, 3)}. Pass adata[adata.obs[{perturbations.key!r}] == "
+                f"{perturbations.control!r}], or leave out the column where it says something else."
+            )
+
+    def _loaded(
+        self, cells: Any, rows: np.ndarray, batch_size: int, reading: Reading
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of some registered cells."""
+        loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
+        return map(self._with_nuisances, loader) if reading.any_nuisance else iter(loader)
+
+    def _as_controls(self, own: Attributes) -> Attributes:
+        """Attributes of cells that nothing was done to."""
+        spec, perturbations = own.spec, self._perturbations
+        names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
+        return own.with_category(perturbations.key, names.index(()))
+
+    def _moved(
+        self, tensors: dict[str, torch.Tensor], change: np.ndarray, expression: str, seed: int
+    ) -> tuple[Matrix, np.ndarray]:
+        """Expression and latents of cells whose expected expression changes."""
+        prior, module = self.prior, self.module
+        own = self._as_controls(Attributes.of(prior.spec, tensors))
+        px = prior.decode(module.encode_state(tensors)[0], own)
+        mean, x = px.mean, module.features(tensors).to(prior.device)
+        size = module.modality_totals(mean)
+        share = mean / size * 1e4
+        factor, excess = adjusted(share, torch.as_tensor(change, dtype=mean.dtype).to(mean), PSEUDO)
+        with torch_seed(seed, prior.device):
+            counts = moved_counts(px, x, factor, excess * size / 1e4)
+        empty = counts.sum(dim=1) == 0
+        counts[empty] = x[empty]  # a cell without counts is none
+        latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
+        if expression == "normalized":
+            expected = share * factor + excess
+            return (expected / module.modality_totals(expected) * 1e4).cpu().numpy(), latent
+        return sparse.csr_matrix(counts.cpu().numpy()), latent
