@@ -206,6 +206,9 @@ METHODS: dict[str, dict[str, Call]] = {
     for name in CLASSES
 }
 
+for _name in ("SCGM", "ATACSCGM", "MultiSCGM"):  # scvi-tools has a predict too, of labels
+    METHODS[_name]["predict"] = _given("predict", ["A"], **_QUIET)
+
 _NO_DISPERSION = (ValueError, "reads dispersions, which the model's likelihood")
 _OPEN_PEAKS = (NotImplementedError, "is one of which peaks are open")
 _OF_PEAKS = {
@@ -218,12 +221,13 @@ _OF_BOTH = {
     "impute": (NotImplementedError, "translate"),
     "get_protein_foreground_probability": (NotImplementedError, "without proteins"),
 }
+_NO_PERTURBATIONS = {"predict": (ValueError, "knows of no perturbations")}
 _NO_EMBEDDING = {"get_batch_representation": (KeyError, "Embedding batch not found")}
 
 REFUSED: dict[str, dict[str, tuple[type[Exception], str]]] = {
-    "SCGM": _NO_EMBEDDING,
-    "ATACSCGM": _OF_PEAKS,
-    "MultiSCGM": {**_OF_BOTH, "get_region_factors": (RuntimeError, "has no region factors")},
+    "SCGM": {**_NO_EMBEDDING, **_NO_PERTURBATIONS},
+    "ATACSCGM": {**_OF_PEAKS, **_NO_PERTURBATIONS},
+    "MultiSCGM": {**_OF_BOTH, **_NO_PERTURBATIONS, "get_region_factors": (RuntimeError, "has no region factors")},
     "DiffusionSCVI": _NO_EMBEDDING,
     "DiffusionSCANVI": {},
     "DiffusionPEAKVI": dict.fromkeys(

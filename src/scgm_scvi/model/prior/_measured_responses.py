@@ -1,4 +1,4 @@
-"""What training cells say of perturbations: log fold changes of groups over their controls."""
+"""What training cells say of perturbations: how mean log expression of groups differs from controls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 
-__all__ = ["PSEUDO", "MeasuredResponses", "Observed", "context_tokens", "measure_responses"]
+__all__ = ["MeasuredResponses", "Observed", "context_tokens", "measure_responses"]
 
-PSEUDO = 1.0  # counts per 10,000 that are added: what is not expressed has no fold change
 _LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
 _LEAST_CELLS = 2
 _MOST = 2000  # groups; the largest are kept
@@ -34,7 +33,7 @@ class Observed:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredResponses:
-    r"""Responses of groups, :math:`\ln\frac{m_g + \kappa}{c_g + \kappa}` of mean counts per 10,000.
+    """Responses of groups: changes of mean log1p of counts per 10,000.
 
     Attributes
     ----------
@@ -43,15 +42,15 @@ class MeasuredResponses:
     n_cells
         Cells of each, ``(n,)``.
     change
-        Log fold changes ``(n, n_features)`` over control cells of the same context, and of the same
+        Changes ``(n, n_features)`` against control cells of the same context, and of the same
         batches as far as these have any.
     noise
-        Standard deviation of one control cell in the same logarithm, ``(n_features,)``: a mean of
-        :math:`n` cells has the variance ``noise**2 / n``.
+        Standard deviation of one control cell, ``(n_features,)``: a mean of :math:`n` cells has the
+        variance ``noise**2 / n``.
     contexts
         Tokens of the other conditions, of each context.
     baselines
-        Mean log1p of counts per 10,000 of the control cells, ``(n_contexts, n_features)``.
+        Means of the control cells, ``(n_contexts, n_features)``.
     left_out
         Contexts with perturbed cells and no control cells.
     confounded
@@ -72,18 +71,18 @@ class _Sums:
     """Sums over cells of what means and deviations are made of."""
 
     def __init__(self, n_features: int) -> None:
-        self.n, self.share = 0, np.zeros(n_features)
-        self.square, self.log = np.zeros(n_features), np.zeros(n_features)
+        self.n, self.one = 0, 0.0
+        self.log, self.square = np.zeros(n_features), np.zeros(n_features)
         self.batches: dict[int, int] = {}
 
-    def add(self, share: np.ndarray, batches: np.ndarray, is_control: bool) -> None:
-        self.n += len(share)
-        self.share += share.sum(axis=0, dtype=np.float64)
+    def add(self, log: np.ndarray, one: np.ndarray, batches: np.ndarray) -> None:
+        """Cells by the logarithms of their features, and of what one count is."""
+        self.n += len(log)
+        self.one += float(one.sum())
+        self.log += log.sum(axis=0, dtype=np.float64)
+        self.square += np.square(log, dtype=np.float64).sum(axis=0)
         for batch, n in zip(*np.unique(batches, return_counts=True), strict=True):
             self.batches[int(batch)] = self.batches.get(int(batch), 0) + int(n)
-        if is_control:
-            self.square += np.square(share, dtype=np.float64).sum(axis=0)
-            self.log += np.log1p(share).sum(axis=0, dtype=np.float64)
 
 
 def context_tokens(spec: ConditionSpec, tokens: np.ndarray) -> np.ndarray:
@@ -113,22 +112,23 @@ def measure_responses(
         tokens, batch = own.tokens.numpy(), own.batch.numpy().ravel().astype(int)
         dose = _doses(perturbations, own)
         with torch.no_grad():
-            share = module.proportions(module.features(tensors)).cpu().numpy()
-        share = np.nan_to_num(share) * 1e4
-        keys = np.column_stack([tokens, dose])
-        for key, rows in _groups_of(keys).items():
+            x = module.features(tensors)
+            log = torch.log1p(module.proportions(x).nan_to_num() * 1e4).cpu().numpy()
+            one = torch.log1p(1e4 / module.modality_totals(x).clamp(min=1)).cpu().numpy()
+        one = one.reshape(len(x), -1).mean(axis=1)
+        for key, rows in _groups_of(np.column_stack([tokens, dose])).items():
             if key[position] == 0:
                 continue
             parts, amount = names[int(key[position]) - 1], float(key[-1])
             context = tuple(int(t) for j, t in enumerate(key[:-1]) if j != position)
-            if not parts or amount == 0:
-                for b in np.unique(batch[rows]):
-                    mine = rows[batch[rows] == b]
-                    sums = controls.setdefault((context, int(b)), _Sums(n_features))
-                    sums.add(share[mine], batch[mine], True)
+            if parts and amount > 0:
+                sums = groups.setdefault((parts, amount, context), _Sums(n_features))
+                sums.add(log[rows], one[rows], batch[rows])
                 continue
-            of = (parts, amount, context)
-            groups.setdefault(of, _Sums(n_features)).add(share[rows], batch[rows], False)
+            for b in np.unique(batch[rows]):
+                mine = rows[batch[rows] == b]
+                sums = controls.setdefault((context, int(b)), _Sums(n_features))
+                sums.add(log[mine], one[mine], batch[mine])
     return _compared(perturbations, groups, controls)
 
 
@@ -166,27 +166,21 @@ def _compared(
             [], np.zeros(0), np.zeros((0, 0)), np.ones(0), [], np.zeros((0, 0))
         )
     own = [s for s in plain.values() if s.n > 1]
-    within = sum(s.square - s.share**2 / s.n for s in own) / sum(s.n - 1 for s in own)
-    mean = pooled.share / pooled.n
-    one = _one_count(pooled)  # a feature that no control cell shows may have one in the next
-    variance = np.maximum(np.asarray(within), one * (mean + one / pooled.n))
-    noise = np.sqrt(variance) / (mean + PSEUDO)
+    within = sum(s.square - s.log**2 / s.n for s in own) / sum(s.n - 1 for s in own)
+    # a feature that no control cell shows may have a count in the next
+    noise = np.sqrt(np.maximum(np.asarray(within), (pooled.one / pooled.n) ** 2 / pooled.n))
     change, confounded = [], set()
     for key in usable:
         sums, context = groups[key], key[2]
-        expected, n_compared = np.zeros_like(mean), 0.0
+        expected = np.zeros_like(noise)
         for batch, n in sums.batches.items():
             same = controls.get((context, batch))
             if same is None or same.n < _LEAST_CONTROLS:
                 same = plain[context]
                 if not any((c, batch) in controls for c in contexts):
                     confounded.add(perturbations.name(key[0]))
-            expected += n / sums.n * same.share / same.n
-            n_compared += n / sums.n * same.n
-        found = sums.share / sums.n
-        # the logarithm of a noisy mean falls short by half its variance
-        short = noise**2 / 2 * (1 / sums.n - 1 / n_compared)
-        change.append(np.log((found + PSEUDO) / (expected + PSEUDO)) + short.clip(-0.5, 0.5))
+            expected += n / sums.n * same.log / same.n
+        change.append(sums.log / sums.n - expected)
     return MeasuredResponses(
         [Observed(parts, dose, contexts.index(c)) for parts, dose, c in usable],
         np.array([groups[key].n for key in usable], dtype=np.float64),
@@ -203,18 +197,10 @@ def _order(key: tuple[Parts, float, Context]) -> tuple:
     return key[2], key[0], key[1]
 
 
-def _one_count(sums: _Sums) -> float:
-    """About what one count is in counts per 10,000: variance over mean where counts are few."""
-    mean = sums.share / sums.n
-    some = mean > 0
-    ratio = (sums.square[some] / sums.n - mean[some] ** 2) / mean[some]
-    return float(np.quantile(ratio, 0.1)) if some.any() else 1.0
-
-
 def _together(parts: Sequence[_Sums]) -> _Sums:
-    out = _Sums(len(parts[0].share))
+    out = _Sums(len(parts[0].log))
     for sums in parts:
         out.n += sums.n
-        for name in ("share", "square", "log"):
+        for name in ("one", "log", "square"):
             setattr(out, name, getattr(out, name) + getattr(sums, name))
     return out

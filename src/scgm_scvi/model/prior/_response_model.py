@@ -23,7 +23,7 @@ _MOST_FITTED = 256  # groups that the weights of covariances are learnt from
 
 
 class Predicted(NamedTuple):
-    """Log fold changes ``(n, n_features)``, and of each the share of it that is expected to be right.
+    """Changes of mean log expression ``(n, n_features)``, and how far each is expected to be right.
 
     ``r2`` ``(n,)`` is the expected coefficient of determination of the change, from 0 to 1.
     """
@@ -36,7 +36,7 @@ class Predicted(NamedTuple):
 class ResponseModel:
     r"""A Gaussian process of responses over names, vectors, doses and contexts.
 
-    Log fold changes are measured in units of their noise, and turned to the axes along which they
+    Changes of mean log expression are measured in units of their noise, and turned to the axes along which they
     vary most. Along each axis :math:`k` the responses of groups :math:`i` are
 
     .. math:: t_{ik} \sim N\Big(0, \sum_j \theta_{jk} K_j(i, i') + \nu_k \delta_{ii'} / n_i\Big)

@@ -11,13 +11,14 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from torch.distributions import Distribution
 
 from scgm_scvi._errors import listed
 from scgm_scvi.distributions import moved_counts
 from scgm_scvi.model._random_state import torch_seed
 from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.data._reading import Reading
-from scgm_scvi.model.prior._measured_responses import PSEUDO
+from scgm_scvi.model.prior._log_folds import LogFolds, moved_means
 from scgm_scvi.model.prior._response_contexts import (
     context_conditions,
     context_values,
@@ -27,19 +28,23 @@ from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._spec import ConditionSpec
 
-from ._responses import ResponsesMixin, adjusted
+from ._responses import ResponsesMixin
 
 __all__ = ["ControlCellsMixin", "Controls"]
 
 
+_MOST_MOVED = 128  # cells that tell how means and mean logarithms go together
+
+
 class Controls(NamedTuple):
-    """Control cells: rows of each context, and the contexts."""
+    """Control cells: the context of each, and of the contexts places, values, and how means move."""
 
     adata: AnnData
     reading: Reading
     context: np.ndarray
     places: Places
     values: list[tuple[str | None, ...]]
+    folds: list[LogFolds]
 
 
 class ControlCellsMixin(ResponsesMixin):
@@ -47,7 +52,7 @@ class ControlCellsMixin(ResponsesMixin):
 
     def _read_controls(self, adata: Any, spec: ConditionSpec, batch_size: int) -> Controls:
         """Control cells with their contexts; what the model does not know of them is hidden."""
-        perturbations, conditions = self._perturbations, context_conditions(spec)
+        perturbations, conditions = self._named_perturbations(), context_conditions(spec)
         if not self._cells.is_cells(adata):
             raise TypeError(f"adata is a {type(adata).__name__}; pass an AnnData of control cells.")
         if not adata.n_obs:
@@ -83,15 +88,34 @@ class ControlCellsMixin(ResponsesMixin):
                 own = context[start : start + len(log)]
                 np.add.at(sums, own, log)
                 start += len(log)
+            folds = [
+                self._log_folds(cells, np.flatnonzero(context == c), batch_size, reading)
+                for c in range(len(kinds))
+            ]
         model = self._responses()
         trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
         baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
-        return Controls(
-            shallow, reading, context, places_of(spec, baselines, kinds, trained), kinds
-        )
+        places = places_of(spec, baselines, kinds, trained)
+        return Controls(shallow, reading, context, places, kinds, folds)
+
+    def _log_folds(
+        self, cells: Any, rows: np.ndarray, batch_size: int, reading: Reading
+    ) -> LogFolds:
+        """How far mean log expression of some of the cells moves with their means."""
+        few = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_MOVED])
+        module = self.module
+
+        def distributions() -> Iterator[tuple[Distribution, torch.Tensor]]:
+            for tensors in self._loaded(cells, few, batch_size, reading):
+                own = self._as_controls(Attributes.of(self.prior.spec, tensors))
+                px = self.prior.decode(module.encode_state(tensors)[0], own)
+                yield px, module.modality_totals(px.mean)
+
+        with torch.no_grad():
+            return LogFolds.of(module, distributions())
 
     def _require_controls(self, obs: pd.DataFrame) -> None:
-        perturbations = self._perturbations
+        perturbations = self._named_perturbations()
         if perturbations.key not in obs:
             return
         column = obs[perturbations.key]
@@ -113,21 +137,21 @@ class ControlCellsMixin(ResponsesMixin):
 
     def _as_controls(self, own: Attributes) -> Attributes:
         """Attributes of cells that nothing was done to."""
-        spec, perturbations = own.spec, self._perturbations
+        spec, perturbations = own.spec, self._named_perturbations()
         names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
         return own.with_category(perturbations.key, names.index(()))
 
     def _moved(
-        self, tensors: dict[str, torch.Tensor], change: np.ndarray, expression: str, seed: int
+        self, tensors: dict[str, torch.Tensor], folds: np.ndarray, expression: str, seed: int
     ) -> tuple[Matrix, np.ndarray]:
-        """Expression and latents of cells whose expected expression changes."""
+        """Expression and latents of cells whose expected expression has log fold changes."""
         prior, module = self.prior, self.module
         own = self._as_controls(Attributes.of(prior.spec, tensors))
         px = prior.decode(module.encode_state(tensors)[0], own)
         mean, x = px.mean, module.features(tensors).to(prior.device)
         size = module.modality_totals(mean)
         share = mean / size * 1e4
-        factor, excess = adjusted(share, torch.as_tensor(change, dtype=mean.dtype).to(mean), PSEUDO)
+        factor, excess = moved_means(share, torch.as_tensor(folds, dtype=mean.dtype).to(mean))
         with torch_seed(seed, prior.device):
             counts = moved_counts(px, x, factor, excess * size / 1e4)
         empty = counts.sum(dim=1) == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from scgm_scvi.model.prior._measured_responses import PSEUDO
+from scgm_scvi.model.prior._log_folds import moved_means
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions
@@ -18,12 +18,12 @@ from scgm_scvi.model.requests._interventions import Genes
 
 from ._control_cells import ControlCellsMixin, Controls
 from ._edit_record import EditedPart
-from ._responses import Asked, adjusted
+from ._responses import Asked
 from ._verb import Run
 
 __all__ = ["EditResponseMixin", "ResponseEdit", "with_change"]
 
-_KNOCKED_DOWN = -0.2  # mean log fold change of the target itself
+_KNOCKED_DOWN = -0.2  # mean change of log expression of the target itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,12 @@ class EditResponseMixin(ControlCellsMixin):
             conditions=_without(conditions, taken),
             genes=genes,
             controls=controls,
-            changes=predicted.change,
+            changes=np.stack(
+                [
+                    controls.folds[a.context].inverse(change)
+                    for a, change in zip(asked, predicted.change, strict=True)
+                ]
+            ),
             row=row,
             expected=expected,
             doubts=self._doubts(expected["basis"]),
@@ -142,9 +147,9 @@ class EditResponseMixin(ControlCellsMixin):
                 )
 
 
-def with_change(change: np.ndarray, share: torch.Tensor) -> torch.Tensor:
-    """Proportions ``(n, n_features)`` of features once their logarithms change."""
-    factor, excess = adjusted(share * 1e4, torch.as_tensor(change).to(share), PSEUDO)
+def with_change(folds: np.ndarray, share: torch.Tensor) -> torch.Tensor:
+    """Proportions ``(n, n_features)`` of features once they have log fold changes."""
+    factor, excess = moved_means(share * 1e4, torch.as_tensor(folds).to(share))
     return share * factor + excess / 1e4
 
 

@@ -86,7 +86,7 @@ class PredictionMixin(ControlCellsMixin):
     ) -> AnnData | Path:
         r"""Predict what perturbations would make of control cells, done before or not.
 
-        The response of each perturbation, a log fold change of every feature, is what a Gaussian
+        The response of each perturbation, a change of mean log expression, is what a Gaussian
         process expects of it, that has learnt from the model's own cells: from perturbations whose
         vectors are alike, from the parts of a set, from other doses, and from contexts (cell types,
         lines, conditions) whose control cells are alike; of what was seen itself it is what was
@@ -128,7 +128,7 @@ class PredictionMixin(ControlCellsMixin):
         conditions of the control cell, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
         what was asked, and ``"expected"``, a row for each perturbation and context: the ``basis``
         (``"seen"``; or what of it was not: a ``"perturbation"``, a ``"combination"``, the
-        ``"context"``), the ``r2`` that the process expects of the log fold change, and how well
+        ``"context"``), the ``r2`` that the process expects of the change, and how well
         those that were seen are predicted when they are left out, ``"response"``, beside
         ``"mean_response"``, the mean response of the others: NaN where fewer than three were.
 
@@ -175,7 +175,7 @@ class PredictionMixin(ControlCellsMixin):
         for doubt in self._doubts(expected["basis"]):
             warnings.warn(doubt, UserWarning, stacklevel=3)
         at = {
-            (i.parts, i.dose, i.context): row
+            (i.parts, i.dose, i.context): controls.folds[i.context].inverse(row)
             for i, row in zip(pairs, predicted.change, strict=True)
         }
         changes = [
@@ -216,7 +216,7 @@ class PredictionMixin(ControlCellsMixin):
         self, given: Any, dose: float | None, usual: float
     ) -> tuple[list[str], list[tuple[tuple[str, ...], float]]]:
         """Names as they are asked for, their parts, and doses."""
-        perturbations = self._perturbations
+        perturbations = self._named_perturbations()
         doses: Any = usual if dose is None else dose
         if isinstance(given, pd.DataFrame):
             if perturbations.key not in given:
@@ -292,7 +292,7 @@ class PredictionMixin(ControlCellsMixin):
                     for k, (of, dtype) in enumerate(known.items()):
                         said = [controls.values[c][k] for c in context]
                         obs[of] = pd.Categorical(said, dtype=dtype)
-                    perturbations = self._perturbations
+                    perturbations = self._named_perturbations()
                     obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
                     if perturbations.dose_key is not None:
                         obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0

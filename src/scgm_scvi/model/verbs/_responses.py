@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from scgm_scvi._errors import listed
 from scgm_scvi.model.prior._measured_responses import Observed, measure_responses
@@ -19,7 +18,7 @@ from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 
 from ._verb import Verb
 
-__all__ = ["Asked", "ResponsesMixin", "adjusted"]
+__all__ = ["Asked", "ResponsesMixin"]
 
 _LEAST = 3  # to leave one out, and have two to learn from
 _WHAT = {
@@ -41,20 +40,24 @@ class Asked:
 class ResponsesMixin(Verb):
     """Responses to perturbations, learnt once from the model's own cells."""
 
-    @property
-    def _perturbations(self) -> Perturbations:
+    def _named_perturbations(self) -> Perturbations:
         """How perturbations are named.
 
         Raises
         ------
         ValueError
-            If the model was set up without any.
+            If the model was set up without any, or of values that are no counts.
         """
         perturbations = self.condition_spec.perturbations
         if perturbations is None:
             raise ValueError(
                 "The model knows of no perturbations. Name them where it is set up, "
                 "setup_anndata(adata, perturbation_key=..., control=...), and train it."
+            )
+        if not self._cells.setup.get("is_count_data", True):
+            raise ValueError(
+                "Responses to perturbations are predicted of counts, and the model was set up with "
+                "is_count_data=False."
             )
         return perturbations
 
@@ -69,7 +72,7 @@ class ResponsesMixin(Verb):
             return
         values = [context_values(spec, c) for c in measured.contexts]
         places = places_of(spec, measured.baselines, values, {v: i for i, v in enumerate(values)})
-        model = ResponseModel.fit(measured, self._perturbations.vectors, places)
+        model = ResponseModel.fit(measured, self._named_perturbations().vectors, places)
         left_out = {}
         for kind in _WHAT:
             blocks = blocks_of(model, kind)
@@ -100,7 +103,7 @@ class ResponsesMixin(Verb):
         ValueError
             If no cell of the model was perturbed, or none of a context with controls.
         """
-        self._perturbations  # noqa: B018  raises
+        self._named_perturbations()
         if "responses" not in self.fitted_:
             self._learn_responses()
         if "responses" not in self.fitted_:
@@ -113,7 +116,7 @@ class ResponsesMixin(Verb):
     def _expected_changes(
         self, model: ResponseModel, asked: Sequence[Asked], places: Places
     ) -> tuple[Predicted, dict[str, list[Any]]]:
-        """Log fold changes of what is asked for, and what is expected of them."""
+        """Changes that are expected of what is asked for, and what is expected of them."""
         groups = [Observed(a.parts, a.dose, a.context) for a in asked]
         found = model.predict(groups, places)
         seen = {(o.parts, o.context) for o in model.observed}
@@ -129,7 +132,7 @@ class ResponsesMixin(Verb):
                 kinds.append("combination")
             else:
                 kinds.append("seen" if (a.parts, here) in seen else "context")
-        name = self._perturbations.name
+        name = self._named_perturbations().name
         left_out = self.fitted_["responses"]["left_out"]
         expected: dict[str, list[Any]] = {
             "perturbation": [name(a.parts) for a in asked],
@@ -166,21 +169,3 @@ class ResponsesMixin(Verb):
                 "would respond."
             )
         return out
-
-
-def adjusted(
-    share: torch.Tensor, change: torch.Tensor, pseudo: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What expression is multiplied by, and what comes to it, by a change of its logarithm.
-
-    Parameters
-    ----------
-    share
-        Expected counts per 10,000.
-    change
-        Of the logarithm of these and ``pseudo``, of the same shape.
-    """
-    fold = change.exp()
-    falls = (fold - pseudo * (1 - fold) / share.clamp(min=1e-8)).clamp(min=0)
-    rises = fold >= 1
-    return torch.where(rises, fold, falls), torch.where(rises, pseudo * (fold - 1), 0 * fold)
