@@ -227,7 +227,11 @@ _NO_EMBEDDING = {"get_batch_representation": (KeyError, "Embedding batch not fou
 REFUSED: dict[str, dict[str, tuple[type[Exception], str]]] = {
     "SCGM": {**_NO_EMBEDDING, **_NO_PERTURBATIONS},
     "ATACSCGM": {**_OF_PEAKS, **_NO_PERTURBATIONS},
-    "MultiSCGM": {**_OF_BOTH, **_NO_PERTURBATIONS, "get_region_factors": (RuntimeError, "has no region factors")},
+    "MultiSCGM": {
+        **_OF_BOTH,
+        **_NO_PERTURBATIONS,
+        "get_region_factors": (RuntimeError, "has no region factors"),
+    },
     "DiffusionSCVI": _NO_EMBEDDING,
     "DiffusionSCANVI": {},
     "DiffusionPEAKVI": dict.fromkeys(
