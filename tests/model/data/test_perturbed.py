@@ -51,7 +51,7 @@ def test_perturbation_and_dose_are_conditions(adata):
         ({"control": "control"}, ValueError, "name perturbation_key too"),
         ({"dose_key": "dose"}, ValueError, "name perturbation_key too"),
         ({**OWN, "control": "Control"}, ValueError, "Did you mean 'control'"),
-        ({**OWN, "perturbation_key": "tagret"}, ValueError, "Did you mean 'target'"),
+        ({**OWN, "perturbation_key": "tagret"}, KeyError, "Did you mean 'target'"),
         ({**OWN, "perturbation_separator": ""}, ValueError, "separator is empty"),
         ({**OWN, "condition_embeddings": table("X")}, TypeError, "pass a dict"),
         ({**OWN, "condition_embeddings": {"target": [1]}}, TypeError, "is a list"),

@@ -178,9 +178,27 @@ def _token_columns(
     for j, (name, categories) in enumerate(attributes.items()):
         if name in table:
             column = pd.Series(np.asarray(table[name], dtype=object))
+            _require_seen(name, column, categories, spec)
             out[:, j] = condition_tokens(column, categories, name, spec.unspecified.get(name))
             _require_met(name, out[:, j], categories, spec.met.get(name))
     return out
+
+
+def _require_seen(
+    name: str, column: pd.Series, categories: np.ndarray, spec: ConditionSpec
+) -> None:
+    """Raise for a perturbation that no cell had: networks were never shown it."""
+    perturbations = spec.perturbations
+    if perturbations is None or perturbations.key != name:
+        return
+    seen = {part for c in categories for part in perturbations.parts(c)}
+    for value in column[column.notna() & ~column.isin(list(categories))].unique():
+        parts = perturbations.parts(value)
+        if parts and all(p in seen or p in perturbations.vectors.index for p in parts):
+            raise ValueError(
+                f"No training cell had {name!r} {shown(value)}. model.predict(controls, [...]) and "
+                f"model.edit(controls, {{{name!r}: ...}}) answer for what was not seen."
+            )
 
 
 def _require_met(

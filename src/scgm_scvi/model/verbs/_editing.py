@@ -137,13 +137,16 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             What the cells shall become, as in :meth:`generate`: a dict of attribute to one value,
             or to a list with one a cell; or a DataFrame with a row a cell. A DataFrame, or Series,
             whose index names the cells goes by these names, one that counts its rows by position.
-            A value of ``None`` leaves the attribute open. Naming the batch changes the batch.
+            A value of ``None`` leaves the attribute open. Naming the batch changes the batch. A
+            perturbation that no cell had is answered as by :meth:`predict`, for control cells.
         genes
             Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
             or ``"fold:x"``, ``x`` times the cell's own expression. Genes that belong to a condition
             which the cell is known not to have move more freely if it is left open:
             ``{"condition": None}``. The answer is observational: cells as they are with that much
-            of the gene, not what setting it would cause; ``uns`` says so as ``kind``.
+            of the gene, not what setting it would cause; ``uns`` says so as ``kind``. But a
+            ``"knockout"`` is the perturbation, where the model knows a screen that silences its
+            targets and the gene is one, or has a vector.
         energy
             Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
             where better: any differentiable objective.
@@ -158,7 +161,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             From 0, the model's reconstruction of the cell, to 1: all of the latent is drawn anew,
             or the whole shift is made. In between, noise of standard deviation
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
-            :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named.
+            :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named; 0 where
+            a response that no cell showed is all: it moves the cell's own counts.
         guidance_scale
             As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.25 for a change
             by analogy.
