@@ -131,7 +131,8 @@ class Likeness:
         single = self._single(*of)
         out = [members[0] @ single[name] @ members[1].T * dose for name in self._additive]
         if self.has_sets:
-            both = np.outer(*([len(o.parts) > 1 for o in group] for group in (a, b)))
+            several = [np.array([len(o.parts) > 1 for o in group]) for group in (a, b)]
+            both = np.outer(*several)
             same = [x.parts == y.parts for x in a for y in b]
             out.append((out[0] + out[-1]) * both / 2)
             out.append(np.array(same, dtype=float).reshape(both.shape) * both * dose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, overload
@@ -351,7 +351,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         """Edit some cells, once for each seed; ``change`` is a response that comes to it."""
         prior = self.prior
         before = prior.express(cells.state, cells.own, "normalized", 0)
-        attributes, adjust = cells.target if edit.strength > 0 else cells.own, None
+        attributes = cells.target if edit.strength > 0 else cells.own
+        adjust: Callable[[torch.Tensor], torch.Tensor] | None = None
         if intervention is not None and edit.strength > 0:
             source = torch.as_tensor(before / 1e4)
             energy = intervention.guidance_energy(
@@ -361,7 +362,7 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             adjust = partial(intervention.apply, source=source) if intervention.columns else None
         if change is not None:
             respond, first = partial(with_change, change), adjust
-            adjust = respond if first is None else (lambda share: respond(first(share)))
+            adjust = respond if first is None else lambda share: respond(first(share))
         samples = []
         for seed in seeds.tolist():
             new = edited(prior, cells, edit, prior.generator(seed))
