@@ -215,7 +215,7 @@ class TwoStageModel(
                 **{"accelerator": accelerator, "devices": devices, **(diffusion_kwargs or {})}
             )
         self._replay = None
-        if self.condition_spec.perturbations is not None:
+        if self._predicts_responses:
             self._learn_responses()
         latent = self.get_latent_representation()
         self.adata.obsm[self.latent_key] = latent

@@ -119,6 +119,8 @@ class ControlCellsMixin(ResponsesMixin):
         if perturbations.key not in obs:
             return
         column = obs[perturbations.key]
+        if perturbations.dose_key in obs:  # at no dose, whatever it is called
+            column = column.where(obs[perturbations.dose_key] != 0)
         treated = [v for v in column.dropna().unique() if perturbations.parts(v)]
         if treated:
             n = int(column.isin(treated).sum())

@@ -161,8 +161,10 @@ class PredictionMixin(ControlCellsMixin):
         model = self._responses()
         spec = self.condition_spec
         names, asked = self._read_asked(perturbations, dose, model.likeness.curve.doses[-1])
-        n_cells = adata.n_obs if n_cells is None else whole_number(n_cells, "n_cells")
+        if n_cells is not None:
+            n_cells = whole_number(n_cells, "n_cells")
         controls = self._read_controls(adata, spec, run.batch_size)
+        n_cells = adata.n_obs if n_cells is None else n_cells
         rows = self._drawn(adata.n_obs, n_cells, len(asked), run)
         pairs = [
             Asked(parts, amount, int(c))

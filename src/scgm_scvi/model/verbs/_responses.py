@@ -40,6 +40,12 @@ class Asked:
 class ResponsesMixin(Verb):
     """Responses to perturbations, learnt once from the model's own cells."""
 
+    @property
+    def _predicts_responses(self) -> bool:
+        """Whether the model was set up with perturbations, and of counts."""
+        is_count_data = self._cells.setup.get("is_count_data", True)
+        return is_count_data and self.condition_spec.perturbations is not None
+
     def _named_perturbations(self) -> Perturbations:
         """How perturbations are named.
 
@@ -54,7 +60,7 @@ class ResponsesMixin(Verb):
                 "The model knows of no perturbations. Name them where it is set up, "
                 "setup_anndata(adata, perturbation_key=..., control=...), and train it."
             )
-        if not self._cells.setup.get("is_count_data", True):
+        if not self._predicts_responses:
             raise ValueError(
                 "Responses to perturbations are predicted of counts, and the model was set up with "
                 "is_count_data=False."
