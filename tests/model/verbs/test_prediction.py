@@ -106,22 +106,22 @@ def test_a_name_that_no_cell_had(model, screen, controls):
 def test_sets_doses_and_the_control(model, screen, controls):
     _, vectors, law = screen
     asked = pd.DataFrame(
-        {"target": ["P0+P1", "P2", "P2", "control"], "dose": [1.0, 0.0, 0.3, np.nan]}
+        {"target": ["P1+P3", "P3", "P3", "control"], "dose": [1.0, 0.0, 0.3, np.nan]}
     )
     cells = model.predict(controls, asked, seed=0, **SILENT)
     of = {
         key: cells[rows]
         for key, rows in cells.obs.groupby(["target", "dose"], observed=True).indices.items()
     }
-    true = vectors.loc[["P0", "P1"]].to_numpy().sum(axis=0) @ law
-    assert np.corrcoef(log_change(of["P0+P1", 1.0], controls), true)[0, 1] > 0.85
-    assert (of["P2", 0.0].X != controls.X).nnz == 0  # at no dose, the very cells
+    true = vectors.loc[["P1", "P3"]].to_numpy().sum(axis=0) @ law
+    assert np.corrcoef(log_change(of["P1+P3", 1.0], controls), true)[0, 1] > 0.85
+    assert (of["P3", 0.0].X != controls.X).nnz == 0  # at no dose, the very cells
     assert (of["control", 0.0].X != controls.X).nnz == 0
-    half = 0.3**0.3 * vectors.loc["P2"].to_numpy() @ law
-    assert np.corrcoef(log_change(of["P2", 0.3], controls), half)[0, 1] > 0.85
-    again = model.predict(controls, "P1+P0", seed=0, **SILENT)
-    first = model.predict(controls, ["P0+P1"], seed=0, **SILENT)
-    assert (again.X != first.X).nnz == 0 and set(again.obs["target"]) == {"P1+P0"}
+    half = 0.3**0.3 * vectors.loc["P3"].to_numpy() @ law
+    assert np.corrcoef(log_change(of["P3", 0.3], controls), half)[0, 1] > 0.85
+    again = model.predict(controls, "P3+P1", seed=0, **SILENT)
+    first = model.predict(controls, ["P1+P3"], seed=0, **SILENT)
+    assert (again.X != first.X).nnz == 0 and set(again.obs["target"]) == {"P3+P1"}
 
 
 def test_so_many_cells_each_control_as_often(model, controls, tmp_path):
@@ -267,3 +267,14 @@ def test_it_says_what_can_not_be_known():
 def test_generate_says_who_answers_for_what_was_not_seen(model, name):
     with pytest.raises(ValueError, match=r"No training cell had 'target' .* model.predict"):
         model.generate(2, {"target": name}, **SILENT)
+
+
+def test_labels_that_are_numbers_stay_numbers(screen):
+    adata, vectors, _ = screen
+    adata = adata.copy()
+    adata.obs["line"] = np.where(adata.obs["line"] == "a", 1, 2)
+    model = train(adata, vectors)
+    controls = adata[(adata.obs["target"] == "control").to_numpy()].copy()
+    cells = model.predict(controls, ["P0"], seed=0, **SILENT)
+    assert cells.obs["line"].astype(int).tolist() == controls.obs["line"].tolist()
+    assert list(cells.obs["line"].cat.categories) == [1, 2]

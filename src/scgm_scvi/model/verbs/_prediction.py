@@ -267,12 +267,8 @@ class PredictionMixin(ControlCellsMixin):
         """Predict some cells at a time, one perturbation after the other."""
         spec, written = self.condition_spec, 0
         names_of = pd.CategoricalDtype(list(dict.fromkeys(names)))
-        known = {
-            name: pd.CategoricalDtype(
-                list(
-                    dict.fromkeys([*map(str, categories), *(v[j] for v in controls.values if v[j])])
-                )
-            )
+        said = {
+            name: _values(categories, [v[j] for v in controls.values])
             for j, (name, categories) in enumerate(context_conditions(spec).items())
         }
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
@@ -291,12 +287,20 @@ class PredictionMixin(ControlCellsMixin):
                     index = pd.Index([f"predicted_{written + k}" for k in range(n)])
                     written += n
                     obs = Attributes.of(spec, tensors).obs(index)
-                    for k, (of, dtype) in enumerate(known.items()):
-                        said = [controls.values[c][k] for c in context]
-                        obs[of] = pd.Categorical(said, dtype=dtype)
+                    for of, column in said.items():
+                        obs[of] = column[context]
                     perturbations = self._named_perturbations()
                     obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
                     if perturbations.dose_key is not None:
                         obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
                     obs[_SOURCE] = controls.adata.obs_names[own].astype(str).to_numpy(dtype=object)
                     yield _Chunk(x, latent, obs)
+
+
+def _values(categories: np.ndarray, said: list[str | None]) -> pd.Categorical:
+    """What contexts are of a condition; as strings, where one is of a value that is not known."""
+    own = {str(c): c for c in categories}
+    if not own.keys() >= {v for v in said if v is not None}:
+        own = {str(c): str(c) for c in [*categories, *filter(None, said)]}
+    values = [None if v is None else own[v] for v in said]
+    return pd.Categorical(values, categories=list(own.values()))
