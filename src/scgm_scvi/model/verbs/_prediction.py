@@ -271,6 +271,7 @@ class PredictionMixin(ControlCellsMixin):
             name: _values(categories, [v[j] for v in controls.values])
             for j, (name, categories) in enumerate(context_conditions(spec).items())
         }
+        sources = controls.adata.obs_names.astype(str)
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
             for i, name in enumerate(names):
                 start = 0
@@ -293,7 +294,7 @@ class PredictionMixin(ControlCellsMixin):
                     obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
                     if perturbations.dose_key is not None:
                         obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
-                    obs[_SOURCE] = controls.adata.obs_names[own].astype(str).to_numpy(dtype=object)
+                    obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
                     yield _Chunk(x, latent, obs)
 
 
