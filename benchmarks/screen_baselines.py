@@ -23,11 +23,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from screens import CONTROL, Screen, make_screen
+from screens import CONTROL, Screen, load_control, make_screen
 
 from scgm_scvi.metrics import evaluate_perturbations, holdout
 
@@ -113,14 +112,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.data is None:
-        from scgm_scvi.datasets import pbmc68k
-
-        control = pbmc68k()
-    else:
-        control = ad.read_h5ad(args.data)
-    total = np.asarray(control.X.sum(axis=0)).ravel()
-    control = control[:, np.sort(np.argsort(-total, kind="stable")[: args.genes])].copy()
+    control = load_control(args.data, args.genes)
     start = time.process_time()
     table = table_of(control, args.metric, args.seed, n_perturbations=args.perturbations)
     print(table.round(2).to_string(na_rep=""))

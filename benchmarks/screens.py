@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from scgm_scvi.datasets import pbmc68k
 from scgm_scvi.metrics._space import fit_pca, log_normalize, values_of
 
 CONTROL = "control"
@@ -51,6 +53,13 @@ class Screen:
     def oracle(self, asked: pd.DataFrame, seed: int = 0) -> AnnData:
         """The true effect on fresh control cells: a row of ``asked`` a cell."""
         return _perturbed(self.fresh, asked, self.law, np.random.default_rng([seed, 1]))
+
+
+def load_control(path: Path | None, n_genes: int) -> AnnData:
+    """Control cells of a file, or of scanpy's wheel, with the genes that have most counts."""
+    control = pbmc68k() if path is None else ad.read_h5ad(path)
+    total = np.asarray(control.X.sum(axis=0)).ravel()
+    return control[:, np.sort(np.argsort(-total, kind="stable")[:n_genes])].copy()
 
 
 def make_screen(

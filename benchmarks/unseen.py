@@ -28,12 +28,11 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from screens import CONTROL, Screen, make_screen
+from screens import CONTROL, Screen, load_control, make_screen
 
 from scgm_scvi import SCGM
 from scgm_scvi.metrics import evaluate_perturbations, holdout
@@ -176,14 +175,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    if args.data is None:
-        from scgm_scvi.datasets import pbmc68k
-
-        control = pbmc68k()
-    else:
-        control = ad.read_h5ad(args.data)
-    total = np.asarray(control.X.sum(axis=0)).ravel()
-    control = control[:, np.sort(np.argsort(-total, kind="stable")[: args.genes])].copy()
+    control = load_control(args.data, args.genes)
     tables = []
     for law in args.laws:
         start = time.time()

@@ -10,8 +10,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi._perturbation_sets import parts_of
 
-from ._sets import names_of, parts_of, require_control
+from ._sets import names_of, require_control
 from ._space import require_key
 
 __all__ = ["holdout"]

@@ -16,7 +16,9 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from ._sets import names_of, parts_of
+from scgm_scvi._perturbation_sets import parts_of
+
+from ._sets import names_of
 from ._space import ALL, log_normalize, require_counts, require_key
 
 __all__ = ["Keys", "Screen", "check_expression", "generator", "require_expression", "responses"]

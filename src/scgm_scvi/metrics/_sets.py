@@ -1,4 +1,4 @@
-"""Names of perturbations that are sets: ``"A+B"`` is what A and what B did to one cell."""
+"""Columns that name perturbations: read, and what of their sets training cells received."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi._perturbation_sets import parts_of
 
-__all__ = ["names_of", "parts_of", "require_control", "seen_parts"]
+__all__ = ["names_of", "require_control", "seen_parts"]
 
 
 def names_of(column: pd.Series, argument: str) -> np.ndarray:
@@ -30,12 +31,6 @@ def require_control(names: np.ndarray, control_value: str, place: str) -> None:
             f"control_value: {control_value!r} is not a value of {place}."
             f"{nearest(control_value, known)} Known: {listed(known)}."
         )
-
-
-def parts_of(name: str, control_value: str, separator: str = "+") -> tuple[str, ...]:
-    """What a set consists of, sorted; the control is no part: ``"A+ctrl"`` is ``("A",)``."""
-    found = {part.strip() for part in name.split(separator)} - {control_value, ""}
-    return tuple(sorted(found))
 
 
 def seen_parts(

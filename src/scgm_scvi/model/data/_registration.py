@@ -101,8 +101,14 @@ class RegistrationMixin(OwnCellsMixin):
         """Minibatches of cells, in their order; of the usual size for encoding by default."""
         size = encoding_batch_size(len(self.var_)) if batch_size is None else batch_size
         with self._registered(adata, reading) as cells:
-            loader = self._make_data_loader(adata=cells, indices=indices, batch_size=size)
-            yield from map(self._with_nuisances, loader) if reading.any_nuisance else loader
+            yield from self._loaded(cells, reading, indices, size)
+
+    def _loaded(
+        self, cells: Any, reading: Reading, indices: Any, batch_size: int
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of registered cells, as they were read."""
+        loader = self._make_data_loader(adata=cells, indices=indices, batch_size=batch_size)
+        return map(self._with_nuisances, loader) if reading.any_nuisance else iter(loader)
 
     def _stand_in_for(self, adata: Any, reading: Reading) -> Any:
         """A stand-in for cells, registered with the model."""

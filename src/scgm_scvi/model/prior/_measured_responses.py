@@ -13,7 +13,7 @@ from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 
-__all__ = ["MeasuredResponses", "Observed", "context_tokens", "measure_responses"]
+__all__ = ["MeasuredResponses", "Observed", "measure_responses"]
 
 _LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
 _LEAST_CELLS = 2
@@ -83,12 +83,6 @@ class _Sums:
         self.square += np.square(log, dtype=np.float64).sum(axis=0)
         for batch, n in zip(*np.unique(batches, return_counts=True), strict=True):
             self.batches[int(batch)] = self.batches.get(int(batch), 0) + int(n)
-
-
-def context_tokens(spec: ConditionSpec, tokens: np.ndarray) -> np.ndarray:
-    """The other categorical conditions of cells, ``(n, n_categorical - 1)``."""
-    assert spec.perturbations is not None
-    return np.delete(tokens, spec.position(spec.perturbations.key), axis=1)
 
 
 def measure_responses(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,7 @@ class ResponseModel:
         own = self.likeness.variances(asked)
         mean = np.empty((len(asked), len(self.weights)))
         variance = np.empty_like(mean)
-        for k, inverse in enumerate(self._inverses()):
+        for k, inverse in enumerate(self._inverses):
             shared = np.tensordot(self.weights[k], across, axes=1)
             mean[:, k] = shared @ (inverse @ self.scores[:, k])
             variance[:, k] = self.weights[k] @ own - ((shared @ inverse) * shared).sum(axis=1)
@@ -139,7 +140,7 @@ class ResponseModel:
         contexts, or else of the same context.
         """
         left, means = np.empty_like(self.scores), np.empty_like(self.scores)
-        for k, inverse in enumerate(self._inverses()):
+        for k, inverse in enumerate(self._inverses):
             solved = inverse @ self.scores[:, k]
             for block in blocks:
                 left[block, k] = np.linalg.solve(inverse[np.ix_(block, block)], solved[block])
@@ -170,6 +171,7 @@ class ResponseModel:
                 out[i] = self.scores[among].mean(axis=0)
         return out
 
+    @cached_property
     def _inverses(self) -> list[np.ndarray]:
         """Of the covariance of the groups, for each axis."""
         among = self.likeness.between(self.observed, self.observed)

@@ -9,9 +9,7 @@ __all__ = ["fit_components"]
 
 _STEPS = 60
 _TOWARDS_EVEN = 0.05  # strength of the prior that all components explain about the same
-_KNOWN_NOISE = (
-    4.0  # of the prior that noise is what cells say it is: deviation 1/2 of its logarithm
-)
+_KNOWN_NOISE = 4.0  # of the prior that noise is as measured: its logarithm deviates by 1/2
 
 
 def fit_components(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest, shown
+from scgm_scvi._perturbation_sets import parts_of
 
 __all__ = ["Parts", "Perturbations", "read_embeddings"]
 
@@ -47,7 +48,10 @@ class Perturbations:
 
     @classmethod
     def from_setup(cls, setup: Mapping[str, Any]) -> Perturbations | None:
-        """What the arguments of a set-up say; ``None`` where there is no ``perturbation_key``."""
+        """What the arguments of a set-up say, with tables as :func:`read_embeddings` leaves them.
+
+        ``None`` where there is no ``perturbation_key``.
+        """
         if not setup.get("perturbation_key"):
             return None
         return cls(
@@ -55,13 +59,12 @@ class Perturbations:
             str(setup["control"]),
             setup.get("perturbation_separator") or "+",
             setup.get("dose_key"),
-            read_embeddings(setup.get("condition_embeddings")),
+            setup.get("condition_embeddings") or {},
         )
 
     def parts(self, name: Any) -> Parts:
         """What a set consists of, sorted, once each."""
-        found = {part.strip() for part in str(name).split(self.separator)} - {self.control, ""}
-        return tuple(sorted(found))
+        return parts_of(str(name), self.control, self.separator)
 
     def name(self, parts: Parts) -> str:
         """The set as it is written."""

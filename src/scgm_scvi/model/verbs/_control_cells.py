@@ -25,12 +25,12 @@ from scgm_scvi.model.prior._response_contexts import (
     places_of,
 )
 from scgm_scvi.model.prior._response_kernels import Places
+from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._responses import ResponsesMixin
 
-__all__ = ["ControlCellsMixin", "Controls"]
+__all__ = ["ControlCellsMixin", "Controls", "MovedCells"]
 
 
 _MOST_MOVED = 128  # cells that tell how means and mean logarithms go together
@@ -47,12 +47,26 @@ class Controls(NamedTuple):
     folds: list[LogFolds]
 
 
+class MovedCells(NamedTuple):
+    """Expected counts per 10,000 of some cells before and after, their counts and latents after."""
+
+    before: np.ndarray
+    after: np.ndarray
+    counts: torch.Tensor
+    latent: np.ndarray
+
+    def expression(self, kind: str) -> Matrix:
+        """What is handed back of them: ``"counts"``, or ``"normalized"``."""
+        return self.after if kind == "normalized" else sparse.csr_matrix(self.counts.cpu().numpy())
+
+
 class ControlCellsMixin(ResponsesMixin):
     """Read control cells, and move their counts."""
 
-    def _read_controls(self, adata: Any, spec: ConditionSpec, batch_size: int) -> Controls:
+    def _read_controls(self, adata: Any, model: ResponseModel, batch_size: int) -> Controls:
         """Control cells with their contexts; what the model does not know of them is hidden."""
-        perturbations, conditions = self._named_perturbations(), context_conditions(spec)
+        spec, perturbations = self.condition_spec, self._named_perturbations()
+        conditions = context_conditions(spec)
         if not self._cells.is_cells(adata):
             raise TypeError(f"adata is a {type(adata).__name__}; pass an AnnData of control cells.")
         if not adata.n_obs:
@@ -78,11 +92,12 @@ class ControlCellsMixin(ResponsesMixin):
         shallow = AnnData(x, obs=hidden, var=adata.var[[]], layers=layers)
         values = [tuple(v) for v in said.to_numpy(dtype=object)]
         kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
-        context = np.array([kinds.index(v) for v in values])
+        number = {v: i for i, v in enumerate(kinds)}
+        context = np.array([number[v] for v in values])
         sums = np.zeros((len(kinds), len(self.var_)))
         start = 0
         with self._registered(shallow, reading) as cells:
-            for tensors in self._loaded(cells, np.arange(adata.n_obs), batch_size, reading):
+            for tensors in self._loaded(cells, reading, None, batch_size):
                 share = self.module.proportions(self.module.features(tensors)) * 1e4
                 log = torch.log1p(share).cpu().numpy()
                 own = context[start : start + len(log)]
@@ -92,7 +107,6 @@ class ControlCellsMixin(ResponsesMixin):
                 self._log_folds(cells, np.flatnonzero(context == c), batch_size, reading)
                 for c in range(len(kinds))
             ]
-        model = self._responses()
         trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
         baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
         places = places_of(spec, baselines, kinds, trained)
@@ -106,7 +120,7 @@ class ControlCellsMixin(ResponsesMixin):
         module = self.module
 
         def distributions() -> Iterator[tuple[Distribution, torch.Tensor]]:
-            for tensors in self._loaded(cells, few, batch_size, reading):
+            for tensors in self._loaded(cells, reading, few, batch_size):
                 own = self._as_controls(Attributes.of(self.prior.spec, tensors))
                 px = self.prior.decode(module.encode_state(tensors)[0], own)
                 yield px, module.modality_totals(px.mean)
@@ -130,23 +144,15 @@ class ControlCellsMixin(ResponsesMixin):
                 f"{perturbations.control!r}], or leave out the column where it says something else."
             )
 
-    def _loaded(
-        self, cells: Any, rows: np.ndarray, batch_size: int, reading: Reading
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """Minibatches of some registered cells."""
-        loader = self._make_data_loader(adata=cells, indices=rows, batch_size=batch_size)
-        return map(self._with_nuisances, loader) if reading.any_nuisance else iter(loader)
-
     def _as_controls(self, own: Attributes) -> Attributes:
         """Attributes of cells that nothing was done to."""
-        spec, perturbations = own.spec, self._named_perturbations()
+        spec, perturbations = own.spec, own.spec.perturbations
+        assert perturbations is not None
         names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
         return own.with_category(perturbations.key, names.index(()))
 
-    def _moved(
-        self, tensors: dict[str, torch.Tensor], folds: np.ndarray, expression: str, seed: int
-    ) -> tuple[Matrix, np.ndarray]:
-        """Expression and latents of cells whose expected expression has log fold changes."""
+    def _moved(self, tensors: dict[str, torch.Tensor], folds: np.ndarray, seed: int) -> MovedCells:
+        """Cells whose expected expression has log fold changes."""
         prior, module = self.prior, self.module
         own = self._as_controls(Attributes.of(prior.spec, tensors))
         px = prior.decode(module.encode_state(tensors)[0], own)
@@ -159,7 +165,5 @@ class ControlCellsMixin(ResponsesMixin):
         empty = counts.sum(dim=1) == 0
         counts[empty] = x[empty]  # a cell without counts is none
         latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
-        if expression == "normalized":
-            expected = share * factor + excess
-            return (expected / module.modality_totals(expected) * 1e4).cpu().numpy(), latent
-        return sparse.csr_matrix(counts.cpu().numpy()), latent
+        expected = module.proportions(share * factor + excess) * 1e4
+        return MovedCells(share.cpu().numpy(), expected.cpu().numpy(), counts, latent)

@@ -35,6 +35,25 @@ class EditedPart(NamedTuple):
     uncertainty: np.ndarray
     sums: np.ndarray
 
+    @classmethod
+    def of(
+        cls,
+        x: Matrix,
+        latent: np.ndarray,
+        before: np.ndarray,
+        after: np.ndarray,
+        change: np.ndarray,
+        uncertainty: np.ndarray,
+    ) -> EditedPart:
+        """By expression ``before`` and ``after``, and the ``change`` of its log1p of each cell."""
+        return cls(
+            x=x,
+            latent=latent,
+            effect=np.sqrt((change**2).sum(axis=1)),
+            uncertainty=uncertainty,
+            sums=np.stack([of.sum(0) for of in (before, after, change)]).astype(np.float64),
+        )
+
 
 def changed(parts: Sequence[EditedPart], features: pd.Index) -> dict[str, list]:
     """The features that changed most, by the mean change of log1p of counts per 10,000."""

@@ -11,17 +11,16 @@ import pandas as pd
 import torch
 
 from scgm_scvi.model.prior._log_folds import moved_means
+from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_model import ResponseModel
-from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._interventions import Genes
 
 from ._control_cells import ControlCellsMixin, Controls
 from ._edit_record import EditedPart
-from ._responses import Asked
 from ._verb import Run
 
-__all__ = ["EditResponseMixin", "ResponseEdit", "with_change"]
+__all__ = ["EditResponseMixin", "ResponseEdit", "with_folds"]
 
 _KNOCKED_DOWN = -0.2  # mean change of log expression of the target itself
 
@@ -36,7 +35,7 @@ class ResponseEdit:
         Without what the responses answer.
     controls
         The cells.
-    changes, row
+    folds, row
         Log fold changes ``(n_kinds, n_features)``, and which of them each cell has.
     expected, doubts
         Of the responses.
@@ -45,14 +44,14 @@ class ResponseEdit:
     conditions: Any
     genes: Any
     controls: Controls
-    changes: np.ndarray
+    folds: np.ndarray
     row: np.ndarray
     expected: dict[str, list[Any]]
     doubts: list[str]
 
-    def change(self, rows: slice) -> np.ndarray:
-        """Of some cells."""
-        return self.changes[self.row[rows]]
+    def folds_of(self, rows: slice) -> np.ndarray:
+        """Those of some cells."""
+        return self.folds[self.row[rows]]
 
 
 class EditResponseMixin(ControlCellsMixin):
@@ -85,14 +84,14 @@ class EditResponseMixin(ControlCellsMixin):
         amounts: Any = model.likeness.curve.doses[-1]
         if perturbations.dose_key is not None and perturbations.dose_key in (conditions or {}):
             amounts = conditions[perturbations.dose_key]  # type: ignore[index]
-        controls = self._read_controls(adata, spec, run.batch_size)
+        controls = self._read_controls(adata, model, run.batch_size)
         per_cell = pd.DataFrame({"name": names, "dose": amounts}, index=range(adata.n_obs))
         parts = perturbations.require_known(per_cell["name"].unique(), model.singles)
         of = dict(zip(per_cell["name"].unique(), parts, strict=True))
-        asked: dict[Asked, int] = {}
+        asked: dict[Observed, int] = {}
         row = np.empty(adata.n_obs, dtype=int)
         for i, (name, dose) in enumerate(per_cell.itertuples(index=False)):
-            one = Asked(of[name], float(dose), int(controls.context[i]))
+            one = Observed(of[name], float(dose), int(controls.context[i]))
             row[i] = asked.setdefault(one, len(asked))
         predicted, expected = self._expected_changes(model, list(asked), controls.places)
         taken = (perturbations.key, perturbations.dose_key)
@@ -100,7 +99,7 @@ class EditResponseMixin(ControlCellsMixin):
             conditions=_without(conditions, taken),
             genes=genes,
             controls=controls,
-            changes=np.stack(
+            folds=np.stack(
                 [
                     controls.folds[a.context].inverse(change)
                     for a, change in zip(asked, predicted.change, strict=True)
@@ -126,28 +125,23 @@ class EditResponseMixin(ControlCellsMixin):
         self, response: ResponseEdit, expression: str, run: Run
     ) -> Iterator[EditedPart]:
         """Cells that nothing else is done to: their very counts, moved."""
-        prior, controls, n = self.prior, response.controls, len(response.row)
+        controls, n = response.controls, len(response.row)
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
-            loaded = self._loaded(cells, np.arange(n), run.batch_size, controls.reading)
+            loaded = self._loaded(cells, controls.reading, None, run.batch_size)
             for (i, rows), tensors in zip(run.chunks(n), loaded, strict=True):
-                change = response.change(rows)
                 seed = int(run.seeds(i, 1)[0] >> 1)
-                own = self._as_controls(Attributes.of(prior.spec, tensors))
-                state = prior.module.encode_state(tensors)[0]
-                before = prior.express(state, own, "normalized", 0)
-                x, latent = self._moved(tensors, change, "counts", seed)
-                mean, _ = self._moved(tensors, change, "normalized", seed)
-                log = np.log1p(np.asarray(mean)) - np.log1p(before)
-                yield EditedPart(
-                    x=x if expression == "counts" else mean,
-                    latent=latent,
-                    effect=np.sqrt((log**2).sum(axis=1)),
-                    uncertainty=np.zeros(len(log)),
-                    sums=np.stack([before.sum(0), mean.sum(0), log.sum(0)]).astype(np.float64),
+                moved = self._moved(tensors, response.folds_of(rows), seed)
+                yield EditedPart.of(
+                    moved.expression(expression),
+                    moved.latent,
+                    moved.before,
+                    moved.after,
+                    np.log1p(moved.after) - np.log1p(moved.before),
+                    np.zeros(len(moved.latent)),
                 )
 
 
-def with_change(folds: np.ndarray, share: torch.Tensor) -> torch.Tensor:
+def with_folds(folds: np.ndarray, share: torch.Tensor) -> torch.Tensor:
     """Proportions ``(n, n_features)`` of features once they have log fold changes."""
     factor, excess = moved_means(share * 1e4, torch.as_tensor(folds).to(share))
     return share * factor + excess / 1e4

@@ -34,7 +34,7 @@ from scgm_scvi.model.requests._request import Request
 
 from ._edit_curve import EditCurveMixin
 from ._edit_record import EditedPart, changed, described, expected, say_observational
-from ._edit_response import EditResponseMixin, with_change
+from ._edit_response import EditResponseMixin, with_folds
 from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
@@ -306,9 +306,9 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
                 for i, rows in run.chunks(len(state)):
                     some = cells.rows(rows)
                     seeds = run.seeds(i, n_samples) >> 1
-                    change = None if response is None else response.change(rows)
+                    folds = None if response is None else response.folds_of(rows)
                     parts.append(
-                        self._edited_part(some, edit, intervention, expression, seeds, change)
+                        self._edited_part(some, edit, intervention, expression, seeds, folds)
                     )
                     bar.update(len(some.own))
         obs = {"_effect": np.concatenate([p.effect for p in parts])}
@@ -346,9 +346,9 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         intervention: Intervention | None,
         expression: str,
         seeds: np.ndarray,
-        change: np.ndarray | None = None,
+        folds: np.ndarray | None = None,
     ) -> EditedPart:
-        """Edit some cells, once for each seed; ``change`` is a response that comes to it."""
+        """Edit some cells, once for each seed; ``folds`` are of a response that comes to it."""
         prior = self.prior
         before = prior.express(cells.state, cells.own, "normalized", 0)
         attributes = cells.target if edit.strength > 0 else cells.own
@@ -360,8 +360,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             )
             edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
             adjust = partial(intervention.apply, source=source) if intervention.columns else None
-        if change is not None:
-            respond, first = partial(with_change, change), adjust
+        if folds is not None:
+            respond, first = partial(with_folds, folds), adjust
             adjust = respond if first is None else lambda share: respond(first(share))
         samples = []
         for seed in seeds.tolist():
@@ -374,12 +374,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         mean: Any = sum(samples) / len(samples)
         logs = [np.log1p(sample) for sample in samples]
         log_mean = sum(logs) / len(logs)
-        moved = log_mean - np.log1p(before)
+        change = log_mean - np.log1p(before)
         spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
-        return EditedPart(
-            x=mean if x is None else x,
-            latent=latent,
-            effect=np.sqrt((moved**2).sum(axis=1)),
-            uncertainty=np.sqrt(spread),
-            sums=np.stack([before.sum(0), mean.sum(0), moved.sum(0)]).astype(np.float64),
+        return EditedPart.of(
+            mean if x is None else x, latent, before, mean, change, np.sqrt(spread)
         )

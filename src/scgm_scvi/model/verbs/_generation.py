@@ -5,32 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import anndata as ad
 import numpy as np
-import pandas as pd
-from tqdm.auto import tqdm
 
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.data._matrices import Matrix, stacked
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._sampling import Sampling
 
-from ._verb import Run, Verb, require_expression
+from ._chunks import Chunk, ChunksMixin
+from ._verb import Run, require_expression
 
 __all__ = ["GenerationMixin"]
 
 
-class _Chunk(NamedTuple):
-    x: Matrix
-    latent: np.ndarray
-    obs: pd.DataFrame
-
-
-class GenerationMixin(Verb):
+class GenerationMixin(ChunksMixin):
     """Sample latents from stage two and decode them with stage one."""
 
     @overload
@@ -180,28 +172,11 @@ class GenerationMixin(Verb):
         )
         chunks = self._chunks(request, sampling, expression, run)
         bar = run.bar(len(request), "Generating")
-        if out is None:
-            with bar:
-                return self._cells.pack(self._collect(_counted(chunks, bar), uns))
-        with self._cells.writer(out) as writer, bar:
-            for chunk in _counted(chunks, bar):
-                writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
-            writer.finish(self.var_, {"scgm": uns})
-        return Path(out)
-
-    def _collect(self, chunks: Iterator[_Chunk], uns: dict[str, Any]) -> ad.AnnData:
-        x, latents, obs = zip(*chunks, strict=True)
-        return ad.AnnData(
-            stacked(x),
-            obs=pd.concat(obs),
-            var=self.var_.copy(),
-            obsm={self.latent_key: np.concatenate(latents)},
-            uns={"scgm": uns},
-        )
+        return self._handed_back(chunks, uns, bar, out)
 
     def _chunks(
         self, request: Request, sampling: Sampling, expression: str, run: Run
-    ) -> Iterator[_Chunk]:
+    ) -> Iterator[Chunk]:
         """Generate some cells at a time, each chunk from its own seed."""
         prior = self.prior
         for i, rows in run.chunks(len(request)):
@@ -212,10 +187,4 @@ class GenerationMixin(Verb):
             state = prior.sample(attributes, sampling, prior.generator(torch_seed))
             x = prior.express(state, attributes, expression, torch_seed)
             obs = attributes.obs(request.index(rows.start, len(part)))
-            yield _Chunk(x, prior.latents(state), obs)
-
-
-def _counted(chunks: Iterator[_Chunk], bar: tqdm) -> Iterator[_Chunk]:
-    for chunk in chunks:
-        yield chunk
-        bar.update(len(chunk.obs))
+            yield Chunk(x, prior.latents(state), obs)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,13 @@ from scvi import REGISTRY_KEYS
 
 from scgm_scvi._errors import listed, nearest, whole_number
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.data._matrices import Matrix, stacked
+from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_conditions
+from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
 
+from ._chunks import Chunk, ChunksMixin
 from ._control_cells import ControlCellsMixin, Controls
-from ._responses import Asked
 from ._verb import Run, require_expression
 
 __all__ = ["PredictionMixin"]
@@ -29,15 +30,7 @@ __all__ = ["PredictionMixin"]
 _SOURCE = "control_cell"
 
 
-class _Chunk(NamedTuple):
-    """Some of the predicted cells."""
-
-    x: Matrix
-    latent: np.ndarray
-    obs: pd.DataFrame
-
-
-class PredictionMixin(ControlCellsMixin):
+class PredictionMixin(ControlCellsMixin, ChunksMixin):
     """Predict perturbations."""
 
     @overload
@@ -159,15 +152,14 @@ class PredictionMixin(ControlCellsMixin):
         run = self._run(seed, batch_size, progress_bar)
         require_expression(expression)
         model = self._responses()
-        spec = self.condition_spec
-        names, asked = self._read_asked(perturbations, dose, model.likeness.curve.doses[-1])
+        names, asked = self._read_asked(perturbations, dose, model)
         if n_cells is not None:
             n_cells = whole_number(n_cells, "n_cells")
-        controls = self._read_controls(adata, spec, run.batch_size)
+        controls = self._read_controls(adata, model, run.batch_size)
         n_cells = adata.n_obs if n_cells is None else n_cells
         rows = self._drawn(adata.n_obs, n_cells, len(asked), run)
         pairs = [
-            Asked(parts, amount, int(c))
+            Observed(parts, amount, int(c))
             for (parts, amount), own in zip(asked, rows, strict=True)
             for c in np.unique(controls.context[own])
         ]
@@ -194,31 +186,13 @@ class PredictionMixin(ControlCellsMixin):
         )
         chunks = self._predicted(controls, names, asked, rows, changes, expression, run)
         bar = run.bar(n_cells * len(asked), "Predicting")
-        if out is None:
-            with bar:
-                parts = [(bar.update(len(chunk.obs)), chunk)[1] for chunk in chunks]
-            return self._cells.pack(self._joined_chunks(parts, uns))
-        with self._cells.writer(out) as writer, bar:
-            for chunk in chunks:
-                writer.append(chunk.x, {self.latent_key: chunk.latent}, chunk.obs)
-                bar.update(len(chunk.obs))
-            writer.finish(self.var_, {"scgm": uns})
-        return Path(out)
-
-    def _joined_chunks(self, chunks: list[_Chunk], uns: dict[str, Any]) -> AnnData:
-        return AnnData(
-            stacked([c.x for c in chunks]),
-            obs=pd.concat([c.obs for c in chunks]),
-            var=self.var_.copy(),
-            obsm={self.latent_key: np.concatenate([c.latent for c in chunks])},
-            uns={"scgm": uns},
-        )
+        return self._handed_back(chunks, uns, bar, out)
 
     def _read_asked(
-        self, given: Any, dose: float | None, usual: float
+        self, given: Any, dose: float | None, model: ResponseModel
     ) -> tuple[list[str], list[tuple[tuple[str, ...], float]]]:
         """Names as they are asked for, their parts, and doses."""
-        perturbations = self._named_perturbations()
+        perturbations, usual = self._named_perturbations(), model.likeness.curve.doses[-1]
         doses: Any = usual if dose is None else dose
         if isinstance(given, pd.DataFrame):
             if perturbations.key not in given:
@@ -238,7 +212,7 @@ class PredictionMixin(ControlCellsMixin):
         for amount in doses:
             if isinstance(amount, bool) or not np.isfinite(amount) or amount < 0:
                 raise ValueError(f"dose is {amount!r}; it must be a number, zero or above.")
-        parts = perturbations.require_known(names, self._responses().singles)
+        parts = perturbations.require_known(names, model.singles)
         asked = list(zip(parts, map(float, doses), strict=True))
         if len(set(asked)) < len(asked):
             twice = [n for n, a in zip(names, asked, strict=True) if asked.count(a) > 1]
@@ -263,9 +237,9 @@ class PredictionMixin(ControlCellsMixin):
         changes: list[dict[int, np.ndarray]],
         expression: str,
         run: Run,
-    ) -> Iterator[_Chunk]:
+    ) -> Iterator[Chunk]:
         """Predict some cells at a time, one perturbation after the other."""
-        spec, written = self.condition_spec, 0
+        spec, perturbations, written = self.condition_spec, self._named_perturbations(), 0
         names_of = pd.CategoricalDtype(list(dict.fromkeys(names)))
         said = {
             name: _values(categories, [v[j] for v in controls.values])
@@ -275,27 +249,25 @@ class PredictionMixin(ControlCellsMixin):
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
             for i, name in enumerate(names):
                 start = 0
-                for j, tensors in enumerate(
-                    self._loaded(cells, rows[i], run.batch_size, controls.reading)
-                ):
+                loaded = self._loaded(cells, controls.reading, rows[i], run.batch_size)
+                for j, tensors in enumerate(loaded):
                     n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
                     own = rows[i][start : start + n]
                     start += n
                     seed = int(np.random.SeedSequence([run.seed, i, j]).generate_state(1)[0])
                     context = controls.context[own]
                     change = np.stack([changes[i][c] for c in context])
-                    x, latent = self._moved(tensors, change, expression, seed)
+                    moved = self._moved(tensors, change, seed)
                     index = pd.Index([f"predicted_{written + k}" for k in range(n)])
                     written += n
                     obs = Attributes.of(spec, tensors).obs(index)
                     for of, column in said.items():
                         obs[of] = column[context]
-                    perturbations = self._named_perturbations()
                     obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
                     if perturbations.dose_key is not None:
                         obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
                     obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
-                    yield _Chunk(x, latent, obs)
+                    yield Chunk(moved.expression(expression), moved.latent, obs)
 
 
 def _values(categories: np.ndarray, said: list[str | None]) -> pd.Categorical:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from scgm_scvi.model.prior._measured_responses import Observed, measure_response
 from scgm_scvi.model.prior._response_contexts import context_values, places_of
 from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import Predicted, ResponseModel, blocks_of
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations
+from scgm_scvi.model.requests._perturbations import Perturbations
 
 from ._verb import Verb
 
-__all__ = ["Asked", "ResponsesMixin"]
+__all__ = ["ResponsesMixin"]
 
 _LEAST = 3  # to leave one out, and have two to learn from
 _WHAT = {
@@ -26,15 +25,6 @@ _WHAT = {
     "combination": "combinations",
     "context": "contexts",
 }
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One prediction: what is done, at which dose, in which of some contexts."""
-
-    parts: Parts
-    dose: float
-    context: int
 
 
 class ResponsesMixin(Verb):
@@ -120,11 +110,10 @@ class ResponsesMixin(Verb):
         return ResponseModel.from_dict(self.fitted_["responses"])
 
     def _expected_changes(
-        self, model: ResponseModel, asked: Sequence[Asked], places: Places
+        self, model: ResponseModel, asked: Sequence[Observed], places: Places
     ) -> tuple[Predicted, dict[str, list[Any]]]:
         """Changes that are expected of what is asked for, and what is expected of them."""
-        groups = [Observed(a.parts, a.dose, a.context) for a in asked]
-        found = model.predict(groups, places)
+        found = model.predict(asked, places)
         seen = {(o.parts, o.context) for o in model.observed}
         sets, singles = {o.parts for o in model.observed}, set(model.singles)
         kinds = []
