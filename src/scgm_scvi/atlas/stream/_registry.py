@@ -37,6 +37,13 @@ class _Codes:
         return cls(table[codes], column.categories.to_numpy(dtype=object)[kept])
 
 
+# Arguments of the set-up that a store has no say in: perturbations are learnt in memory alone.
+_UNPERTURBED = {
+    **dict.fromkeys(("perturbation_key", "control", "dose_key", "condition_embeddings")),
+    "perturbation_separator": "+",
+}
+
+
 class Attributes:
     """Columns of ``obs`` in memory, a few bytes a cell.
 
@@ -85,6 +92,7 @@ class Attributes:
             "size_factor_key": None,
             "is_count_data": True,
             "unlabeled_category": None if labels_key is None else unlabeled_category,
+            **_UNPERTURBED,
         }
         conditions = [*([labels_key] if labels_key else []), *condition_keys]
         self._conditions = {
