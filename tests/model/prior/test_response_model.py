@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scgm_scvi.model.prior._dose_curve import DoseCurve
+from scgm_scvi.model.prior._joined_responses import joined_responses
+from scgm_scvi.model.prior._left_out import blocks_of, left_out_scores
 from scgm_scvi.model.prior._measured_responses import MeasuredResponses, Observed
+from scgm_scvi.model.prior._response_axes import find_axes
 from scgm_scvi.model.prior._response_kernels import Places
-from scgm_scvi.model.prior._response_model import ResponseModel, blocks_of
+from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.prior._variance_components import fit_components
 
 N_FEATURES = 50
 
 
-def make_measured(names, changes, *, doses=None, contexts=None, n_cells=200, baselines=None):
-    """Groups with these changes, and the noise of so many cells."""
+def make_measured(
+    names, changes, *, doses=None, contexts=None, n_cells=200, n_controls=1e9, baselines=None
+):
+    """Groups with these changes, and the noise of so many cells, and of the controls they share."""
     rng = np.random.default_rng(1)
     contexts = [0] * len(names) if contexts is None else contexts
     doses = [1.0] * len(names) if doses is None else doses
-    change = np.array(changes) + rng.normal(size=(len(names), N_FEATURES)) / np.sqrt(n_cells)
+    changes = np.array(changes)
+    noise = rng.normal(size=(2, *changes.shape)) / np.sqrt(n_cells / 2)
+    shared = rng.normal(size=(2, 1, changes.shape[1])) / np.sqrt(n_controls / 2)
+    halves = changes + noise + shared
     n_contexts = max(contexts) + 1
     if baselines is None:
         baselines = rng.normal(size=(n_contexts, N_FEATURES))
@@ -30,18 +40,28 @@ def make_measured(names, changes, *, doses=None, contexts=None, n_cells=200, bas
             for n, d, c in zip(names, doses, contexts, strict=True)
         ],
         np.full(len(names), float(n_cells)),
-        change,
-        np.ones(N_FEATURES),
+        halves.mean(axis=0),
+        halves,
+        np.full((len(names), 1), n_controls**-0.5),
+        np.ones(changes.shape[1]),
         [(c,) for c in range(n_contexts)],
         baselines,
     )
 
 
 def make_model(measured, vectors=None):
-    n = len(measured.contexts)
-    places = Places(measured.baselines, np.zeros((n, 0)), np.arange(n))
     vectors = pd.DataFrame(dtype=np.float64) if vectors is None else vectors
-    return ResponseModel.fit(measured, vectors, places)
+    return ResponseModel.fit(measured, vectors, places_of(measured))
+
+
+def places_of(measured):
+    n = len(measured.contexts)
+    return Places(measured.baselines, np.zeros((n, 0)), np.arange(n))
+
+
+def scores(measured, vectors=None):
+    vectors = pd.DataFrame(dtype=np.float64) if vectors is None else vectors
+    return left_out_scores(measured, vectors, places_of(measured), find_axes(measured)[1])
 
 
 def r2(true, found):
@@ -74,7 +94,7 @@ def test_the_posterior_is_that_of_a_gaussian_process(linear):
     across = model.likeness.between(asked, model.observed)
     for k in range(3):
         c = sum(w * m for w, m in zip(model.weights[k], among, strict=True))
-        c = c + np.diag(model.noise_factor[k] / model.n_cells)
+        c = c + model.noise_factor[k] * np.diag(1 / model.n_cells)
         shared = sum(w * m for w, m in zip(model.weights[k], across, strict=True))
         by_hand = shared @ np.linalg.solve(c, model.scores[:, k])
         mean = (model.predict(asked).change / model.noise) @ model.axes[k]
@@ -82,29 +102,24 @@ def test_the_posterior_is_that_of_a_gaussian_process(linear):
 
 
 def test_leaving_out_is_fitting_without(linear):
-    model, *_ = linear
-    blocks = blocks_of(model, "perturbation")
+    _, names, responses = linear
+    measured = make_measured(names[:30], responses[:30])
+    vectors = linear[0].likeness.vectors
+    whole, halves = find_axes(measured)
     left = []
-    for block in blocks:
-        rest = np.setdiff1d(np.arange(len(model.observed)), block)
-        without = ResponseModel(
-            [model.observed[i] for i in rest],
-            model.n_cells[rest],
-            model.axes,
-            model.noise,
-            model.scores[rest],
-            model.weights,
-            model.noise_factor,
-            model.likeness,
-            model.contexts,
+    for axes, own, other in zip(halves, measured.halves, measured.halves[::-1], strict=True):
+        model = ResponseModel.fit(
+            measured.half(int(own is not measured.halves[0])), vectors, places_of(measured), axes
         )
-        found = without.predict([model.observed[i] for i in block]).change / model.noise
-        left.append(model.scores[block] - found @ model.axes.T)
-    noise = (model.noise_factor.sum() / model.n_cells).sum()
-    whole = (model.scores**2).sum() - noise
-    expected = 1 - ((np.concatenate(left) ** 2).sum() - noise) / whole
-    found = model.left_out(blocks)
-    assert found["response"] == pytest.approx(expected, abs=1e-4)
+        for block in blocks_of(model.observed, "perturbation"):
+            rest = np.setdiff1d(np.arange(30), block)
+            kept = {k: getattr(model, k)[rest] for k in ("n_cells", "pools", "scores")}
+            without = replace(model, observed=[model.observed[i] for i in rest], **kept)
+            m = without.predict([model.observed[i] for i in block]).change
+            left.append((2 * m * other[block] - m**2).sum())
+    both = 2 * (measured.halves[0] * measured.halves[1]).sum()
+    found = scores(measured, vectors)["perturbation"]
+    assert found["response"] == pytest.approx(sum(left) / both, abs=1e-4)
     assert found["response"] > 0.8 > found["mean_response"]
 
 
@@ -114,9 +129,63 @@ def test_without_any_law_the_mean_response_is_not_beaten_and_it_says_so():
     vectors = pd.DataFrame(rng.normal(size=(30, 4)), index=names)
     common = rng.normal(size=N_FEATURES)
     responses = common + rng.normal(size=(30, N_FEATURES))
-    model = make_model(make_measured(names, responses), vectors)
-    found = model.left_out(blocks_of(model, "perturbation"))
+    found = scores(make_measured(names, responses), vectors)["perturbation"]
     assert abs(found["response"] - found["mean_response"]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("n_features", "n_controls"), [(50, 400), (600, 400), (150, 40), (150, 10)]
+)
+def test_noise_is_no_response(n_features, n_controls):
+    names = [f"P{i}" for i in range(20)]
+    nothing = np.zeros((20, n_features))
+    measured = make_measured(
+        names,
+        nothing,
+        n_cells=40,
+        n_controls=n_controls,
+        baselines=np.zeros((1, n_features)),
+    )
+    found = make_model(measured).predict([Observed((n,), 1.0, 0) for n in (*names, "P99")])
+    assert found.r2.max() < 0.1
+    assert (found.change**2).sum() < 0.05 * (measured.change**2).sum()
+    of_seen = scores(measured)["seen"]["response"]
+    assert np.isnan(of_seen) or of_seen < 0.1
+
+
+@pytest.mark.parametrize(("size", "n_controls"), [(0.1, 300), (0.2, 300), (0.5, 300), (0.3, 30)])
+def test_how_much_is_right_is_known(size, n_controls):
+    rng = np.random.default_rng(0)
+    names = [f"P{i}" for i in range(20)]
+    responses = size * rng.normal(size=(20, 5)) @ rng.normal(size=(5, 300))
+    measured = make_measured(
+        names, responses, n_cells=30, n_controls=n_controls, baselines=np.zeros((1, 300))
+    )
+    found = make_model(measured).predict(measured.observed)
+    true = r2(responses, found.change)
+    assert true > r2(responses, measured.change)
+    assert found.r2.mean() == pytest.approx(true, abs=0.15)
+    assert scores(measured)["seen"]["response"] == pytest.approx(true, abs=0.2)
+
+
+def test_two_screens_are_one():
+    rng = np.random.default_rng(0)
+    names = [f"P{i}" for i in range(24)]
+    responses = rng.normal(size=(24, N_FEATURES))
+    before = make_model(make_measured(names[:16], responses[:16]))
+    now = make_measured(names[12:], responses[12:])
+    both = joined_responses(before, now)
+    assert len(both.observed) == 24 and both.n_cells.tolist() == [200] * 12 + [400] * 4 + [200] * 8
+    assert both.pools.shape == (24, 2)
+    found = make_model(both).predict([Observed((n,), 1.0, 0) for n in names]).change
+    assert r2(responses, found) > 0.9
+    # what the second screen did not measure goes with what it did
+    missing = [0, 1, 2]
+    few = make_measured(names[10:16], responses[10:16])
+    for of in (few.change, few.halves):
+        of[..., missing] = 0
+    filled = joined_responses(before, few, missing)
+    assert r2(responses[10:16][:, missing], filled.change[10:16][:, missing]) > 0.9
 
 
 @pytest.mark.parametrize("order", ["P0+P1", "P1+P0"])
@@ -192,6 +261,8 @@ def test_components_find_what_made_the_scores():
     smooth = x @ x.T / 3
     scores = np.linalg.cholesky(2 * smooth + 1e-6 * np.eye(80)) @ rng.normal(size=(80, 2))
     scores += 0.1 * rng.normal(size=(80, 2))
-    weights, noise = fit_components(scores, np.stack([smooth, np.eye(80)]), np.full(80, 0.01))
+    weights, noise = fit_components(
+        scores, np.stack([smooth, np.eye(80)]), 0.01 * np.eye(80), np.ones(2)
+    )
     assert (weights[:, 0] > 10 * weights[:, 1]).all()
     assert (noise > 0.5).all() and (noise < 2).all()

@@ -225,6 +225,18 @@ def test_a_query_of_controls_keeps_what_was_learnt(model, controls):
     assert set(cells.obs["batch"]) == {"another"}
 
 
+def test_a_query_with_perturbed_cells_knows_more(screen, model, controls):
+    adata = screen[0]
+    new = adata[adata.obs["target"].isin(["control", "P0", "P10"]).to_numpy()].copy()
+    query = SCGM.load_query_data(new, model)
+    query.train(max_epochs=1, diffusion_kwargs={"max_steps": 2, **QUIET}, **QUIET)
+    cells = query.predict(controls, ["P0", "P5", "P10", "P11"], seed=0, **SILENT)
+    basis = pd.DataFrame(cells.uns["scgm"]["expected"])["basis"]
+    assert basis[::2].tolist() == ["seen", "seen", "seen", "perturbation"]
+    query.train(max_epochs=1, diffusion_kwargs={"max_steps": 2, **QUIET}, **QUIET)
+    assert len(query._responses().observed) == 44  # not twice what it knew
+
+
 @pytest.mark.parametrize(
     ("asked", "kwargs", "match"),
     [

@@ -46,6 +46,8 @@ class Fitted(TypedDict, total=False):
     responses
         To perturbations: a ``ResponseModel`` as a dictionary, and how well it predicts those that
         it is not told of, ``"left_out"``.
+    reference_responses
+        What the model that it was made of had learnt of them.
     """
 
     history: dict[str, pd.DataFrame]
@@ -57,6 +59,7 @@ class Fitted(TypedDict, total=False):
     classifier: dict[str, Any]
     outlier_reference: dict[str, Any]
     responses: dict[str, Any]
+    reference_responses: dict[str, Any]
 
 
 class ModelBase(_SCVIModel):

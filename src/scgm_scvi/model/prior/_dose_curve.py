@@ -39,7 +39,8 @@ class DoseCurve:
         r"""Of perturbations that were given at several doses, all of which share the curve.
 
         The size at a dose is :math:`\sum \langle y, y' \rangle / \sum \langle y', y' \rangle`, with
-        :math:`y'` the response at the largest dose and noise taken off its square. Where too few
+        :math:`y'` the response at the largest dose, and of two factors one of each half of the
+        cells, whose noise has nothing in common. Where too few
         were, sizes grow as :math:`\ln(1 + d/d_0)`, with the median dose :math:`d_0`.
         """
         doses = np.array([o.dose for o in measured.observed])
@@ -49,7 +50,7 @@ class DoseCurve:
         largest = {
             (o.parts, o.context): i for i, o in enumerate(measured.observed) if o.dose == known[-1]
         }
-        scaled = measured.change / measured.noise
+        first, second = measured.halves / measured.noise
         usual = np.log1p(known / np.median(doses))
         sizes = usual / usual[-1]
         for j, dose in enumerate(known[:-1]):
@@ -60,11 +61,12 @@ class DoseCurve:
             ]
             if len(pairs) < _LEAST_PAIRS:
                 continue
-            low, high = (scaled[list(rows)] for rows in zip(*pairs, strict=True))
-            noise = scaled.shape[1] * (1 / measured.n_cells[[i for _, i in pairs]]).sum()
-            whole = float((high**2).sum()) - noise
+            low, high = (list(rows) for rows in zip(*pairs, strict=True))
+            noise = first.shape[1] * (1 / measured.n_cells[high]).sum()
+            whole = float((first[high] * second[high]).sum())
             if whole > 0.1 * noise:
-                sizes[j] = np.clip((low * high).sum() / whole, 0.01, 1.0)
+                both = (first[low] * second[high] + second[low] * first[high]).sum() / 2
+                sizes[j] = np.clip(both / whole, 0.01, 1.0)
         return cls(tuple(known.tolist()), tuple(np.maximum.accumulate(sizes).tolist()))
 
     def __call__(self, dose: Sequence[float] | np.ndarray) -> np.ndarray:

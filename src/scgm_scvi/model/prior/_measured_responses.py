@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 
-__all__ = ["MeasuredResponses", "Observed", "measure_responses"]
+__all__ = ["LEAST_CONTROLS", "MeasuredResponses", "Observed", "measure_responses"]
 
-_LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
-_LEAST_CELLS = 2
+LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
+_LEAST_CELLS = 2  # for halves
 _MOST = 2000  # groups; the largest are kept
+_ELSEWHERE = 0.6  # share of a group's cells that batches hold beyond those of its controls
 
 Context = tuple[int, ...]
 
@@ -33,7 +35,10 @@ class Observed:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredResponses:
-    """Responses of groups: changes of mean log1p of counts per 10,000.
+    r"""Responses of groups: changes of mean log1p of counts per 10,000.
+
+    The sampling noise of the changes has the covariance :attr:`covariance` over groups, in units of
+    ``noise**2`` of each feature. Groups that are compared with the same controls share theirs.
 
     Attributes
     ----------
@@ -44,9 +49,14 @@ class MeasuredResponses:
     change
         Changes ``(n, n_features)`` against control cells of the same context, and of the same
         batches as far as these have any.
+    halves
+        The same of every other cell, and of those in between: ``(2, n, n_features)``. What both show
+        is no noise.
+    pools
+        Weights of pools of controls in what each group is compared with, over the root of their
+        cells: ``(n, n_pools)``.
     noise
-        Standard deviation of one control cell, ``(n_features,)``: a mean of :math:`n` cells has the
-        variance ``noise**2 / n``.
+        Standard deviation of one cell within its group, ``(n_features,)``.
     contexts
         Tokens of the other conditions, of each context.
     baselines
@@ -60,27 +70,55 @@ class MeasuredResponses:
     observed: list[Observed]
     n_cells: np.ndarray
     change: np.ndarray
+    halves: np.ndarray
+    pools: np.ndarray
     noise: np.ndarray
     contexts: list[Context]
     baselines: np.ndarray
     left_out: list[Context] = field(default_factory=list)
     confounded: list[str] = field(default_factory=list)
 
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the noise of the changes ``(n, n)``."""
+        return np.diag(1 / self.n_cells) + self.pools @ self.pools.T
+
+    def half(self, i: int) -> MeasuredResponses:
+        """What one half of the cells says."""
+        pools = self.pools * np.sqrt(2)
+        return replace(self, change=self.halves[i], n_cells=self.n_cells / 2, pools=pools)
+
 
 class _Sums:
-    """Sums over cells of what means and deviations are made of."""
+    """Sums over cells, every other one apart, of what means and deviations are made of."""
 
     def __init__(self, n_features: int) -> None:
-        self.n, self.one = 0, 0.0
-        self.log, self.square = np.zeros(n_features), np.zeros(n_features)
+        self.n, self.one = np.zeros(2, dtype=int), 0.0
+        self.log = np.zeros((2, n_features))
         self.batches: dict[int, int] = {}
+
+    @property
+    def total(self) -> int:
+        """Cells."""
+        return int(self.n.sum())
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of all cells, ``(n_features,)``."""
+        return self.log.sum(axis=0) / self.total
+
+    @property
+    def means(self) -> np.ndarray:
+        """Of both halves, ``(2, n_features)``."""
+        return self.log / self.n[:, None]
 
     def add(self, log: np.ndarray, one: np.ndarray, batches: np.ndarray) -> None:
         """Cells by the logarithms of their features, and of what one count is."""
-        self.n += len(log)
+        half = (self.total + np.arange(len(log))) % 2
         self.one += float(one.sum())
-        self.log += log.sum(axis=0, dtype=np.float64)
-        self.square += np.square(log, dtype=np.float64).sum(axis=0)
+        for i in (0, 1):
+            self.n[i] += int((half == i).sum())
+            self.log[i] += log[half == i].sum(axis=0, dtype=np.float64)
         for batch, n in zip(*np.unique(batches, return_counts=True), strict=True):
             self.batches[int(batch)] = self.batches.get(int(batch), 0) + int(n)
 
@@ -101,6 +139,7 @@ def measure_responses(
     groups: dict[tuple[Parts, float, Context], _Sums] = {}
     controls: dict[tuple[Context, int], _Sums] = {}
     n_features = sum(module.widths)
+    squares = np.zeros(n_features)
     for tensors in minibatches:
         own = Attributes.of(spec, tensors)
         tokens, batch = own.tokens.numpy(), own.batch.numpy().ravel().astype(int)
@@ -114,6 +153,7 @@ def measure_responses(
             if key[position] == 0:
                 continue
             parts, amount = names[int(key[position]) - 1], float(key[-1])
+            squares += np.square(log[rows], dtype=np.float64).sum(axis=0)
             context = tuple(int(t) for j, t in enumerate(key[:-1]) if j != position)
             if parts and amount > 0:
                 sums = groups.setdefault((parts, amount, context), _Sums(n_features))
@@ -123,7 +163,7 @@ def measure_responses(
                 mine = rows[batch[rows] == b]
                 sums = controls.setdefault((context, int(b)), _Sums(n_features))
                 sums.add(log[mine], one[mine], batch[mine])
-    return _compared(perturbations, groups, controls)
+    return _compared(perturbations, groups, controls, squares)
 
 
 def _doses(perturbations: Perturbations, own: Attributes) -> np.ndarray:
@@ -145,46 +185,68 @@ def _compared(
     perturbations: Perturbations,
     groups: Mapping[tuple[Parts, float, Context], _Sums],
     controls: Mapping[tuple[Context, int], _Sums],
+    squares: np.ndarray,
 ) -> MeasuredResponses:
     of_contexts = {
         c: _together([s for (k, _), s in controls.items() if k == c]) for c, _ in controls
     }
-    plain = {c: s for c, s in of_contexts.items() if s.n >= _LEAST_CONTROLS}
+    plain = {c: s for c, s in of_contexts.items() if s.total >= LEAST_CONTROLS}
     left_out = sorted({c for _, _, c in groups if c not in plain})
-    usable = [k for k, s in groups.items() if k[2] in plain and s.n >= _LEAST_CELLS]
-    usable = sorted(sorted(usable, key=lambda k: -groups[k].n)[:_MOST], key=_order)
+    usable = [k for k, s in groups.items() if k[2] in plain and s.total >= _LEAST_CELLS]
+    usable = sorted(sorted(usable, key=lambda k: -groups[k].total)[:_MOST], key=_order)
     contexts = sorted(plain)
-    pooled = _together(list(plain.values())) if plain else None
-    if pooled is None or not usable:
+    if not usable:
+        none = np.zeros((0, 0))
         return MeasuredResponses(
-            [], np.zeros(0), np.zeros((0, 0)), np.ones(0), [], np.zeros((0, 0))
+            [], np.zeros(0), none, np.zeros((2, 0, 0)), none, np.ones(0), [], none, left_out
         )
-    own = [s for s in plain.values() if s.n > 1]
-    within = sum(s.square - s.log**2 / s.n for s in own) / sum(s.n - 1 for s in own)
-    # a feature that no control cell shows may have a count in the next
-    noise = np.sqrt(np.maximum(np.asarray(within), (pooled.one / pooled.n) ** 2 / pooled.n))
-    change, confounded = [], set()
-    for key in usable:
+    # controls of the same batch where there are enough, else all of the context
+    pools = {key: s for key, s in controls.items() if key[0] in plain and s.total >= LEAST_CONTROLS}
+    whole = {(c, None): s for c, s in plain.items()}
+    column = {key: j for j, key in enumerate([*pools, *whole])}
+    every: dict[Any, _Sums] = {**pools, **whole}
+    weights = np.zeros((len(usable), len(column)))
+    confounded = set()
+    for i, key in enumerate(usable):
         sums, context = groups[key], key[2]
-        expected = np.zeros_like(noise)
+        elsewhere = 0.0
         for batch, n in sums.batches.items():
-            same = controls.get((context, batch))
-            if same is None or same.n < _LEAST_CONTROLS:
-                same = plain[context]
-                if not any((c, batch) in controls for c in contexts):
-                    confounded.add(perturbations.name(key[0]))
-            expected += n / sums.n * same.log / same.n
-        change.append(sums.log / sums.n - expected)
+            share = n / sums.total
+            if (context, batch) in pools:
+                weights[i, column[context, batch]] += share
+                continue
+            weights[i, column[context, None]] += share
+            of_controls = plain[context].batches.get(batch, 0) / plain[context].total
+            known = any((c, batch) in pools for c in contexts)
+            elsewhere += 0.0 if known else max(0.0, share - of_controls)
+        if elsewhere > _ELSEWHERE:
+            confounded.add(perturbations.name(key[0]))
+    used = np.flatnonzero(weights.any(axis=0))
+    weights, sums_of = weights[:, used], [list(every.values())[j] for j in used]
+    own = np.array([groups[key].means for key in usable])
+    theirs = np.array([s.means for s in sums_of])
+    change = np.array([groups[key].mean for key in usable])
     return MeasuredResponses(
         [Observed(parts, dose, contexts.index(c)) for parts, dose, c in usable],
-        np.array([groups[key].n for key in usable], dtype=np.float64),
-        np.array(change),
-        noise,
+        np.array([groups[key].total for key in usable], dtype=np.float64),
+        change - weights @ np.array([s.mean for s in sums_of]),
+        np.stack([own[:, h] - weights @ theirs[:, h] for h in (0, 1)]),
+        weights / np.sqrt([s.total for s in sums_of]),
+        _deviation([*groups.values(), *of_contexts.values()], squares),
         contexts,
-        np.array([plain[c].log / plain[c].n for c in contexts]),
+        np.array([plain[c].mean for c in contexts]),
         left_out,
         sorted(confounded),
     )
+
+
+def _deviation(groups: Sequence[_Sums], squares: np.ndarray) -> np.ndarray:
+    """Of one cell, within groups; ``squares`` are summed over all of them."""
+    n = sum(s.total for s in groups)
+    within = squares - sum(s.total * s.mean**2 for s in groups)
+    one = sum(s.one for s in groups) / n
+    # a feature that no cell shows may have a count in the next
+    return np.sqrt(np.maximum(np.asarray(within) / (n - len(groups)), one**2 / n))
 
 
 def _order(key: tuple[Parts, float, Context]) -> tuple:
@@ -192,9 +254,8 @@ def _order(key: tuple[Parts, float, Context]) -> tuple:
 
 
 def _together(parts: Sequence[_Sums]) -> _Sums:
-    out = _Sums(len(parts[0].log))
+    out = _Sums(parts[0].log.shape[1])
     for sums in parts:
-        out.n += sums.n
-        for name in ("one", "log", "square"):
-            setattr(out, name, getattr(out, name) + getattr(sums, name))
+        out.n, out.log, out.one = out.n + sums.n, out.log + sums.log, out.one + sums.one
+        out.batches.update(sums.batches)
     return out

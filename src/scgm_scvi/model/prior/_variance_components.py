@@ -13,11 +13,11 @@ _KNOWN_NOISE = 4.0  # of the prior that noise is as measured: its logarithm devi
 
 
 def fit_components(
-    scores: np.ndarray, covariances: np.ndarray, noise: np.ndarray
+    scores: np.ndarray, covariances: np.ndarray, noise: np.ndarray, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Weights of covariances that make scores most probable, for each column by itself.
 
-    Maximises :math:`\ln N(t_k; 0, \sum_j \theta_{jk} K_j + \nu_k \mathrm{diag}(v))` over the
+    Maximises :math:`\ln N(t_k; 0, \sum_j \theta_{jk} K_j + \nu_k V)` over the
     logarithms of :math:`\theta` and :math:`\nu`, by L-BFGS, with weak Gaussian priors that keep
     weights from running off where nothing decides.
 
@@ -28,7 +28,9 @@ def fit_components(
     covariances
         :math:`K`, ``(n_components, n, n)``.
     noise
-        Variance of each row by noise, ``(n,)``, up to a factor near 1.
+        Covariance :math:`V` of the rows by noise, ``(n, n)``.
+    factor
+        What :math:`\nu` is about, ``(n_axes,)``.
 
     Returns
     -------
@@ -38,23 +40,27 @@ def fit_components(
     ----------
     Rasmussen & Williams 2006, section 5.4.1.
     """
-    t, k, v = (torch.as_tensor(np.ascontiguousarray(a)) for a in (scores.T, covariances, noise))
+    if not scores.size:  # no axis
+        return np.zeros((scores.shape[1], len(covariances))), np.zeros(scores.shape[1])
+    given = (scores.T, covariances, noise, np.log(np.maximum(factor, 1e-9)))
+    t, k, v, known = (torch.as_tensor(np.ascontiguousarray(a)) for a in given)
     # each explains its share of what is not noise, to begin with
     size = torch.diagonal(k, dim1=1, dim2=2).mean(dim=1).clamp(min=1e-3)
-    signal = (t.square() - v).mean(dim=1).clamp(min=0.1 * float(v.mean()))
+    by_noise = known.exp() * torch.diagonal(v).mean()
+    signal = torch.maximum(t.square().mean(dim=1) - by_noise, 0.1 * by_noise)
     even = (signal[:, None] / (len(k) * size)).log()
     log_weights = even.clone().requires_grad_(True)
-    log_noise = torch.zeros(len(t), dtype=t.dtype, requires_grad=True)
+    log_noise = known.clone().requires_grad_(True)
     small = 1e-9 * torch.eye(t.shape[1], dtype=t.dtype)
 
     def loss() -> torch.Tensor:
         c = torch.einsum("aj,jmn->amn", log_weights.exp(), k) + small
-        c = c + log_noise.exp()[:, None, None] * torch.diag(v)
+        c = c + log_noise.exp()[:, None, None] * v
         root = torch.linalg.cholesky(c)
         white = torch.linalg.solve_triangular(root, t[:, :, None], upper=False)
         log_det = torch.diagonal(root, dim1=1, dim2=2).log().sum()
         prior = _TOWARDS_EVEN * (log_weights - even).square().sum()
-        prior = prior + _KNOWN_NOISE * log_noise.square().sum()
+        prior = prior + _KNOWN_NOISE * (log_noise - known).square().sum()
         return white.square().sum() / 2 + log_det + prior / 2
 
     optimizer = torch.optim.LBFGS(

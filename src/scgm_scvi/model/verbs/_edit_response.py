@@ -107,7 +107,7 @@ class EditResponseMixin(ControlCellsMixin):
             ),
             row=row,
             expected=expected,
-            doubts=self._doubts(expected["basis"]),
+            doubts=self._doubts(expected["basis"], controls.places),
         )
 
     def _knock_outs(self, genes: Genes) -> list[str]:

@@ -166,7 +166,7 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         predicted, expected = self._expected_changes(model, pairs, controls.places)
         place = ["/".join("unspecified" if v is None else v for v in of) for of in controls.values]
         expected["context"] = [place[a.context] for a in pairs]
-        for doubt in self._doubts(expected["basis"]):
+        for doubt in self._doubts(expected["basis"], controls.places):
             warnings.warn(doubt, UserWarning, stacklevel=3)
         at = {
             (i.parts, i.dose, i.context): controls.folds[i.context].inverse(row)

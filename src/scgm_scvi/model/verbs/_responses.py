@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from scgm_scvi._errors import listed
-from scgm_scvi.model.prior._measured_responses import Observed, measure_responses
+from scgm_scvi.model.prior._joined_responses import joined_responses
+from scgm_scvi.model.prior._left_out import left_out_scores
+from scgm_scvi.model.prior._measured_responses import LEAST_CONTROLS, Observed, measure_responses
+from scgm_scvi.model.prior._response_axes import find_axes
 from scgm_scvi.model.prior._response_contexts import context_values, places_of
 from scgm_scvi.model.prior._response_kernels import Places
-from scgm_scvi.model.prior._response_model import Predicted, ResponseModel, blocks_of
+from scgm_scvi.model.prior._response_model import Predicted, ResponseModel
 from scgm_scvi.model.requests._perturbations import Perturbations
 
 from ._verb import Verb
 
 __all__ = ["ResponsesMixin"]
 
-_LEAST = 3  # to leave one out, and have two to learn from
 _WHAT = {
     "perturbation": "perturbations",
     "combination": "combinations",
@@ -60,33 +62,36 @@ class ResponsesMixin(Verb):
     def _learn_responses(self) -> None:
         """Learn from the model's own cells how perturbations change them; keep it.
 
-        Cells of which none is perturbed teach nothing, and leave what was learnt before.
+        Cells of which none is perturbed teach nothing, and leave what was learnt before. What a
+        model's reference had learnt stays known.
         """
         spec = self.condition_spec
         measured = measure_responses(self.module, spec, self._minibatches(None))
-        if not measured.observed:
-            return
-        values = [context_values(spec, c) for c in measured.contexts]
-        places = places_of(spec, measured.baselines, values, {v: i for i, v in enumerate(values)})
-        model = ResponseModel.fit(measured, self._named_perturbations().vectors, places)
-        left_out = {}
-        for kind in _WHAT:
-            blocks = blocks_of(model, kind)
-            if len(blocks) >= _LEAST:
-                left_out[kind] = model.left_out(blocks)
-        self.fitted_["responses"] = {**model.to_dict(), "left_out": left_out}
         if measured.left_out:
             names = ["/".join(map(str, context_values(spec, c))) for c in measured.left_out]
             warnings.warn(
-                f"{listed(names, 5)}: contexts with perturbed cells and no control cells, of which "
-                "no response can be learnt.",
+                f"{listed(names, 5)}: contexts with perturbed cells and fewer than {LEAST_CONTROLS} "
+                "control cells, of which no response can be learnt.",
                 UserWarning,
                 stacklevel=3,
             )
+        if not measured.observed:
+            return
+        if before := self.fitted_.get("reference_responses"):
+            absent = (self.fine_tuning_ or {}).get("missing", ())
+            rows = np.flatnonzero(self.var_.index.isin(absent)).tolist()
+            measured = joined_responses(ResponseModel.from_dict(before), measured, rows)
+        values = [context_values(spec, c) for c in measured.contexts]
+        places = places_of(spec, measured.baselines, values, {v: i for i, v in enumerate(values)})
+        vectors = self._named_perturbations().vectors
+        axes, of_halves = find_axes(measured)
+        model = ResponseModel.fit(measured, vectors, places, axes)
+        left_out = left_out_scores(measured, vectors, places, of_halves)
+        self.fitted_["responses"] = {**model.to_dict(), "left_out": left_out}
         if measured.confounded:
             warnings.warn(
-                f"{listed(measured.confounded, 5)}: perturbations in batches without any control "
-                "cell, whose responses can't be told from those of the batch.",
+                f"{listed(measured.confounded, 5)}: perturbations in batches without control "
+                "cells, or with too few, whose responses can't be told from those of the batch.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -104,8 +109,8 @@ class ResponsesMixin(Verb):
             self._learn_responses()
         if "responses" not in self.fitted_:
             raise ValueError(
-                "No response to a perturbation was seen: the model's cells have no perturbed cells "
-                "beside control cells of the same context."
+                "No response to a perturbation was seen: that takes two perturbed cells or more "
+                f"beside {LEAST_CONTROLS} control cells or more of the same context."
             )
         return ResponseModel.from_dict(self.fitted_["responses"])
 
@@ -141,15 +146,25 @@ class ResponsesMixin(Verb):
         }
         return found, expected
 
-    def _doubts(self, kinds: Sequence[str]) -> list[str]:
+    def _doubts(self, kinds: Sequence[str], places: Places) -> list[str]:
         """Why some predictions are not to be trusted."""
-        left_out = self.fitted_["responses"]["left_out"]
+        left_out, asked = self.fitted_["responses"]["left_out"], set(kinds) - {"control"}
+        if not asked:
+            return []
+        seen = left_out["seen"]["response"]
+        if not seen > 0:
+            return [
+                "Nothing tells the responses that were seen from noise: other cells of the same "
+                "perturbations do not show the same. What is predicted of others is no more than that."
+            ]
+        if not np.isin(places.known, self.fitted_["responses"]["context"]).all():
+            asked.add("context")
         out = []
-        for kind in sorted(set(kinds) & set(_WHAT)):
+        for kind in sorted(asked & set(_WHAT)):
             what = _WHAT[kind]
             if kind not in left_out:
                 out.append(
-                    f"Fewer than {_LEAST} {what} were seen, so that nothing tells how well responses "
+                    f"Fewer than 3 {what} were seen, so that nothing tells how well responses "
                     "to others are predicted here."
                 )
                 continue
