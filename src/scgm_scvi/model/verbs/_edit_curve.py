@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -127,7 +128,7 @@ class EditCurveMixin(Verb):
         generator = self.prior.generator(seed)
         own, state = self._states(cells)
         named = {str(name) for name in conditions}
-        tried = EditedCells(own, request.over(own, named), state)
+        tried = EditedCells(own, self._target(request, own, named), state)
         rows = torch.nonzero(tried.own.differs(tried.target)).ravel().numpy()
         if not len(rows):
             raise ValueError(
@@ -149,6 +150,29 @@ class EditCurveMixin(Verb):
         curve = pd.DataFrame(records)
         curve["chosen"] = curve.index == _choice(curve, method)
         return curve
+
+    def _target(self, request: Request, own: Attributes, named: Collection[str]) -> Attributes:
+        """The ``own`` attributes of cells with those in ``named`` as the request has them.
+
+        Cells without a dose that get a perturbation get the largest that was seen, unless one is
+        named: nothing was ever seen of a perturbation without.
+        """
+        target, perturbations = request.over(own, named), self.condition_spec.perturbations
+        if perturbations is None or perturbations.key not in named:
+            return target
+        name = perturbations.dose_key
+        if name is None or name in named:
+            return target
+        spec = self.condition_spec
+        place = spec.value_columns[name]
+        known = self.prior.design["values"][:, place]
+        categories = spec.categorical[perturbations.key]
+        is_control = [True, *(not perturbations.parts(c) for c in categories)]
+        given = ~torch.tensor(is_control)[target.tokens[:, spec.position(perturbations.key)]]
+        values = target.values.clone()
+        without = given[:, None] & ~(values[:, place] > 0)
+        values[:, place] = values[:, place].masked_fill(without, float(np.nanmax(known)))
+        return replace(target, values=values)
 
     def _profiles(self) -> Profiles:
         """Means of groups of the model's own cells, or of generated ones."""
