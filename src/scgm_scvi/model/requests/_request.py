@@ -194,7 +194,7 @@ def _as_seen(
         return column
     seen = {perturbations.parts(c): c for c in reversed(categories)}
     seen.pop((), None)  # the control has one name
-    strange = column.notna() & ~column.isin(list(categories))
+    strange = column.map(lambda v: isinstance(v, str)) & ~column.isin(list(categories))
     found = column[strange].map(lambda v: seen.get(perturbations.parts(v), v))
     return column.where(~strange, found)
 

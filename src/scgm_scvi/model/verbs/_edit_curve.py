@@ -166,6 +166,8 @@ class EditCurveMixin(Verb):
         spec = self.condition_spec
         place = spec.value_columns[name]
         known = self.prior.design["values"][:, place]
+        if not (known > 0).any():
+            return target
         categories = spec.categorical[perturbations.key]
         is_control = [True, *(not perturbations.parts(c) for c in categories)]
         given = ~torch.tensor(is_control)[target.tokens[:, spec.position(perturbations.key)]]

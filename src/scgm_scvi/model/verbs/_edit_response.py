@@ -185,11 +185,8 @@ def perturbation_kept(own: Attributes, target: Attributes, rows: np.ndarray) -> 
     """The target with the perturbation and dose that some cells have: responses are for them."""
     spec = own.spec
     assert spec.perturbations is not None
-    tokens, values, position = (
-        target.tokens.clone(),
-        target.values.clone(),
-        spec.position(spec.perturbations.key),
-    )
+    tokens, values = target.tokens.clone(), target.values.clone()
+    position = spec.position(spec.perturbations.key)
     tokens[rows, position] = own.tokens[rows, position]
     if spec.perturbations.dose_key is not None:
         place = spec.value_columns[spec.perturbations.dose_key]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -22,7 +21,6 @@ from scgm_scvi.model.prior._edited_states import (
     analogy_scale,
     check_method,
     check_samples,
-    edited,
     parse_sampling,
 )
 from scgm_scvi.model.requests._condition_tables import Conditions
@@ -32,7 +30,6 @@ from scgm_scvi.model.requests._request import Request
 
 from ._edit_curve import EditCurveMixin
 from ._edit_record import (
-    EditedPart,
     asked_genes,
     changed,
     described,
@@ -40,7 +37,8 @@ from ._edit_record import (
     say_observational,
     say_unused,
 )
-from ._edit_response import EditResponseMixin, ResponseEdit, perturbation_kept, with_folds
+from ._edit_response import EditResponseMixin, ResponseEdit, perturbation_kept
+from ._network_edit import NetworkEditMixin
 from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
@@ -48,7 +46,7 @@ __all__ = ["EditingMixin"]
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
 
 
-class EditingMixin(EditCurveMixin, EditResponseMixin):
+class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
     """Simulate an intervention on real cells."""
 
     @overload
@@ -293,6 +291,12 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         by_networks = np.setdiff1d(np.arange(adata.n_obs), moved)
         if strength is not None:
             strength_sigma(strength)  # refuses what is no strength
+        own, state = self._states(adata)
+        target = self._target(request, own, named)
+        response: ResponseEdit | None = None
+        if asked is not None:
+            target = perturbation_kept(own, target, asked.rows)
+            response = self._respond(adata, asked, own, target, run)
         if not len(by_networks):
             say_unused(method, strength)
             strength = 0.0
@@ -301,12 +305,6 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         elif strength is None:
             strength = self._default_strength(adata, left, method, guidance_scale, composition)
         edit = Edit(method, float(strength), sampling, edit_library_size)
-        own, state = self._states(adata)
-        target = self._target(request, own, named)
-        response: ResponseEdit | None = None
-        if asked is not None:
-            target = perturbation_kept(own, target, asked.rows)
-            response = self._respond(adata, asked, own, target, run)
         cells = EditedCells(own, target, state).rows(torch.as_tensor(by_networks))
         borrowed: list[Borrowed] = []
         if composition == "auto" and len(by_networks):
@@ -362,70 +360,3 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             uns=uns,
             copy=copy,
         )
-
-    def _edited_part(
-        self,
-        cells: EditedCells,
-        edit: Edit,
-        intervention: Intervention | None,
-        expression: str,
-        seeds: np.ndarray,
-        folds: np.ndarray | None = None,
-    ) -> EditedPart:
-        """Edit some cells, once for each seed; ``folds`` are of a response that comes to it."""
-        prior = self.prior
-        before = prior.express(cells.state, cells.own, "normalized", 0)
-        attributes = cells.target if edit.strength > 0 else cells.own
-        source = torch.as_tensor(before / 1e4)
-        if intervention is not None and edit.strength > 0:
-            energy = intervention.guidance_energy(
-                source, lambda state: prior.module.decode_state(state, attributes.tensors)
-            )
-            edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
-        is_set = intervention is not None and (edit.strength > 0 or folds is not None)
-        adjust = self._adjustment(
-            intervention if is_set else None, folds, source, edit.edit_library_size
-        )
-        samples = []
-        for seed in seeds.tolist():
-            new = edited(prior, cells, edit, prior.generator(seed))
-            decoded = prior.decode(new, attributes, adjust)
-            samples.append(prior.draw(decoded, "normalized", seed))
-            if len(samples) == 1:
-                latent = prior.latents(new)
-                x = prior.draw(decoded, "counts", seed) if expression == "counts" else None
-        mean: Any = sum(samples) / len(samples)
-        logs = [np.log1p(sample) for sample in samples]
-        log_mean = sum(logs) / len(logs)
-        change = log_mean - np.log1p(before)
-        spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
-        return EditedPart.of(
-            mean if x is None else x, latent, before, mean, change, np.sqrt(spread)
-        )
-
-    def _adjustment(
-        self,
-        intervention: Intervention | None,
-        folds: np.ndarray | None,
-        source: torch.Tensor,
-        edit_library_size: bool,
-    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """A function of the decoded proportions of cells: responses first, targets last.
-
-        So that targets are met and preserved features stay, whatever responds.
-        """
-        if folds is None and (intervention is None or not intervention.columns):
-            return None
-
-        def adjust(share: torch.Tensor) -> torch.Tensor:
-            if folds is None:
-                new, size = share, torch.ones_like(share)
-            else:
-                new = with_folds(folds, share)
-                size = self.module.modality_totals(new)
-                new = new / size
-            if intervention is not None:
-                new = intervention.apply(new, source)
-            return new * size if edit_library_size else new
-
-        return adjust
