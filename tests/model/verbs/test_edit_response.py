@@ -170,7 +170,7 @@ def test_no_dose_and_no_perturbation_leave_controls_as_they_are(model, controls)
         assert cells.obs["scgm_edited_effect"].max() < 1e-4
 
 
-def test_a_perturbation_without_a_dose_has_the_largest(model, controls, monkeypatch):
+def test_doses_that_are_not_named_go_with_the_perturbation(model, controls, screen, monkeypatch):
     targets = []
     ask = type(model)._edited_part
     monkeypatch.setattr(
@@ -180,6 +180,12 @@ def test_a_perturbation_without_a_dose_has_the_largest(model, controls, monkeypa
     )
     edit(model, controls, {"target": "P0"}, strength=0.3)
     assert set(targets[0].values.ravel().tolist()) == {1.0}
+    adata = screen[0]
+    treated = adata[(adata.obs["target"] == "P0").to_numpy()].copy()
+    edit(model, treated, {"target": "control"}, strength=0.3)
+    assert set(targets[1].values.ravel().tolist()) == {0.0}
+    edit(model, treated, {"target": "P1"}, strength=0.3)
+    np.testing.assert_allclose(targets[2].values.ravel(), treated.obs["dose"])
 
 
 def test_a_set_is_the_same_in_any_order(model, controls):

@@ -154,26 +154,31 @@ class EditCurveMixin(Verb):
     def _target(self, request: Request, own: Attributes, named: Collection[str]) -> Attributes:
         """The ``own`` attributes of cells with those in ``named`` as the request has them.
 
-        Cells without a dose that get a perturbation get the largest that was seen, unless one is
-        named: nothing was ever seen of a perturbation without.
+        Unless a dose is named, cells without one that get a perturbation get the largest that was
+        seen, and cells that are to be controls that of controls: nothing else was ever seen.
         """
-        target, perturbations = request.over(own, named), self.condition_spec.perturbations
+        target, spec = request.over(own, named), self.condition_spec
+        perturbations, design = spec.perturbations, self.prior.design
         if perturbations is None or perturbations.key not in named:
             return target
         name = perturbations.dose_key
         if name is None or name in named:
             return target
-        spec = self.condition_spec
-        place = spec.value_columns[name]
-        known = self.prior.design["values"][:, place]
-        if not (known > 0).any():
-            return target
-        categories = spec.categorical[perturbations.key]
-        is_control = [True, *(not perturbations.parts(c) for c in categories)]
-        given = ~torch.tensor(is_control)[target.tokens[:, spec.position(perturbations.key)]]
-        values = target.values.clone()
-        without = given[:, None] & ~(values[:, place] > 0)
-        values[:, place] = values[:, place].masked_fill(without, float(np.nanmax(known)))
+        place, position = spec.value_columns[name], spec.position(perturbations.key)
+        kinds = [bool(perturbations.parts(c)) for c in spec.categorical[perturbations.key]]
+        given, control = (
+            torch.tensor([False, *kinds]),
+            torch.tensor([False, *(not k for k in kinds)]),
+        )
+        known, was = design["values"][:, place], torch.as_tensor(design["tokens"][:, position])
+        doses = known[known > 0]
+        none = known[control[was].numpy()[:, None] & ~np.isnan(known)]
+        largest = float(doses.max()) if len(doses) else np.nan
+        usual = float(np.median(none)) if len(none) else np.nan
+        values, token = target.values.clone(), target.tokens[:, position]
+        lacking = given[token][:, None] & ~(values[:, place] > 0)
+        values[:, place] = values[:, place].masked_fill(lacking, largest)
+        values[:, place] = values[:, place].masked_fill(control[token][:, None], usual)
         return replace(target, values=values)
 
     def _profiles(self) -> Profiles:
