@@ -17,6 +17,7 @@ __all__ = [
     "Genes",
     "Preserve",
     "preserved_genes",
+    "require_apart",
     "require_features",
     "targets_of",
 ]
@@ -61,6 +62,17 @@ def preserved_genes(preserve: Preserve) -> list[str]:
             )
         out += [str(gene) for gene in genes]
     return list(dict.fromkeys(out))
+
+
+def require_apart(wanted: Iterable[str], kept: Iterable[str]) -> None:
+    """Raise where a gene is to be changed and preserved at once."""
+    named = set(wanted)
+    both = [gene for gene in kept if gene in named]
+    if both:
+        raise ValueError(
+            f"genes and preserve both name {listed(both)}. A gene is changed or preserved: take "
+            "it out of one of the two."
+        )
 
 
 def require_features(genes: Iterable[str], names: pd.Index, argument: str) -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch.distributions import Distribution
 
-from scgm_scvi._errors import listed
 from scgm_scvi.distributions import modality_sums, of_each_feature
 
 from ._energy import DenoisedCells, Energy
@@ -20,6 +19,7 @@ from ._gene_targets import (
     GeneTarget,
     Preserve,
     preserved_genes,
+    require_apart,
     require_features,
     targets_of,
 )
@@ -131,12 +131,7 @@ class Intervention:
                 "cell."
             )
         wanted, kept = targets_of(genes), preserved_genes(preserve)
-        both = [gene for gene in kept if gene in wanted]
-        if both:
-            raise ValueError(
-                f"genes and preserve both name {listed(both)}. A gene is changed or preserved: take "
-                "it out of one of the two."
-            )
+        require_apart(wanted, kept)
         require_features(wanted, names, "genes")
         require_features(kept, names, "preserve")
         widths = tuple(widths) or (len(names),)

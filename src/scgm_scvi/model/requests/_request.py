@@ -178,10 +178,25 @@ def _token_columns(
     for j, (name, categories) in enumerate(attributes.items()):
         if name in table:
             column = pd.Series(np.asarray(table[name], dtype=object))
+            column = _as_seen(name, column, categories, spec)
             _require_seen(name, column, categories, spec)
             out[:, j] = condition_tokens(column, categories, name, spec.unspecified.get(name))
             _require_met(name, out[:, j], categories, spec.met.get(name))
     return out
+
+
+def _as_seen(
+    name: str, column: pd.Series, categories: np.ndarray, spec: ConditionSpec
+) -> pd.Series:
+    """Sets of perturbations in the order in which cells have them, as parts have none."""
+    perturbations = spec.perturbations
+    if perturbations is None or perturbations.key != name:
+        return column
+    seen = {perturbations.parts(c): c for c in reversed(categories)}
+    seen.pop((), None)  # the control has one name
+    strange = column.map(lambda v: isinstance(v, str)) & ~column.isin(list(categories))
+    found = column[strange].map(lambda v: seen.get(perturbations.parts(v), v))
+    return column.where(~strange, found)
 
 
 def _require_seen(

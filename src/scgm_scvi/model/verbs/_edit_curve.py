@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -127,7 +128,7 @@ class EditCurveMixin(Verb):
         generator = self.prior.generator(seed)
         own, state = self._states(cells)
         named = {str(name) for name in conditions}
-        tried = EditedCells(own, request.over(own, named), state)
+        tried = EditedCells(own, self._target(request, own, named), state)
         rows = torch.nonzero(tried.own.differs(tried.target)).ravel().numpy()
         if not len(rows):
             raise ValueError(
@@ -149,6 +150,36 @@ class EditCurveMixin(Verb):
         curve = pd.DataFrame(records)
         curve["chosen"] = curve.index == _choice(curve, method)
         return curve
+
+    def _target(self, request: Request, own: Attributes, named: Collection[str]) -> Attributes:
+        """The ``own`` attributes of cells with those in ``named`` as the request has them.
+
+        Unless a dose is named, cells without one that get a perturbation get the largest that was
+        seen, and cells that are to be controls that of controls: nothing else was ever seen.
+        """
+        target, spec = request.over(own, named), self.condition_spec
+        perturbations, design = spec.perturbations, self.prior.design
+        if perturbations is None or perturbations.key not in named:
+            return target
+        name = perturbations.dose_key
+        if name is None or name in named:
+            return target
+        place, position = spec.value_columns[name], spec.position(perturbations.key)
+        kinds = [bool(perturbations.parts(c)) for c in spec.categorical[perturbations.key]]
+        given, control = (
+            torch.tensor([False, *kinds]),
+            torch.tensor([False, *(not k for k in kinds)]),
+        )
+        known, was = design["values"][:, place], torch.as_tensor(design["tokens"][:, position])
+        doses = known[known > 0]
+        none = known[control[was].numpy()[:, None] & ~np.isnan(known)]
+        largest = float(doses.max()) if len(doses) else np.nan
+        usual = float(np.median(none)) if len(none) else np.nan
+        values, token = target.values.clone(), target.tokens[:, position]
+        lacking = given[token][:, None] & ~(values[:, place] > 0)
+        values[:, place] = values[:, place].masked_fill(lacking, largest)
+        values[:, place] = values[:, place].masked_fill(control[token][:, None], usual)
+        return replace(target, values=values)
 
     def _profiles(self) -> Profiles:
         """Means of groups of the model's own cells, or of generated ones."""

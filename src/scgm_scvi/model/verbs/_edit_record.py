@@ -13,8 +13,17 @@ import pandas as pd
 from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.prior._analogy_search import Borrowed
 from scgm_scvi.model.requests._condition_tables import Conditions
+from scgm_scvi.model.requests._gene_targets import Genes, targets_of
 
-__all__ = ["EditedPart", "changed", "described", "expected", "say_observational"]
+__all__ = [
+    "EditedPart",
+    "asked_genes",
+    "changed",
+    "described",
+    "expected",
+    "say_observational",
+    "say_unused",
+]
 
 _N_TOP = 100  # changed features that are reported
 _PSEUDO = 0.1  # counts per 10,000, so that a feature out of nothing has a fold change
@@ -81,6 +90,14 @@ def expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
     }
 
 
+def asked_genes(genes: Genes) -> dict[str, list[str]]:
+    """Genes and their targets as they were asked for, whoever answers."""
+    targets = targets_of(genes)
+    return (
+        {"genes": list(targets), "targets": [t.asked for t in targets.values()]} if targets else {}
+    )
+
+
 def described(conditions: Conditions) -> Any:
     """What was asked for, as builtins: each value, or that every cell has its own."""
     if conditions is None:
@@ -96,3 +113,16 @@ def described(conditions: Conditions) -> Any:
 def say_observational() -> None:
     """Once a session: Python's own filter forgets, as libraries reset it."""
     warnings.warn(_OBSERVATIONAL, UserWarning, stacklevel=4)
+
+
+def say_unused(method: str, strength: float | None) -> None:
+    """Where a response is all, networks have no part, nor what they were to be run with."""
+    unused = [f"method={method!r}"] if method != "sdedit" else []
+    unused += [f"strength={strength!r}"] if strength is not None else []
+    if unused:
+        warnings.warn(
+            f"{' and '.join(unused)} play no part: a response is all that is asked for, which moves "
+            "the cells' own counts. Leave them out.",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,169 +1,200 @@
-"""Edits to perturbations that were never done: what is asked for, and what it makes of cells."""
+"""Edits to perturbations that were never done: what they make of cells."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from scgm_scvi.model.prior._log_folds import moved_means
+from scgm_scvi._errors import listed
+from scgm_scvi.model.prior._log_folds import LogFolds, moved_means
 from scgm_scvi.model.prior._measured_responses import Observed
+from scgm_scvi.model.prior._response_contexts import context_values
+from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import ResponseModel
-from scgm_scvi.model.requests._condition_tables import Conditions
-from scgm_scvi.model.requests._interventions import Genes
+from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.model.requests._interventions import Intervention
+from scgm_scvi.model.requests._sampling import Sampling
 
 from ._control_cells import ControlCellsMixin, Controls
+from ._edit_perturbations import AskedResponse, EditPerturbationsMixin
 from ._edit_record import EditedPart
 from ._verb import Run
 
-__all__ = ["EditResponseMixin", "ResponseEdit", "with_folds"]
+__all__ = ["EditResponseMixin", "ResponseEdit", "perturbation_kept", "with_folds"]
 
-_KNOCKED_DOWN = -0.2  # mean change of log expression of the target itself
+_N_GENERATED = 128  # cells of a context that tell how means and mean logarithms go together
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseEdit:
-    """What is asked of the response model, and what is left to ask of others.
+    """What responses make of cells.
 
     Attributes
     ----------
-    conditions, genes
-        Without what the responses answer.
-    controls
-        The cells.
+    rows, controls
+        The cells that respond.
     folds, row
-        Log fold changes ``(n_kinds, n_features)``, and which of them each cell has.
+        Log fold changes ``(n_kinds, n_features)``, of which the first are none, and which of them
+        each cell of all has.
     expected, doubts
         Of the responses.
     """
 
-    conditions: Any
-    genes: Any
+    rows: np.ndarray
     controls: Controls
     folds: np.ndarray
     row: np.ndarray
     expected: dict[str, list[Any]]
     doubts: list[str]
 
-    def folds_of(self, rows: slice) -> np.ndarray:
-        """Those of some cells."""
+    def folds_of(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some of all cells."""
         return self.folds[self.row[rows]]
 
 
-class EditResponseMixin(ControlCellsMixin):
+@dataclass(frozen=True, eq=False)
+class _Contexts:
+    """Contexts that cells are asked for in: of each cell, and of each place, value and folds."""
+
+    of_cells: np.ndarray
+    places: Places
+    values: list[tuple[str | None, ...]]
+    folds: dict[int, LogFolds]
+
+
+class EditResponseMixin(ControlCellsMixin, EditPerturbationsMixin):
     """Ask the response model for what no cell of training had."""
 
-    def _asked_response(
-        self, adata: Any, conditions: Conditions, genes: Genes, run: Run
-    ) -> ResponseEdit | None:
-        """Perturbations among the conditions that no cell had, or knock-outs that are some.
-
-        ``None`` where there are none, so that networks can answer all of it.
-        """
-        spec = self.condition_spec
-        perturbations = spec.perturbations
-        if perturbations is None:
-            return None
-        names: Any = None
-        if conditions is not None and perturbations.key in conditions:
-            seen = {str(c) for c in spec.categorical[perturbations.key]}
-            names = conditions[perturbations.key]
-            listed_ = [names] if np.ndim(names) == 0 else list(names)
-            if all(pd.isna(name) or str(name) in seen for name in listed_):
-                names = None
-        knocked = [] if names is not None else self._knock_outs(genes)
-        if names is None and not knocked:
-            return None
-        if names is None:
-            names, genes = perturbations.name(tuple(sorted(knocked))), _without(genes, knocked)
-        model = self._responses()
-        amounts: Any = model.likeness.curve.doses[-1]
-        if perturbations.dose_key is not None and perturbations.dose_key in (conditions or {}):
-            amounts = conditions[perturbations.dose_key]  # type: ignore[index]
-        controls = self._read_controls(adata, model, run.batch_size)
-        per_cell = pd.DataFrame({"name": names, "dose": amounts}, index=range(adata.n_obs))
-        parts = perturbations.require_known(per_cell["name"].unique(), model.singles)
-        of = dict(zip(per_cell["name"].unique(), parts, strict=True))
-        asked: dict[Observed, int] = {}
-        row = np.empty(adata.n_obs, dtype=int)
-        for i, (name, dose) in enumerate(per_cell.itertuples(index=False)):
-            one = Observed(of[name], float(dose), int(controls.context[i]))
-            row[i] = asked.setdefault(one, len(asked))
-        predicted, expected = self._expected_changes(model, list(asked), controls.places)
-        taken = (perturbations.key, perturbations.dose_key)
+    def _respond(
+        self, adata: Any, asked: AskedResponse, own: Attributes, target: Attributes, run: Run
+    ) -> ResponseEdit:
+        """The responses of cells that have their ``own`` attributes, and shall have others."""
+        model, rows = self._responses(), asked.rows
+        cells = adata if len(rows) == adata.n_obs else adata[rows]
+        controls = self._read_controls(cells, model, run.batch_size)
+        some = torch.as_tensor(rows)
+        there = self._contexts_asked(model, controls, own.rows(some), target.rows(some), run)
+        pairs: dict[Observed, int] = {}
+        row = np.zeros(adata.n_obs, dtype=int)
+        each = zip(rows, asked.parts, asked.doses, there.of_cells, strict=True)
+        for i, parts, dose, context in each:
+            row[i] = 1 + pairs.setdefault(Observed(parts, dose, int(context)), len(pairs))
+        predicted, expected = self._expected_changes(model, list(pairs), there.places)
+        expected["context"] = [
+            "/".join("unspecified" if v is None else v for v in there.values[a.context])
+            for a in pairs
+        ]
+        folds = [
+            there.folds[a.context].inverse(change)
+            for a, change in zip(pairs, predicted.change, strict=True)
+        ]
         return ResponseEdit(
-            conditions=_without(conditions, taken),
-            genes=genes,
+            rows=rows,
             controls=controls,
-            folds=np.stack(
-                [
-                    controls.folds[a.context].inverse(change)
-                    for a, change in zip(asked, predicted.change, strict=True)
-                ]
-            ),
+            folds=np.stack([np.zeros_like(folds[0]), *folds]),
             row=row,
             expected=expected,
             doubts=self._doubts(expected["basis"], controls.places),
         )
 
-    def _knock_outs(self, genes: Genes) -> list[str]:
-        """Genes to be knocked out whose loss the model has learnt of, or has a vector of."""
-        perturbations = self.condition_spec.perturbations
-        knocked = [g for g, target in (genes or {}).items() if target == "knockout"]
-        if perturbations is None or not knocked:
-            return []
-        model = self._responses()
-        known = {*model.singles, *perturbations.vectors.index}
-        knocked = [gene for gene in knocked if gene in known]
-        return knocked if knocked and _silences(model, self.var_.index) else []
+    def _contexts_asked(
+        self,
+        model: ResponseModel,
+        controls: Controls,
+        own: Attributes,
+        target: Attributes,
+        run: Run,
+    ) -> _Contexts:
+        """The contexts that cells are to be in: their own, or others of training.
+
+        Raises
+        ------
+        ValueError
+            If training had no control cells in one.
+        """
+        spec = self.condition_spec
+        position = spec.position(self._named_perturbations().key)
+        before, after = (np.delete(a.tokens.numpy(), position, axis=1) for a in (own, target))
+        after = np.where(after == 0, before, after)  # what is left open stays
+        trained = [context_values(spec, c) for c in model.contexts]
+        context, n_own = controls.context.copy(), len(controls.values)
+        folds = dict(enumerate(controls.folds))
+        elsewhere = (after != before).any(axis=1)
+        for tokens in np.unique(after[elsewhere], axis=0):
+            values = context_values(spec, tokens)
+            if values not in trained:
+                names = ["/".join(str(v) for v in known) for known in trained]
+                raise ValueError(
+                    f"conditions ask for a perturbation in {'/'.join(str(v) for v in values)!r}, and "
+                    "training had no control cells there, so that no response is known of it. Ask "
+                    f"for one of {listed(names, 10)}, or pass control cells of it and name the "
+                    "perturbation alone."
+                )
+            there = n_own + trained.index(values)
+            here = elsewhere & (after == tokens).all(axis=1)
+            context[here] = there
+            folds[there] = self._generated_folds(target.rows(torch.as_tensor(here)), run.seed)
+        known = model.likeness.places
+        places = Places(
+            *(
+                np.concatenate([getattr(p, name) for p in (controls.places, known)])
+                for name in ("baselines", "vectors", "known")
+            )
+        )
+        return _Contexts(context, places, [*controls.values, *trained], folds)
+
+    def _generated_folds(self, target: Attributes, seed: int) -> LogFolds:
+        """How far mean log expression moves with means where cells are not yet: of generated ones."""
+        some = self._as_controls(target.rows(torch.arange(_N_GENERATED) % len(target)))
+        prior = self.prior
+        with torch.no_grad():
+            states = prior.sample(some, Sampling.parse(prior.spec), prior.generator(seed))
+            px = prior.decode(states, some)
+            return LogFolds.of(self.module, [(px, self.module.modality_totals(px.mean))])
 
     def _edited_by_response(
-        self, response: ResponseEdit, expression: str, run: Run
+        self, response: ResponseEdit, preserved: Intervention | None, expression: str, run: Run
     ) -> Iterator[EditedPart]:
         """Cells that nothing else is done to: their very counts, moved."""
-        controls, n = response.controls, len(response.row)
+        controls, folds = response.controls, response.folds_of(response.rows)
+        if preserved is not None:
+            folds[:, list(preserved.columns)] = 0  # their counts stay
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
             loaded = self._loaded(cells, controls.reading, None, run.batch_size)
-            for (i, rows), tensors in zip(run.chunks(n), loaded, strict=True):
+            for (i, rows), tensors in zip(run.chunks(len(folds)), loaded, strict=True):
                 seed = int(run.seeds(i, 1)[0] >> 1)
-                moved = self._moved(tensors, response.folds_of(rows), seed)
+                moved = self._moved(tensors, folds[rows], seed)
+                if preserved is not None:  # and what is expected of them
+                    shares = (torch.as_tensor(x / 1e4) for x in (moved.after, moved.before))
+                    moved = moved._replace(after=preserved.apply(*shares).numpy() * 1e4)
                 yield EditedPart.of(
                     moved.expression(expression),
                     moved.latent,
                     moved.before,
                     moved.after,
                     np.log1p(moved.after) - np.log1p(moved.before),
-                    np.zeros(len(moved.latent)),
+                    np.full(len(moved.latent), np.nan),
                 )
+
+
+def perturbation_kept(own: Attributes, target: Attributes, rows: np.ndarray) -> Attributes:
+    """The target with the perturbation and dose that some cells have: responses are for them."""
+    spec = own.spec
+    assert spec.perturbations is not None
+    tokens, values = target.tokens.clone(), target.values.clone()
+    position = spec.position(spec.perturbations.key)
+    tokens[rows, position] = own.tokens[rows, position]
+    if spec.perturbations.dose_key is not None:
+        place = spec.value_columns[spec.perturbations.dose_key]
+        values[rows, place] = own.values[rows, place]
+    return replace(target, tokens=tokens, values=values)
 
 
 def with_folds(folds: np.ndarray, share: torch.Tensor) -> torch.Tensor:
     """Proportions ``(n, n_features)`` of features once they have log fold changes."""
     factor, excess = moved_means(share * 1e4, torch.as_tensor(folds).to(share))
     return share * factor + excess / 1e4
-
-
-def _silences(model: ResponseModel, features: pd.Index) -> bool:
-    """Whether perturbations make less of their own target, as knock-outs do."""
-    own = [
-        (i, features.get_loc(o.parts[0]))
-        for i, o in enumerate(model.observed)
-        if len(o.parts) == 1 and o.parts[0] in features
-    ]
-    changes = [float(model.scores[i] @ model.axes[:, j] * model.noise[j]) for i, j in own]
-    return bool(changes) and float(np.mean(changes)) < _KNOCKED_DOWN
-
-
-def _without(given: Any, names: Any) -> Any:
-    """A table or mapping without some entries; ``None`` where nothing is left."""
-    if given is None:
-        return None
-    if isinstance(given, pd.DataFrame):
-        left = given.drop(columns=[name for name in names if name in given])
-        return left if len(left.columns) else None
-    left = {k: v for k, v in dict(given).items() if k not in names}
-    return left or None

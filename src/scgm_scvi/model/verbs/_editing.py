@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -16,7 +14,6 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import stacked
-from scgm_scvi.model.prior._analogy import Analogy
 from scgm_scvi.model.prior._analogy_search import Borrowed, find_analogy
 from scgm_scvi.model.prior._edited_states import (
     Edit,
@@ -24,7 +21,6 @@ from scgm_scvi.model.prior._edited_states import (
     analogy_scale,
     check_method,
     check_samples,
-    edited,
     parse_sampling,
 )
 from scgm_scvi.model.requests._condition_tables import Conditions
@@ -33,8 +29,16 @@ from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserv
 from scgm_scvi.model.requests._request import Request
 
 from ._edit_curve import EditCurveMixin
-from ._edit_record import EditedPart, changed, described, expected, say_observational
-from ._edit_response import EditResponseMixin, with_folds
+from ._edit_record import (
+    asked_genes,
+    changed,
+    described,
+    expected,
+    say_observational,
+    say_unused,
+)
+from ._edit_response import EditResponseMixin, ResponseEdit, perturbation_kept
+from ._network_edit import NetworkEditMixin
 from ._verb import require_expression
 
 __all__ = ["EditingMixin"]
@@ -42,7 +46,7 @@ __all__ = ["EditingMixin"]
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
 
 
-class EditingMixin(EditCurveMixin, EditResponseMixin):
+class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
     """Simulate an intervention on real cells."""
 
     @overload
@@ -138,7 +142,10 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             or to a list with one a cell; or a DataFrame with a row a cell. A DataFrame, or Series,
             whose index names the cells goes by these names, one that counts its rows by position.
             A value of ``None`` leaves the attribute open. Naming the batch changes the batch. A
-            perturbation that no cell had is answered as by :meth:`predict`, for control cells.
+            perturbation that no cell had is answered as by :meth:`predict`, for control cells, with
+            the response of the context that is asked for. Without a dose, a perturbation is at the
+            largest that was seen; control cells that get none, or at no dose, stay as they are.
+            Sets are the same in any order.
         genes
             Target of single features: ``"knockout"``; a number, expression in counts per 10,000;
             or ``"fold:x"``, ``x`` times the cell's own expression. Genes that belong to a condition
@@ -146,12 +153,13 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             ``{"condition": None}``. The answer is observational: cells as they are with that much
             of the gene, not what setting it would cause; ``uns`` says so as ``kind``. But a
             ``"knockout"`` is the perturbation, where the model knows a screen that silences its
-            targets and the gene is one, or has a vector.
+            targets and the gene is one, or has a vector: together with those in ``conditions``.
         energy
             Function of :class:`scgm_scvi.model.DenoisedCells` that returns one number a cell, lower
             where better: any differentiable objective.
         preserve
-            Features, or a dict of name to list of features, whose expression is to stay.
+            Features, or a dict of name to list of features, whose expression is to stay, whatever
+            else responds.
         method
             ``"sdedit"``: noised at random, so that samples differ, which is the uncertainty of the
             outcome. ``"inversion"``: carried up the probability flow under the cell's own
@@ -162,7 +170,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             or the whole shift is made. In between, noise of standard deviation
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
             :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named; 0 where
-            a response that no cell showed is all: it moves the cell's own counts.
+            a response that no cell showed is all: it moves the cell's own counts, and neither
+            ``method`` nor ``strength`` plays a part.
         guidance_scale
             As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.25 for a change
             by analogy.
@@ -179,7 +188,9 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         sampler, n_steps, sampling_kwargs
             As in :meth:`generate`.
         edit_library_size
-            Whether library sizes change with the rest. By default each cell keeps its own.
+            Whether library sizes change with the rest. By default each cell keeps its own; but
+            where a response moves a cell's own counts, what does not respond keeps its very count,
+            so that the sum changes with what does.
         expression
             ``"counts"``: integers drawn from the decoder's distribution. ``"normalized"``: its
             mean, scaled to 10,000 a cell, and averaged over samples.
@@ -204,13 +215,16 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         - ``obs["scgm_edited_effect"]``: how much a cell changed, the Euclidean distance between its
           own reconstruction and its mean edit in log1p of counts per 10,000;
           ``obs["scgm_edited_uncertainty"]``: that between samples and their mean, the root of the
-          mean square, if there are several.
+          mean square, if there are several; NaN where a response moved a cell's own counts, whose
+          uncertainty is the ``r2`` that is expected of it.
         - ``uns["scgm_edited"]``: every parameter, the features that ``changed`` most, and of a
           change by analogy the ``analogies`` (who borrows from whom) and what is ``expected`` of
           them: means over the groups seen both ways, each left out in turn, of R² of the mean log
           expression after the change, ``borrowed``, by ``mean_shift`` and for ``identity``, and the
           ``pearson_delta`` of borrowed and true change, of ``means`` of training cells that were
-          ``"measured"``, or else of ``"generated"`` ones; NaN where fewer than three groups were.
+          ``"measured"``, or else of ``"generated"`` ones; NaN where fewer than three groups were. Of
+          a perturbation that no cell had, ``expected`` is as of :meth:`predict`, and where its
+          response is all, the ``method`` is ``"response"``.
 
         Warns
         -----
@@ -218,6 +232,7 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             If ``genes`` are set, once a session: the answer is observational.
             If a change is borrowed, and nothing tells how good that is, or it is expected to be no
             better than to leave the cells as they are.
+            If ``method`` or ``strength`` is named where they play no part.
 
         Raises
         ------
@@ -242,19 +257,19 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         """
         run = self._run(seed, batch_size, progress_bar)
         self._cells.require_writable(adata, key_added)
-        asked = conditions
-        response = self._asked_response(adata, conditions, genes, run)
-        if response is not None:
-            conditions, genes = response.conditions, response.genes
+        asked = self._asked_response(adata, conditions, genes, preserve, energy)
+        left, left_genes = conditions, genes  # to networks
+        if asked is not None:
+            left, left_genes = asked.conditions, asked.genes
         intervention = Intervention.parse(
             self.var_.index,
-            genes=genes,
+            genes=left_genes,
             preserve=preserve,
             energy=energy,
             widths=self.module.widths,
         )
-        nothing = (conditions is None or not len(conditions)) and intervention is None
-        if nothing and response is None:
+        named = {str(name) for name in ({} if left is None else left)}
+        if not named and intervention is None and asked is None:
             raise ValueError(
                 "Nothing is to be changed: name conditions, such as {'condition': 'stimulated'}, "
                 "or genes, or pass an energy. To denoise cells as they are, use model.enhance."
@@ -263,8 +278,7 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         check_method(method)
         n_samples = whole_number(n_samples, "n_samples")
         check_samples(method, n_samples, intervention is not None)
-        request = Request.parse(self.condition_spec, None, conditions, adata.obs_names)
-        named = {str(name) for name in ({} if conditions is None else conditions)}
+        request = Request.parse(self.condition_spec, None, left, adata.obs_names)
         sampling = parse_sampling(
             self.condition_spec,
             guidance_scale,
@@ -273,57 +287,65 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
             n_steps=n_steps,
             sampling_kwargs=sampling_kwargs,
         )
-        if strength is None and nothing:
-            strength = 0.0  # the response moves the cells' own counts
+        moved = asked.rows if asked is not None and asked.alone else np.zeros(0, dtype=int)
+        by_networks = np.setdiff1d(np.arange(adata.n_obs), moved)
+        if strength is not None:
+            strength_sigma(strength)  # refuses what is no strength
+        own, state = self._states(adata)
+        target = self._target(request, own, named)
+        response: ResponseEdit | None = None
+        if asked is not None:
+            target = perturbation_kept(own, target, asked.rows)
+            response = self._respond(adata, asked, own, target, run)
+        if not len(by_networks):
+            say_unused(method, strength)
+            strength = 0.0
         elif strength is None and not named:
             strength = _INTERVENTION_STRENGTH
         elif strength is None:
-            strength = self._default_strength(
-                adata, conditions, method, guidance_scale, composition
-            )
-        strength_sigma(strength)  # refuses what is no strength
+            strength = self._default_strength(adata, left, method, guidance_scale, composition)
         edit = Edit(method, float(strength), sampling, edit_library_size)
-        own, state = self._states(adata)
-        target = request.over(own, named)
-        analogy: Analogy | None = None
+        cells = EditedCells(own, target, state).rows(torch.as_tensor(by_networks))
         borrowed: list[Borrowed] = []
-        if composition == "auto":
+        if composition == "auto" and len(by_networks):
             scale = analogy_scale(guidance_scale, named)
-            analogy, borrowed = find_analogy(self._profiles(), own, target, named, scale)
-        if genes:
+            analogy, borrowed = find_analogy(
+                self._profiles(), cells.own, cells.target, named, scale
+            )
+            cells = cells._replace(analogy=analogy)
+        if left_genes:
             say_observational()
         doubts = [b.doubt for b in borrowed] + ([] if response is None else response.doubts)
         for doubt in filter(None, doubts):
             warnings.warn(doubt, UserWarning, stacklevel=3)
-        cells = EditedCells(own, target, state, analogy)
         parts = []
         with run.bar(len(state), "Editing") as bar, torch.no_grad():
-            if response is not None and nothing and edit.strength == 0 and n_samples == 1:
-                for part in self._edited_by_response(response, expression, run):
+            if response is not None and len(moved):
+                for part in self._edited_by_response(response, intervention, expression, run):
                     parts.append(part)
                     bar.update(len(part.latent))
-            else:
-                for i, rows in run.chunks(len(state)):
-                    some = cells.rows(rows)
-                    seeds = run.seeds(i, n_samples) >> 1
-                    folds = None if response is None else response.folds_of(rows)
-                    parts.append(
-                        self._edited_part(some, edit, intervention, expression, seeds, folds)
-                    )
-                    bar.update(len(some.own))
-        obs = {"_effect": np.concatenate([p.effect for p in parts])}
+            for i, rows in run.chunks(len(by_networks)):
+                some = cells.rows(rows)
+                seeds = run.seeds(i, n_samples) >> 1
+                folds = None if response is None else response.folds_of(by_networks[rows])
+                parts.append(self._edited_part(some, edit, intervention, expression, seeds, folds))
+                bar.update(len(some.own))
+        place = np.argsort(np.concatenate([moved, by_networks]))
+        obs = {"_effect": np.concatenate([p.effect for p in parts])[place]}
         if n_samples > 1:
-            obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])
+            obs["_uncertainty"] = np.concatenate([p.uncertainty for p in parts])[place]
+        x = stacked([p.x for p in parts])
         uns = {
             **self._provenance(run, **sampling.describe(), expression=expression),
-            "method": method,
+            "method": method if len(by_networks) else "response",
             "strength": edit.strength,
-            "conditions": described(asked),
+            "conditions": described(conditions),
             "composition": composition,
             "analogies": [str(b) for b in borrowed],
             "expected": expected(borrowed) if response is None else response.expected,
             **({} if response is None else {"kind": "interventional"}),
             **({} if intervention is None else intervention.describe()),
+            **asked_genes(genes),
             "n_samples": n_samples,
             "edit_library_size": bool(edit_library_size),
             "batch_size": run.batch_size,
@@ -332,50 +354,9 @@ class EditingMixin(EditCurveMixin, EditResponseMixin):
         return self._cells.write(
             adata,
             key_added,
-            layers={"": stacked([p.x for p in parts])},
-            latent=np.concatenate([p.latent for p in parts]),
+            layers={"": x[place] if len(moved) and len(by_networks) else x},
+            latent=np.concatenate([p.latent for p in parts])[place],
             obs=obs,
             uns=uns,
             copy=copy,
-        )
-
-    def _edited_part(
-        self,
-        cells: EditedCells,
-        edit: Edit,
-        intervention: Intervention | None,
-        expression: str,
-        seeds: np.ndarray,
-        folds: np.ndarray | None = None,
-    ) -> EditedPart:
-        """Edit some cells, once for each seed; ``folds`` are of a response that comes to it."""
-        prior = self.prior
-        before = prior.express(cells.state, cells.own, "normalized", 0)
-        attributes = cells.target if edit.strength > 0 else cells.own
-        adjust: Callable[[torch.Tensor], torch.Tensor] | None = None
-        if intervention is not None and edit.strength > 0:
-            source = torch.as_tensor(before / 1e4)
-            energy = intervention.guidance_energy(
-                source, lambda state: prior.module.decode_state(state, attributes.tensors)
-            )
-            edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
-            adjust = partial(intervention.apply, source=source) if intervention.columns else None
-        if folds is not None:
-            respond, first = partial(with_folds, folds), adjust
-            adjust = respond if first is None else lambda share: respond(first(share))
-        samples = []
-        for seed in seeds.tolist():
-            new = edited(prior, cells, edit, prior.generator(seed))
-            decoded = prior.decode(new, attributes, adjust)
-            samples.append(prior.draw(decoded, "normalized", seed))
-            if len(samples) == 1:
-                latent = prior.latents(new)
-                x = prior.draw(decoded, "counts", seed) if expression == "counts" else None
-        mean: Any = sum(samples) / len(samples)
-        logs = [np.log1p(sample) for sample in samples]
-        log_mean = sum(logs) / len(logs)
-        change = log_mean - np.log1p(before)
-        spread = sum(((log - log_mean) ** 2).sum(axis=1) for log in logs) / max(1, len(logs) - 1)
-        return EditedPart.of(
-            mean if x is None else x, latent, before, mean, change, np.sqrt(spread)
         )

@@ -1,0 +1,173 @@
+"""Which cells of an edit are asked for perturbations that no cell had, and which for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scgm_scvi.model.prior._response_model import ResponseModel
+from scgm_scvi.model.requests._condition_tables import Conditions, read_table
+from scgm_scvi.model.requests._doses import require_dose
+from scgm_scvi.model.requests._energy import Energy
+from scgm_scvi.model.requests._gene_targets import preserved_genes, require_apart
+from scgm_scvi.model.requests._interventions import Genes, Preserve
+from scgm_scvi.model.requests._perturbations import Parts, Perturbations
+from scgm_scvi.model.requests._tokens import without_unspecified
+
+from ._responses import ResponsesMixin
+
+__all__ = ["AskedResponse", "EditPerturbationsMixin"]
+
+_KNOCKED_DOWN = -0.2  # mean change of log expression of the target itself
+
+
+@dataclass(frozen=True, eq=False)
+class AskedResponse:
+    """What is asked of the response model, and what is left to ask of networks.
+
+    Attributes
+    ----------
+    rows
+        Numbers of the cells that it answers for.
+    parts, doses
+        Of the perturbation of each of them.
+    conditions, genes
+        Without what the responses answer.
+    alone
+        Whether nothing is left to do to these cells.
+    """
+
+    rows: np.ndarray
+    parts: list[Parts]
+    doses: list[float]
+    conditions: Any
+    genes: Any
+    alone: bool
+
+
+class EditPerturbationsMixin(ResponsesMixin):
+    """Tell what networks were shown from what the response model answers."""
+
+    def _asked_response(
+        self,
+        adata: Any,
+        conditions: Conditions,
+        genes: Genes,
+        preserve: Preserve,
+        energy: Energy | None,
+    ) -> AskedResponse | None:
+        """Perturbations that no cell had, knock-outs that are some, and no perturbation at all.
+
+        Control cells that are to be controls, or to have a perturbation at no dose, are the
+        response model's, too: that of nothing is known, and no network leaves a cell as it is.
+        ``None`` where there are no such cells, so that networks can answer all of it.
+        """
+        spec = self.condition_spec
+        perturbations = spec.perturbations
+        if perturbations is None:
+            return None
+        table, n, _ = read_table(spec.names, None, conditions, adata.obs_names)
+        taken = [perturbations.key, perturbations.dose_key]
+        names = _column(table, perturbations.key, n, spec.unspecified.get(perturbations.key))
+        amounts = _column(table, perturbations.dose_key, n)
+        doses = [
+            None if a is None else require_dose(a, str(perturbations.dose_key)) for a in amounts
+        ]
+        knocked = self._knock_outs(genes)
+        require_apart(knocked, preserved_genes(preserve))
+        left = _without(genes, knocked)
+        alone = left is None and energy is None and not table.keys() - set(taken)
+        of = {v: perturbations.parts(v) for v in {str(v) for v in names if v is not None}}
+        seen = {perturbations.parts(c) for c in spec.categorical[perturbations.key]}
+        treated = _treated(perturbations, self._cells.obs(adata)) if len(table) else np.zeros(n)
+        rows, parts = [], []
+        for i, (name, dose) in enumerate(zip(names, doses, strict=True)):
+            own = None if name is None else of[str(name)]
+            is_new = bool(knocked) or (own is not None and own not in seen)
+            is_nothing = dose == 0 or (alone and own == ())
+            if is_new or (is_nothing and not treated[i]):
+                rows.append(i)
+                parts.append(tuple(sorted({*(own or ()), *knocked})))
+        if not rows:
+            return None
+        model = self._responses()
+        perturbations.require_known(map(perturbations.name, dict.fromkeys(parts)), model.singles)
+        usual = float(model.likeness.curve.doses[-1])
+        given = [doses[i] for i in rows]
+        return AskedResponse(
+            rows=np.array(rows),
+            parts=parts,
+            doses=[usual if dose is None else dose for dose in given],
+            conditions=(
+                _without(conditions, taken)
+                if len(rows) == n
+                else {k: _open(v, rows) if k in taken else v for k, v in table.items()}
+            ),
+            genes=left,
+            alone=alone,
+        )
+
+    def _knock_outs(self, genes: Genes) -> list[str]:
+        """Genes to be knocked out whose loss the model has learnt of, or has a vector of."""
+        perturbations = self.condition_spec.perturbations
+        knocked = [str(g) for g, target in (genes or {}).items() if target == "knockout"]
+        if perturbations is None or not knocked:
+            return []
+        model = self._responses()
+        known = {*model.singles, *perturbations.vectors.index}
+        knocked = [gene for gene in knocked if gene in known]
+        return knocked if knocked and _silences(model, self.var_.index) else []
+
+
+def _column(
+    table: dict[str, list | np.ndarray], name: str | None, n: int, unspecified: Any = None
+) -> list[Any]:
+    """Values of a condition, ``None`` where it is open."""
+    if name not in table:
+        return [None] * n
+    column = without_unspecified(pd.Series(table[name], dtype=object), unspecified)
+    return [v if is_said else None for v, is_said in zip(column, column.notna(), strict=True)]
+
+
+def _open(values: Any, rows: list[int]) -> np.ndarray:
+    """Values of a condition, some of which are left open."""
+    out = np.array(values, dtype=object)
+    out[rows] = None
+    return out
+
+
+def _treated(perturbations: Perturbations, obs: pd.DataFrame) -> np.ndarray:
+    """Which cells are known to be no controls."""
+    if perturbations.key not in obs:
+        return np.zeros(len(obs), dtype=bool)
+    column = obs[perturbations.key]
+    of = {v: bool(perturbations.parts(v)) for v in column.dropna().unique()}
+    treated = np.array([of.get(v, False) for v in column], dtype=bool)
+    if perturbations.dose_key in obs:
+        treated &= obs[perturbations.dose_key].to_numpy() != 0
+    return treated
+
+
+def _silences(model: ResponseModel, features: pd.Index) -> bool:
+    """Whether perturbations make less of their own target, as knock-outs do."""
+    own = [
+        (i, features.get_loc(o.parts[0]))
+        for i, o in enumerate(model.observed)
+        if len(o.parts) == 1 and o.parts[0] in features
+    ]
+    changes = [float(model.scores[i] @ model.axes[:, j] * model.noise[j]) for i, j in own]
+    return bool(changes) and float(np.mean(changes)) < _KNOCKED_DOWN
+
+
+def _without(given: Any, names: Any) -> Any:
+    """A table or mapping without some entries; ``None`` where nothing is left."""
+    if given is None:
+        return None
+    if isinstance(given, pd.DataFrame):
+        left = given.drop(columns=[name for name in names if name in given])
+        return left if len(left.columns) else None
+    left = {k: v for k, v in dict(given).items() if k not in names}
+    return left or None
