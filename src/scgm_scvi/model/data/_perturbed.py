@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest, shown
+from scgm_scvi._perturbation_sets import names_nothing
 from scgm_scvi.model.requests._perturbations import Perturbations, read_embeddings
 
 __all__ = ["check_perturbations", "name_perturbations"]
 
 _ARGUMENTS = ("control", "dose_key", "condition_embeddings")
+_SUCH_AS = {"perturbation_key": "target", "dose_key": "dose", "perturbation_separator": "+"}
 
 
 def name_perturbations(setup_args: dict[str, Any]) -> None:
@@ -33,10 +35,22 @@ def name_perturbations(setup_args: dict[str, Any]) -> None:
         )
     if key is None:
         return
+    for name in ("perturbation_key", "dose_key", "perturbation_separator"):
+        value = setup_args.get(name)
+        if value is not None and not isinstance(value, str):
+            raise TypeError(
+                f"{name} is {value!r}, a {type(value).__name__}; pass one string, such as "
+                f"{name}={_SUCH_AS[name]!r}."
+            )
     if control is None:
         raise ValueError(
             f"perturbation_key is {key!r}, and no control: name the value of control cells, such as "
             "control='non-targeting'."
+        )
+    if np.ndim(control) or not str(control).strip():
+        raise TypeError(
+            f"control is {control!r}; pass the one value of obs[{key!r}] that control cells have, such "
+            "as control='non-targeting'."
         )
     if not setup_args.get("perturbation_separator", "+"):
         raise ValueError("perturbation_separator is empty; pass what stands between 'A' and 'B'.")
@@ -61,14 +75,15 @@ def check_perturbations(
     Raises
     ------
     KeyError, ValueError
-        If no cell is a control, a set is written in two ways, a dose is negative, or vectors are
-        of something else.
+        If no cell is a control, a name is empty, a set is written in two ways, a dose is negative,
+        or vectors are of something else.
     """
     perturbations = Perturbations.from_setup(setup_args)
     if perturbations is None or perturbations.key not in obs:
         return
     key, place = perturbations.key, f"{name}.obs[{perturbations.key!r}]"
     values = obs[key].dropna().unique().tolist()
+    _require_names(obs[key], values, perturbations, place)
     written: dict[tuple[str, ...], Any] = {}
     for value in values:
         parts = perturbations.parts(value)
@@ -108,3 +123,27 @@ def check_perturbations(
                 f"has {listed(table.index, 3)}, and the cells {listed(sorted(known), 3)}. Put the names "
                 "into its index."
             )
+
+
+def _require_names(
+    column: pd.Series, values: list[Any], perturbations: Perturbations, place: str
+) -> None:
+    """Refuse names that say nothing, and sets whose parts can't be told from the control."""
+    control, separator = perturbations.control, perturbations.separator
+    empty = [v for v in values if names_nothing(str(v), separator)]
+    if empty:
+        raise ValueError(
+            f"perturbation_key: {place} is {listed(empty, 3)} for {int(column.isin(empty).sum())} "
+            f"cells, which names nothing. Write {control!r} if they are controls, and NaN if it is "
+            "not known what was done to them."
+        )
+    if separator not in control.strip():
+        return
+    unclear = [v for v in values if control in str(v) and perturbations.parts(v)]
+    if unclear:
+        other = next(c for c in "+|;&/" if c not in control and c != separator)
+        raise ValueError(
+            f"control: {control!r} holds the perturbation_separator {separator!r}, so that "
+            f"{listed(unclear, 3)} in {place} can be read in several ways. Pass another "
+            f"perturbation_separator, such as {other!r}, and write sets with it."
+        )
