@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,3 +143,44 @@ def test_of_one_cell_no_response_is_learnt_and_it_is_not_said_that_no_cell_had_i
     model = train(adata)
     with pytest.raises(ValueError, match="'RARE' is .* of which no response could be learnt"):
         model.predict(controls, ["RARE"], seed=0, **SILENT)
+
+
+@pytest.mark.parametrize("dtype", [str, float, "category"])
+def test_values_mean_the_same_however_they_are_stored(model, controls, dtype):
+    other = controls.copy()
+    other.obs["line"] = other.obs["line"].astype(dtype)
+    asked = {"perturbations": ["P0"], "seed": 0, **SILENT}
+    cells, same = model.predict(other, **asked), model.predict(controls, **asked)
+    assert (cells.X != same.X).nnz == 0
+    assert list(cells.obs["line"]) == list(controls.obs["line"])
+    expected, of = cells.uns["scgm"]["expected"], same.uns["scgm"]["expected"]
+    assert expected["basis"] == ["seen"] * 2 and expected["r2"] == of["r2"]
+    assert expected["context"] == ["1", "2"]
+
+
+def test_attributes_of_predicted_cells_are_those_of_the_controls(model, controls, tmp_path):
+    new = controls.copy()
+    new.obs["batch"] = np.resize(["newb", "b1", None], new.n_obs)
+    new.obs["age"] = 1000.0 + np.arange(new.n_obs)
+    new.obs = new.obs.drop(columns="sex")
+    cells = model.predict(new, ["P0", "P1"], seed=0, **SILENT)
+    assert list(cells.obs) == ["line", "target", "dose", "batch", "age", "control_cell"]
+    own = new.obs.loc[cells.obs["control_cell"]]
+    assert cells.obs["batch"].astype(object).fillna("").tolist() == own["batch"].fillna("").tolist()
+    assert cells.obs["age"].tolist() == own["age"].tolist()
+    path = model.predict(new, ["P0", "P1"], seed=0, out=tmp_path / "o.h5ad", **SILENT)
+    assert ad.read_h5ad(path).obs["batch"].isna().sum() == 40
+    bare = AnnData(new.X, var=new.var)
+    assert list(model.predict(bare, ["P0"], seed=0, **SILENT).obs) == [
+        "target",
+        "dose",
+        "control_cell",
+    ]
+
+
+def test_a_column_of_the_name_that_predict_writes_is_refused(controls):
+    adata = make_screen()
+    adata.obs["control_cell"] = adata.obs["line"]
+    model = train(adata, labels_key="control_cell")
+    with pytest.raises(ValueError, match="set up with a column 'control_cell'.*Rename it"):
+        model.predict(adata[adata.obs["target"] == "control"], ["P0"], seed=0, **SILENT)

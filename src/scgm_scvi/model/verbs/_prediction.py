@@ -18,10 +18,10 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_conditions
-from scgm_scvi.model.requests._attributes import Attributes
 
 from ._asked_responses import Asked, read_asked
 from ._chunks import Chunk, ChunksMixin
+from ._control_attributes import as_given, values_of_contexts
 from ._control_cells import ControlCellsMixin, Controls
 from ._verb import Run, require_expression
 
@@ -120,8 +120,8 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         Returns
         -------
         AnnData, or the path if ``out`` is given, with expression in ``X``, the training ``var``,
-        latents in ``obsm["X_scgm"]``, and in ``obs`` the perturbation, its dose, the other
-        conditions of the control cell, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
+        latents in ``obsm["X_scgm"]``, and in ``obs`` the perturbation, its dose, what else the
+        model was set up with as far as the control cell has it, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
         what was asked, and ``"expected"``, a row for each perturbation and context: the ``basis``
         (``"seen"``; or what of it was not: a ``"perturbation"``, a ``"combination"``, the
         ``"context"``), the ``r2`` that the process expects of the change, and how well
@@ -155,6 +155,7 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         seed = None if seed is None else whole_number(seed, "seed", least=0)
         run = self._run(seed, batch_size, progress_bar)
         require_expression(expression)
+        self._require_source_name()
         model = self._responses()
         named = self._named_perturbations()
         categories = self.condition_spec.categorical[named.key]
@@ -200,6 +201,15 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         bar = run.bar(n_cells * len(asked), "Predicting")
         return self._handed_back(chunks, uns, bar, out)
 
+    def _require_source_name(self) -> None:
+        spec = self.condition_spec
+        if _SOURCE in [*spec.names, *spec.numeric_covariates]:
+            raise ValueError(
+                f"The model was set up with a column {_SOURCE!r}, and predicted cells have the name of "
+                f"their control cell there. Rename it, adata.obs.rename(columns={{{_SOURCE!r}: ...}}), "
+                "and set up and train again."
+            )
+
     def _drawn(self, n: int, n_cells: int, asked: Asked, run: Run) -> np.ndarray:
         """Rows of control cells for a perturbation, each as often as others."""
         rng = np.random.default_rng([run.seed, asked.key])
@@ -219,9 +229,10 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         spec, perturbations, written = self.condition_spec, self._named_perturbations(), 0
         names_of = pd.CategoricalDtype(list(dict.fromkeys(a.name for a in asked)))
         said = {
-            name: _values(categories, [v[j] for v in controls.values])
+            name: values_of_contexts(categories, [v[j] for v in controls.values])[controls.context]
             for j, (name, categories) in enumerate(context_conditions(spec).items())
         }
+        given = as_given(controls.given, spec, said)
         sources = controls.adata.obs_names.astype(str)
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
             for i, one in enumerate(asked):
@@ -237,20 +248,9 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
                     moved = self._moved(tensors, change, seed)
                     index = pd.Index([f"predicted_{written + k}" for k in range(n)])
                     written += n
-                    obs = Attributes.of(spec, tensors).obs(index)
-                    for of, column in said.items():
-                        obs[of] = column[context]
+                    obs = given.iloc[own].set_axis(index)
                     obs[perturbations.key] = pd.Categorical([one.name] * n, dtype=names_of)
                     if perturbations.dose_key is not None:
                         obs[perturbations.dose_key] = one.dose
                     obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
                     yield Chunk(moved.expression(expression), moved.latent, obs)
-
-
-def _values(categories: np.ndarray, said: list[str | None]) -> pd.Categorical:
-    """What contexts are of a condition; as strings, where one is of a value that is not known."""
-    own = {str(c): c for c in categories}
-    if not own.keys() >= {v for v in said if v is not None}:
-        own = {str(c): str(c) for c in [*categories, *filter(None, said)]}
-    values = [None if v is None else own[v] for v in said]
-    return pd.Categorical(values, categories=list(own.values()))
