@@ -126,3 +126,20 @@ def test_a_control_with_the_separator_in_it_is_the_control(adata):
     adata.obs.loc["cell1", "target"] = "X_non_targeting"
     with pytest.raises(ValueError, match="'X_non_targeting' .* perturbation_separator, such as"):
         SCGM.setup_anndata(adata, **own)
+
+
+def test_a_perturbed_cell_without_a_dose_is_refused(adata):
+    adata.obs.loc[adata.obs["target"] == "control", "dose"] = np.nan
+    SCGM.setup_anndata(adata, **OWN, dose_key="dose")
+    adata.obs.loc[["cell1", "cell2"], "dose"] = np.nan
+    with pytest.raises(ValueError, match=r"2 perturbed cells have no dose in adata.obs\['dose'\]"):
+        SCGM.setup_anndata(adata, **OWN, dose_key="dose")
+
+
+def test_vectors_that_are_never_read_are_named(adata, recwarn):
+    own = {**OWN, "condition_embeddings": {"target": table("X", "control", "C+D", "F ")}}
+    with pytest.warns(UserWarning, match=r"never read: 'control', 'C\+D', 'F '"):
+        SCGM.setup_anndata(adata, **own)
+    recwarn.clear()
+    SCGM.setup_anndata(adata, **OWN, condition_embeddings={"target": table("X", "Z")})
+    assert not [w for w in recwarn if "never read" in str(w.message)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,8 +76,13 @@ def check_perturbations(
     Raises
     ------
     KeyError, ValueError
-        If no cell is a control, a name is empty, a set is written in two ways, a dose is negative,
-        or vectors are of something else.
+        If no cell is a control, a name is empty, a set is written in two ways, a dose is negative
+        or missing of a perturbed cell, or vectors are of something else.
+
+    Warns
+    -----
+    UserWarning
+        If vectors of perturbations have names that nothing can be called.
     """
     perturbations = Perturbations.from_setup(setup_args)
     if perturbations is None or perturbations.key not in obs:
@@ -101,7 +107,17 @@ def check_perturbations(
             f"{nearest(perturbations.control, values)} Values: {listed(values, 10)}."
         )
     if perturbations.dose_key is not None and perturbations.dose_key in obs:
-        dose = pd.to_numeric(obs[perturbations.dose_key], errors="coerce").to_numpy(float)
+        dose = pd.to_numeric(obs[perturbations.dose_key], errors="coerce").to_numpy(
+            float, na_value=np.nan
+        )
+        treated = [v for v in values if perturbations.parts(v)]
+        lacking = obs[key].isin(treated).to_numpy() & np.isnan(dose)
+        if lacking.any():  # not to be read as any dose
+            raise ValueError(
+                f"dose_key: {int(lacking.sum())} perturbed cells have no dose in "
+                f"{name}.obs[{perturbations.dose_key!r}] ({listed(obs.index[lacking], 3)}); give them "
+                "one, or leave them out. Control cells may lack it."
+            )
         if np.nanmin(dose, initial=0) < 0:
             raise ValueError(
                 f"dose_key: {name}.obs[{perturbations.dose_key!r}] holds {np.nanmin(dose):g}; doses "
@@ -123,6 +139,21 @@ def check_perturbations(
                 f"has {listed(table.index, 3)}, and the cells {listed(sorted(known), 3)}. Put the names "
                 "into its index."
             )
+    _warn_of_names(perturbations)
+
+
+def _warn_of_names(perturbations: Perturbations) -> None:
+    """Warn of vectors that no request and no cell can mean: names are read part by part."""
+    never = [n for n in perturbations.vectors.index if perturbations.parts(n) != (n,)]
+    if never:
+        warnings.warn(
+            f"condition_embeddings[{perturbations.key!r}] has rows that are never read: "
+            f"{listed(never, 5)}. A row is of one perturbation: not of the control "
+            f"({perturbations.control!r}), nor of a set (with {perturbations.separator!r} in it), and "
+            "without spaces before or after its name. Rename or drop them.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _require_names(
