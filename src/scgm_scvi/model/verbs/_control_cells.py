@@ -158,8 +158,12 @@ class ControlCellsMixin(ResponsesMixin):
         """Attributes of cells that nothing was done to."""
         spec, perturbations = own.spec, own.spec.perturbations
         assert perturbations is not None
-        names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
-        return own.with_category(perturbations.key, names.index(()))
+        names = [str(name) for name in spec.categorical[perturbations.key]]
+        if perturbations.control in names:  # as a rule, and fast
+            control = names.index(perturbations.control)
+        else:
+            control = [perturbations.parts(name) for name in names].index(())
+        return own.with_category(perturbations.key, control)
 
     def _moved(self, tensors: dict[str, torch.Tensor], folds: np.ndarray, seed: int) -> MovedCells:
         """Cells whose expected expression has log fold changes."""

@@ -6,13 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 
 from scgm_scvi._errors import whole_number
 from scgm_scvi.model._random_state import leaves_random_state
@@ -216,6 +215,27 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         rounds = [np.arange(n)] * (n_cells // n)
         return np.concatenate([*rounds, np.sort(rng.permutation(n)[: n_cells % n])])
 
+    def _loaded_each(
+        self, cells: Any, controls: Controls, rows: list[np.ndarray], batch_size: int
+    ) -> Iterator[tuple[int, int, np.ndarray, dict[str, torch.Tensor]]]:
+        """Minibatches of one perturbation each: its number, that of the minibatch, rows, tensors.
+
+        Perturbations of few cells are loaded together, since a loader takes longer than the cells.
+        """
+        n = len(rows[0])  # as of all others
+        together = max(1, batch_size // n)
+        for first in range(0, len(rows), together):
+            group = rows[first : first + together]
+            every = np.concatenate(group)
+            size = n if n <= batch_size else batch_size
+            loaded = self._loaded(cells, controls.reading, every, batch_size)
+            for j, tensors in enumerate(loaded):
+                here = every[j * batch_size : (j + 1) * batch_size]
+                for k, start in enumerate(range(0, len(here), size)):
+                    of = slice(start, start + size)
+                    part = {key: tensor[of] for key, tensor in tensors.items()}
+                    yield first + k, j, here[of], part
+
     def _predicted(
         self,
         controls: Controls,
@@ -235,22 +255,17 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         given = as_given(controls.given, spec, said)
         sources = controls.adata.obs_names.astype(str)
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
-            for i, one in enumerate(asked):
-                start = 0
-                loaded = self._loaded(cells, controls.reading, rows[i], run.batch_size)
-                for j, tensors in enumerate(loaded):
-                    n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
-                    own = rows[i][start : start + n]
-                    start += n
-                    seed = int(np.random.SeedSequence([run.seed, one.key, j]).generate_state(1)[0])
-                    context = controls.context[own]
-                    change = np.stack([changes[i][c] for c in context])
-                    moved = self._moved(tensors, change, seed)
-                    index = pd.Index([f"predicted_{written + k}" for k in range(n)])
-                    written += n
-                    obs = given.iloc[own].set_axis(index)
-                    obs[perturbations.key] = pd.Categorical([one.name] * n, dtype=names_of)
-                    if perturbations.dose_key is not None:
-                        obs[perturbations.dose_key] = one.dose
-                    obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
-                    yield Chunk(moved.expression(expression), moved.latent, obs)
+            for i, j, own, tensors in self._loaded_each(cells, controls, rows, run.batch_size):
+                one, n = asked[i], len(own)
+                seed = int(np.random.SeedSequence([run.seed, one.key, j]).generate_state(1)[0])
+                context = controls.context[own]
+                change = np.stack([changes[i][c] for c in context])
+                moved = self._moved(tensors, change, seed)
+                index = pd.Index([f"predicted_{written + k}" for k in range(n)])
+                written += n
+                obs = given.iloc[own].set_axis(index)
+                obs[perturbations.key] = pd.Categorical([one.name] * n, dtype=names_of)
+                if perturbations.dose_key is not None:
+                    obs[perturbations.dose_key] = one.dose
+                obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
+                yield Chunk(moved.expression(expression), moved.latent, obs)
