@@ -90,6 +90,7 @@ def table(**columns):
     [
         (None, {}, TypeError, "perturbations is None; pass a name"),
         (5, {}, TypeError, "perturbations is 5; pass a name"),
+        (np.array(5), {}, TypeError, "perturbations is 5; pass a name"),
         ({"P0": 1.0}, {}, TypeError, "pass a name, a list of names, or a DataFrame"),
         (["P0"], {"dose": "1"}, TypeError, "dose is '1', a str; a dose is a number"),
         (["P0"], {"dose": [1, 2]}, TypeError, r"dose is \[1, 2\], a list"),
@@ -184,3 +185,14 @@ def test_a_column_of_the_name_that_predict_writes_is_refused(controls):
     model = train(adata, labels_key="control_cell")
     with pytest.raises(ValueError, match="set up with a column 'control_cell'.*Rename it"):
         model.predict(adata[adata.obs["target"] == "control"], ["P0"], seed=0, **SILENT)
+
+
+def test_few_cells_of_many_are_those_of_each_alone(model, controls):
+    """They are loaded together, a few perturbations at a time."""
+    asked = {"n_cells": 3, "seed": 0, "batch_size": 7, **SILENT}
+    every = model.predict(controls, [*NAMES, "P5"], **asked)
+    for i, name in enumerate([*NAMES, "P5"]):
+        alone = model.predict(controls, [name], **asked)
+        own = every[3 * i : 3 * i + 3]
+        assert set(own.obs["target"]) == {name} and (own.X != alone.X).nnz == 0
+        assert list(own.obs["control_cell"]) == list(alone.obs["control_cell"])

@@ -72,6 +72,8 @@ def read_asked(
 
 
 def _listed_names(given: Any) -> list[Any]:
+    if isinstance(given, np.ndarray) and not given.ndim:
+        given = given.item()
     if isinstance(given, str):
         return [given]
     if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
