@@ -40,13 +40,13 @@ def nearest(name: object, known: Iterable[object]) -> str:
     return f" Did you mean {shown(spelt[found[0]])}?" if found else ""
 
 
-def whole_number(value: object, name: str) -> int:
-    """``value`` as an int of at least 1, or an error that names it."""
+def whole_number(value: object, name: str, least: int = 1) -> int:
+    """``value`` as an int of at least ``least``, or an error that names it."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or value != value // 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number.")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}.")
     return int(value)
 
 

@@ -53,6 +53,10 @@ def test_perturbation_and_dose_are_conditions(adata):
         ({**OWN, "control": "Control"}, ValueError, "Did you mean 'control'"),
         ({**OWN, "perturbation_key": "tagret"}, KeyError, "Did you mean 'target'"),
         ({**OWN, "perturbation_separator": ""}, ValueError, "separator is empty"),
+        ({**OWN, "perturbation_key": ["target"]}, TypeError, "pass one string"),
+        ({**OWN, "perturbation_separator": 1}, TypeError, "perturbation_separator is 1, a int"),
+        ({**OWN, "dose_key": ["dose"]}, TypeError, "dose_key is"),
+        ({**OWN, "control": ["control"]}, TypeError, "pass the one value"),
         ({**OWN, "condition_embeddings": table("X")}, TypeError, "pass a dict"),
         ({**OWN, "condition_embeddings": {"target": [1]}}, TypeError, "is a list"),
         (
@@ -103,3 +107,39 @@ def test_a_name_that_nothing_is_known_of_is_told_the_nearest():
         ("IRF9", "STAT1"),
         (),
     ]
+
+
+@pytest.mark.parametrize("name", ["", " ", "+"])
+def test_an_empty_name_is_no_control(adata, name):
+    adata.obs.loc[adata.obs_names[:3], "target"] = name
+    with pytest.raises(ValueError, match=r"for 3 cells, which names nothing.*NaN"):
+        SCGM.setup_anndata(adata, **OWN)
+
+
+def test_a_control_with_the_separator_in_it_is_the_control(adata):
+    own = {"perturbation_key": "target", "control": "non_targeting", "perturbation_separator": "_"}
+    names = {"control": "non_targeting", "X+Y": "X_Y"}
+    adata.obs["target"] = adata.obs["target"].replace(names)
+    SCGM.setup_anndata(adata, **own)
+    perturbations = Perturbations("target", "non_targeting", "_")
+    assert perturbations.parts("non_targeting") == () and perturbations.parts("Y_X") == ("X", "Y")
+    adata.obs.loc["cell1", "target"] = "X_non_targeting"
+    with pytest.raises(ValueError, match="'X_non_targeting' .* perturbation_separator, such as"):
+        SCGM.setup_anndata(adata, **own)
+
+
+def test_a_perturbed_cell_without_a_dose_is_refused(adata):
+    adata.obs.loc[adata.obs["target"] == "control", "dose"] = np.nan
+    SCGM.setup_anndata(adata, **OWN, dose_key="dose")
+    adata.obs.loc[["cell1", "cell2"], "dose"] = np.nan
+    with pytest.raises(ValueError, match=r"2 perturbed cells have no dose in adata.obs\['dose'\]"):
+        SCGM.setup_anndata(adata, **OWN, dose_key="dose")
+
+
+def test_vectors_that_are_never_read_are_named(adata, recwarn):
+    own = {**OWN, "condition_embeddings": {"target": table("X", "control", "C+D", "F ")}}
+    with pytest.warns(UserWarning, match=r"never read: 'control', 'C\+D', 'F '"):
+        SCGM.setup_anndata(adata, **own)
+    recwarn.clear()
+    SCGM.setup_anndata(adata, **OWN, condition_embeddings={"target": table("X", "Z")})
+    assert not [w for w in recwarn if "never read" in str(w.message)]

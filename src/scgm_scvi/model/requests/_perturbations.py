@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import numbers
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest, shown
-from scgm_scvi._perturbation_sets import parts_of
+from scgm_scvi._perturbation_sets import names_nothing, parts_of
 
-__all__ = ["Parts", "Perturbations", "read_embeddings"]
+__all__ = ["Parts", "Perturbations", "read_embeddings", "require_dose"]
 
 Parts = tuple[str, ...]
 
@@ -75,28 +76,82 @@ class Perturbations:
         """Of perturbations; without rows if there are none."""
         return self.embeddings.get(self.key, pd.DataFrame(dtype=np.float64))
 
-    def require_known(self, names: Iterable[Any], seen: Iterable[str]) -> list[Parts]:
+    def require_known(
+        self, names: Iterable[Any], seen: Iterable[str], had: Collection[str] = ()
+    ) -> list[Parts]:
         """The parts of each name, all of which cells had or a vector describes.
+
+        Parameters
+        ----------
+        seen
+            Perturbations of which responses were learnt.
+        had
+            All that cells had, of some of which no response could be learnt.
 
         Raises
         ------
+        TypeError
+            If one is a list or the like.
         ValueError
-            If one is neither; the message names it, and the nearest that is.
+            If one is neither; the message names it, and the nearest that is. If one is missing, or
+            there is nothing in it, which is no control.
         """
         known = dict.fromkeys([*seen, *self.vectors.index])
         out = []
         for name in names:
+            self._require_name(name)
             parts = self.parts(name)
             for part in parts:
                 if part not in known:
                     of = "" if len(parts) == 1 else f" of the set {shown(str(name))}"
+                    what = f"{shown(part)}{of} is a perturbation "
+                    if part in had:
+                        raise ValueError(
+                            f"{what}of which no response could be learnt: training cells had it, but "
+                            "no two of one dose beside control cells of the same context. Pass a "
+                            f"vector of it in condition_embeddings[{self.key!r}] at set-up, or more "
+                            f"cells. Known: {listed(known, 10)}."
+                        )
                     raise ValueError(
-                        f"{shown(part)}{of} is a perturbation that no training cell had, and "
+                        f"{what}that no training cell had, and "
                         f"condition_embeddings[{self.key!r}] has no vector of it, so that nothing is "
                         f"known of it.{nearest(part, known)} Known: {listed(known, 10)}."
                     )
             out.append(parts)
         return out
+
+    def _require_name(self, name: Any) -> None:
+        if np.ndim(name):
+            raise TypeError(
+                f"perturbations holds {name!r}, which is a {type(name).__name__}; write a set as one "
+                f"name, {'A' + self.separator + 'B'!r}."
+            )
+        if pd.isna(name) or names_nothing(str(name), self.separator):
+            what = "is missing" if pd.isna(name) else f"is {str(name)!r}, with nothing in it"
+            raise ValueError(
+                f"A name of perturbations {what}. Leave it out, or ask for the control by its name, "
+                f"{self.control!r}."
+            )
+
+
+def require_dose(value: Any, place: str = "dose") -> float:
+    """``value`` as a float, or an error that names it and its ``place``.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is negative, infinite or NaN.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"{place} is {value!r}, a {type(value).__name__}; a dose is a number, zero or above."
+        )
+    dose = float(value)
+    if not np.isfinite(dose) or dose < 0:
+        raise ValueError(f"{place} is {dose:g}; it must be a finite number, zero or above.")
+    return dose
 
 
 def read_embeddings(given: Any) -> dict[str, pd.DataFrame]:

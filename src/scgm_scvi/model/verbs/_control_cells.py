@@ -28,6 +28,7 @@ from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
 
+from ._control_attributes import known_values
 from ._responses import ResponsesMixin
 
 __all__ = ["ControlCellsMixin", "Controls", "MovedCells"]
@@ -37,9 +38,10 @@ _MOST_MOVED = 128  # cells that tell how means and mean logarithms go together
 
 
 class Controls(NamedTuple):
-    """Control cells: the context of each, and of the contexts places, values, and how means move."""
+    """Control cells, as they came too: their contexts, and of these places, values, how means move."""
 
     adata: AnnData
+    given: pd.DataFrame
     reading: Reading
     context: np.ndarray
     places: Places
@@ -77,9 +79,17 @@ class ControlCellsMixin(ResponsesMixin):
         hidden = obs.copy()
         for name, categories in conditions.items():
             column = obs[name].astype(object) if name in obs else pd.Series(None, obs.index, object)
-            column = column.where(column.notna() & (column != spec.unspecified.get(name)), None)
-            said[name] = [None if v is None else str(v) for v in column]
-            hidden[name] = column.where(column.isin(list(categories)), None)
+            if name in spec.unspecified:
+                column = column.mask(column.astype(str) == str(spec.unspecified[name]))
+            column = column.where(column.notna(), None)
+            known = known_values(column, categories)  # what the decoder is given, and the process
+            both = known.where(known.notna(), column)
+            said[name] = [None if v is None else str(v) for v in both]
+            hidden[name] = known
+        for name, categories in spec.nuisances.items():
+            if name in obs:
+                known = known_values(obs[name], categories)
+                hidden[name] = known.where(known.notna(), obs[name].astype(object))
         absent = [name for name in spec.numeric if name not in obs]
         reading = Reading(
             ignored=[perturbations.key, *filter(None, [perturbations.dose_key]), *absent],
@@ -110,7 +120,7 @@ class ControlCellsMixin(ResponsesMixin):
         trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
         baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
         places = places_of(spec, baselines, kinds, trained)
-        return Controls(shallow, reading, context, places, kinds, folds)
+        return Controls(shallow, obs, reading, context, places, kinds, folds)
 
     def _log_folds(
         self, cells: Any, rows: np.ndarray, batch_size: int, reading: Reading
@@ -148,8 +158,12 @@ class ControlCellsMixin(ResponsesMixin):
         """Attributes of cells that nothing was done to."""
         spec, perturbations = own.spec, own.spec.perturbations
         assert perturbations is not None
-        names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
-        return own.with_category(perturbations.key, names.index(()))
+        names = [str(name) for name in spec.categorical[perturbations.key]]
+        if perturbations.control in names:  # as a rule, and fast
+            control = names.index(perturbations.control)
+        else:
+            control = [perturbations.parts(name) for name in names].index(())
+        return own.with_category(perturbations.key, control)
 
     def _moved(self, tensors: dict[str, torch.Tensor], folds: np.ndarray, seed: int) -> MovedCells:
         """Cells whose expected expression has log fold changes."""

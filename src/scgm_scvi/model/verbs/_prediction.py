@@ -12,16 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 
-from scgm_scvi._errors import listed, nearest, whole_number
+from scgm_scvi._errors import whole_number
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_conditions
-from scgm_scvi.model.prior._response_model import ResponseModel
-from scgm_scvi.model.requests._attributes import Attributes
 
+from ._asked_responses import Asked, read_asked
 from ._chunks import Chunk, ChunksMixin
+from ._control_attributes import as_given, values_of_contexts
 from ._control_cells import ControlCellsMixin, Controls
 from ._verb import Run, require_expression
 
@@ -96,16 +95,19 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         perturbations
             Names: of perturbations that cells had or that have a vector in ``condition_embeddings``,
             or sets of them, ``"A+B"``, in any order. Or a DataFrame with a row for each prediction,
-            and the columns that the model was set up with for perturbation and dose.
+            and the columns that the model was set up with for perturbation and dose, alone: all are
+            predicted of all the control cells.
         n_cells
             Cells for each, drawn from the control cells, each as often as any other, give or take
             one. Default: every control cell once.
         dose
-            Of all perturbations. Default: the largest that was seen.
+            Of all perturbations, where no table has one for each. Default: the largest that was
+            seen.
         expression
             ``"counts"``: integers. ``"normalized"``: what is expected of the cell, scaled to 10,000.
         seed
-            Same seed, same device, same cells. Default: a fresh one, recorded in the result.
+            Same seed, same device, same ``batch_size``, same cells of a perturbation, whatever else
+            is asked for and in which order. Default: a fresh one, recorded in the result.
         out
             File to write to in chunks, ``.h5ad`` or ``.zarr``. An existing file is not overwritten.
         batch_size
@@ -117,8 +119,8 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         Returns
         -------
         AnnData, or the path if ``out`` is given, with expression in ``X``, the training ``var``,
-        latents in ``obsm["X_scgm"]``, and in ``obs`` the perturbation, its dose, the other
-        conditions of the control cell, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
+        latents in ``obsm["X_scgm"]``, and in ``obs`` the perturbation, its dose, what else the
+        model was set up with as far as the control cell has it, and its name as ``"control_cell"``. In ``uns["scgm"]`` is
         what was asked, and ``"expected"``, a row for each perturbation and context: the ``basis``
         (``"seen"``; or what of it was not: a ``"perturbation"``, a ``"combination"``, the
         ``"context"``), the ``r2`` that the process expects of the change, and how well
@@ -149,21 +151,31 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         Rasmussen & Williams 2006, Gaussian processes for machine learning; what linear models and
         mean responses reach: Ahlmann-Eltze et al. 2025, doi:10.1038/s41592-025-02772-6.
         """
+        seed = None if seed is None else whole_number(seed, "seed", least=0)
         run = self._run(seed, batch_size, progress_bar)
         require_expression(expression)
+        self._require_source_name()
         model = self._responses()
-        names, asked = self._read_asked(perturbations, dose, model)
+        named = self._named_perturbations()
+        categories = self.condition_spec.categorical[named.key]
+        had = {part for category in categories for part in named.parts(category)}
+        asked = read_asked(perturbations, dose, named, model, had)
         if n_cells is not None:
             n_cells = whole_number(n_cells, "n_cells")
         controls = self._read_controls(adata, model, run.batch_size)
         n_cells = adata.n_obs if n_cells is None else n_cells
-        rows = self._drawn(adata.n_obs, n_cells, len(asked), run)
+        rows = [self._drawn(adata.n_obs, n_cells, a, run) for a in asked]
+        contexts = [np.unique(controls.context[own]) for own in rows]
         pairs = [
-            Observed(parts, amount, int(c))
-            for (parts, amount), own in zip(asked, rows, strict=True)
-            for c in np.unique(controls.context[own])
+            Observed(a.parts, a.dose, int(c))
+            for a, own in zip(asked, contexts, strict=True)
+            for c in own
         ]
         predicted, expected = self._expected_changes(model, pairs, controls.places)
+        # as it was written: "B+A", which is what obs has too
+        expected["perturbation"] = [
+            a.name for a, own in zip(asked, contexts, strict=True) for _ in own
+        ]
         place = ["/".join("unspecified" if v is None else v for v in of) for of in controls.values]
         expected["context"] = [place[a.context] for a in pairs]
         for doubt in self._doubts(expected["basis"], controls.places):
@@ -173,8 +185,8 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
             for i, row in zip(pairs, predicted.change, strict=True)
         }
         changes = [
-            {c: at[parts, amount, int(c)] for c in np.unique(controls.context[own])}
-            for (parts, amount), own in zip(asked, rows, strict=True)
+            {int(c): at[a.parts, a.dose, int(c)] for c in own}
+            for a, own in zip(asked, contexts, strict=True)
         ]
         uns = self._provenance(
             run,
@@ -184,55 +196,50 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
             batch_size=run.batch_size,
             expected=expected,
         )
-        chunks = self._predicted(controls, names, asked, rows, changes, expression, run)
+        chunks = self._predicted(controls, asked, rows, changes, expression, run)
         bar = run.bar(n_cells * len(asked), "Predicting")
         return self._handed_back(chunks, uns, bar, out)
 
-    def _read_asked(
-        self, given: Any, dose: float | None, model: ResponseModel
-    ) -> tuple[list[str], list[tuple[tuple[str, ...], float]]]:
-        """Names as they are asked for, their parts, and doses."""
-        perturbations, usual = self._named_perturbations(), model.likeness.curve.doses[-1]
-        doses: Any = usual if dose is None else dose
-        if isinstance(given, pd.DataFrame):
-            if perturbations.key not in given:
-                raise KeyError(
-                    f"perturbations has no column {perturbations.key!r}."
-                    f"{nearest(perturbations.key, given.columns)} Columns: {listed(given.columns)}."
-                )
-            if perturbations.dose_key in given and dose is None:
-                doses = given[perturbations.dose_key].fillna(usual).tolist()
-            given = given[perturbations.key].tolist()
-        names = [str(n) for n in ([given] if isinstance(given, str) else list(given))]
-        if not names:
-            raise ValueError("perturbations is empty; name at least one.")
-        if dose is not None and perturbations.dose_key is None:
-            raise ValueError(f"dose is {dose!r}, and the model was set up without a dose_key.")
-        doses = doses if isinstance(doses, list) else [doses] * len(names)
-        for amount in doses:
-            if isinstance(amount, bool) or not np.isfinite(amount) or amount < 0:
-                raise ValueError(f"dose is {amount!r}; it must be a number, zero or above.")
-        parts = perturbations.require_known(names, model.singles)
-        asked = list(zip(parts, map(float, doses), strict=True))
-        if len(set(asked)) < len(asked):
-            twice = [n for n, a in zip(names, asked, strict=True) if asked.count(a) > 1]
-            raise ValueError(f"perturbations names {listed(twice, 3)} more than once.")
-        return names, asked
+    def _require_source_name(self) -> None:
+        spec = self.condition_spec
+        if _SOURCE in [*spec.names, *spec.numeric_covariates]:
+            raise ValueError(
+                f"The model was set up with a column {_SOURCE!r}, and predicted cells have the name of "
+                f"their control cell there. Rename it, adata.obs.rename(columns={{{_SOURCE!r}: ...}}), "
+                "and set up and train again."
+            )
 
-    def _drawn(self, n: int, n_cells: int, n_asked: int, run: Run) -> list[np.ndarray]:
-        """Rows of control cells for each perturbation, each as often as others."""
-        out = []
-        for i in range(n_asked):
-            rng = np.random.default_rng([run.seed, i])
-            rounds = [np.arange(n)] * (n_cells // n)
-            out.append(np.concatenate([*rounds, np.sort(rng.permutation(n)[: n_cells % n])]))
-        return out
+    def _drawn(self, n: int, n_cells: int, asked: Asked, run: Run) -> np.ndarray:
+        """Rows of control cells for a perturbation, each as often as others."""
+        rng = np.random.default_rng([run.seed, asked.key])
+        rounds = [np.arange(n)] * (n_cells // n)
+        return np.concatenate([*rounds, np.sort(rng.permutation(n)[: n_cells % n])])
+
+    def _loaded_each(
+        self, cells: Any, controls: Controls, rows: list[np.ndarray], batch_size: int
+    ) -> Iterator[tuple[int, int, np.ndarray, dict[str, torch.Tensor]]]:
+        """Minibatches of one perturbation each: its number, that of the minibatch, rows, tensors.
+
+        Perturbations of few cells are loaded together, since a loader takes longer than the cells.
+        """
+        n = len(rows[0])  # as of all others
+        together = max(1, batch_size // n)
+        for first in range(0, len(rows), together):
+            group = rows[first : first + together]
+            every = np.concatenate(group)
+            size = n if n <= batch_size else batch_size
+            loaded = self._loaded(cells, controls.reading, every, batch_size)
+            for j, tensors in enumerate(loaded):
+                here = every[j * batch_size : (j + 1) * batch_size]
+                for k, start in enumerate(range(0, len(here), size)):
+                    of = slice(start, start + size)
+                    part = {key: tensor[of] for key, tensor in tensors.items()}
+                    yield first + k, j, here[of], part
 
     def _predicted(
         self,
         controls: Controls,
-        names: list[str],
-        asked: list[tuple[tuple[str, ...], float]],
+        asked: list[Asked],
         rows: list[np.ndarray],
         changes: list[dict[int, np.ndarray]],
         expression: str,
@@ -240,40 +247,25 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
     ) -> Iterator[Chunk]:
         """Predict some cells at a time, one perturbation after the other."""
         spec, perturbations, written = self.condition_spec, self._named_perturbations(), 0
-        names_of = pd.CategoricalDtype(list(dict.fromkeys(names)))
+        names_of = pd.CategoricalDtype(list(dict.fromkeys(a.name for a in asked)))
         said = {
-            name: _values(categories, [v[j] for v in controls.values])
+            name: values_of_contexts(categories, [v[j] for v in controls.values])[controls.context]
             for j, (name, categories) in enumerate(context_conditions(spec).items())
         }
+        given = as_given(controls.given, spec, said)
         sources = controls.adata.obs_names.astype(str)
         with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
-            for i, name in enumerate(names):
-                start = 0
-                loaded = self._loaded(cells, controls.reading, rows[i], run.batch_size)
-                for j, tensors in enumerate(loaded):
-                    n = len(tensors[REGISTRY_KEYS.BATCH_KEY])
-                    own = rows[i][start : start + n]
-                    start += n
-                    seed = int(np.random.SeedSequence([run.seed, i, j]).generate_state(1)[0])
-                    context = controls.context[own]
-                    change = np.stack([changes[i][c] for c in context])
-                    moved = self._moved(tensors, change, seed)
-                    index = pd.Index([f"predicted_{written + k}" for k in range(n)])
-                    written += n
-                    obs = Attributes.of(spec, tensors).obs(index)
-                    for of, column in said.items():
-                        obs[of] = column[context]
-                    obs[perturbations.key] = pd.Categorical([name] * n, dtype=names_of)
-                    if perturbations.dose_key is not None:
-                        obs[perturbations.dose_key] = asked[i][1] if asked[i][0] else 0.0
-                    obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
-                    yield Chunk(moved.expression(expression), moved.latent, obs)
-
-
-def _values(categories: np.ndarray, said: list[str | None]) -> pd.Categorical:
-    """What contexts are of a condition; as strings, where one is of a value that is not known."""
-    own = {str(c): c for c in categories}
-    if not own.keys() >= {v for v in said if v is not None}:
-        own = {str(c): str(c) for c in [*categories, *filter(None, said)]}
-    values = [None if v is None else own[v] for v in said]
-    return pd.Categorical(values, categories=list(own.values()))
+            for i, j, own, tensors in self._loaded_each(cells, controls, rows, run.batch_size):
+                one, n = asked[i], len(own)
+                seed = int(np.random.SeedSequence([run.seed, one.key, j]).generate_state(1)[0])
+                context = controls.context[own]
+                change = np.stack([changes[i][c] for c in context])
+                moved = self._moved(tensors, change, seed)
+                index = pd.Index([f"predicted_{written + k}" for k in range(n)])
+                written += n
+                obs = given.iloc[own].set_axis(index)
+                obs[perturbations.key] = pd.Categorical([one.name] * n, dtype=names_of)
+                if perturbations.dose_key is not None:
+                    obs[perturbations.dose_key] = one.dose
+                obs[_SOURCE] = pd.Categorical(sources[own], categories=sources.unique())
+                yield Chunk(moved.expression(expression), moved.latent, obs)
