@@ -107,7 +107,7 @@ def test_the_response_is_that_of_the_context_asked_for(model, controls, screen):
 def test_a_context_without_controls_in_training_is_refused(controls, screen):
     adata, vectors = screen
     adata = adata[~((adata.obs["line"] == "b") & (adata.obs["target"] == "control")).to_numpy()]
-    with pytest.warns(UserWarning, match="no control cells"):
+    with pytest.warns(UserWarning, match="fewer than 3 control cells"):
         model = train(adata.copy(), vectors)
     cells = controls[controls.obs["line"] == "a"].copy()
     with pytest.raises(ValueError, match="no control cells there"):
@@ -117,7 +117,7 @@ def test_a_context_without_controls_in_training_is_refused(controls, screen):
 @pytest.mark.parametrize("name", ["P0", "P10"])
 @pytest.mark.parametrize("dose", [-5.0, np.inf, "hi", True])
 def test_doses_are_checked(model, controls, name, dose):
-    with pytest.raises(ValueError, match=r"dose is .*must be a number, zero or above"):
+    with pytest.raises((TypeError, ValueError), match=r"dose is .* number, zero or above"):
         edit(model, controls, {"target": name, "dose": dose})
 
 

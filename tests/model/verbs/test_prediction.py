@@ -217,7 +217,7 @@ def test_it_says_what_can_not_be_known():
     adata, vectors, _ = make_screen()
     few = adata[adata.obs["target"].isin(["control", "P0", "P1"]).to_numpy()].copy()
     few.obs["batch"] = np.where(few.obs["target"] == "P1", "b9", few.obs["batch"])
-    with pytest.warns(UserWarning, match="'P1': perturbations in batches without any control"):
+    with pytest.warns(UserWarning, match="'P1': perturbations in batches without control cells"):
         model = train(few, vectors)
     controls = few[(few.obs["target"] == "control").to_numpy()]
     with pytest.warns(UserWarning, match="Fewer than 3 perturbations were seen"):

@@ -10,11 +10,10 @@ import pandas as pd
 
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._condition_tables import Conditions, read_table
-from scgm_scvi.model.requests._doses import require_dose
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._gene_targets import preserved_genes, require_apart
 from scgm_scvi.model.requests._interventions import Genes, Preserve
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations
+from scgm_scvi.model.requests._perturbations import Parts, Perturbations, require_dose
 from scgm_scvi.model.requests._tokens import without_unspecified
 
 from ._responses import ResponsesMixin
@@ -94,7 +93,9 @@ class EditPerturbationsMixin(ResponsesMixin):
         if not rows:
             return None
         model = self._responses()
-        perturbations.require_known(map(perturbations.name, dict.fromkeys(parts)), model.singles)
+        had = {part for own in seen for part in own}
+        asked = map(perturbations.name, dict.fromkeys(parts))
+        perturbations.require_known(asked, model.singles, had)
         usual = float(model.likeness.curve.doses[-1])
         given = [doses[i] for i in rows]
         return AskedResponse(
