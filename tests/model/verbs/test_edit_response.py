@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from helpers import SILENT
 from scipy import sparse
-from screens import NAMES, log_change, make_screen, train
+from small_screens import NAMES, log_change, make_screen, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fewer than 3")
 

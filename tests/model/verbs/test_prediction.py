@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from helpers import QUIET, SILENT
 from scipy import sparse
-from screens import NAMES, log_change, make_screen, train
+from small_screens import NAMES, log_change, make_screen, train
 
 from scgm_scvi import SCGM
 
