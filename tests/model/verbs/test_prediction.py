@@ -186,6 +186,18 @@ def test_a_query_with_perturbed_cells_knows_more(screen, model, controls):
     assert len(query._responses().observed) == 44  # not twice what it knew
 
 
+def test_a_dose_that_is_missing_is_no_dose(screen, model, controls):
+    adata = screen[0]
+    new = adata[adata.obs["target"].isin(["control", "P0", "P10"]).to_numpy()].copy()
+    new.obs.loc[new.obs["target"] == "P10", "dose"] = np.nan
+    query = SCGM.load_query_data(new, model)
+    query.train(max_epochs=1, diffusion_kwargs={"max_steps": 2, **QUIET}, **QUIET)
+    assert len(query._responses().observed) == 40
+    cells = query.predict(controls, ["P0", "P10"], seed=0, **SILENT)
+    basis = pd.DataFrame(cells.uns["scgm"]["expected"])["basis"]
+    assert basis[::2].tolist() == ["seen", "perturbation"]
+
+
 @pytest.mark.parametrize(
     ("asked", "kwargs", "match"),
     [

@@ -130,7 +130,8 @@ def measure_responses(
 ) -> MeasuredResponses:
     """Read cells once, and compare those that something was done to with their controls.
 
-    Cells whose perturbation is unspecified say nothing. A dose of zero makes a control of a cell.
+    Cells whose perturbation or its dose is unspecified say nothing. A dose of zero makes a control of
+    a cell.
     """
     perturbations = spec.perturbations
     assert perturbations is not None
@@ -153,8 +154,10 @@ def measure_responses(
             if key[position] == 0:
                 continue
             parts, amount = names[int(key[position]) - 1], float(key[-1])
-            squares += np.square(log[rows], dtype=np.float64).sum(axis=0)
             context = tuple(int(t) for j, t in enumerate(key[:-1]) if j != position)
+            if parts and amount < 0:
+                continue
+            squares += np.square(log[rows], dtype=np.float64).sum(axis=0)
             if parts and amount > 0:
                 sums = groups.setdefault((parts, amount, context), _Sums(n_features))
                 sums.add(log[rows], one[rows], batch[rows])
@@ -167,11 +170,11 @@ def measure_responses(
 
 
 def _doses(perturbations: Perturbations, own: Attributes) -> np.ndarray:
-    """Of each cell; 1 where there are none, or one is missing."""
+    """Of each cell: 1 where cells have none, -1 where one is missing."""
     if perturbations.dose_key is None:
         return np.ones(len(own))
     column = own.spec.value_columns[perturbations.dose_key]
-    return np.nan_to_num(own.values[:, column].numpy().ravel().astype(np.float64), nan=1.0)
+    return np.nan_to_num(own.values[:, column].numpy().ravel().astype(np.float64), nan=-1.0)
 
 
 def _groups_of(keys: np.ndarray) -> dict[tuple[float, ...], np.ndarray]:
