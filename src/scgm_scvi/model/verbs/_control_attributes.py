@@ -8,9 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scgm_scvi.model.requests._perturbations import Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 
-__all__ = ["as_given", "known_values", "values_of_contexts"]
+__all__ = ["as_given", "known_values", "treated_cells", "values_of_contexts"]
+
+
+def treated_cells(perturbations: Perturbations, obs: pd.DataFrame) -> np.ndarray:
+    """Which cells are known to be no controls: at no dose all are, whatever they are called."""
+    if perturbations.key not in obs:
+        return np.zeros(len(obs), dtype=bool)
+    column = obs[perturbations.key]
+    of = {v: bool(perturbations.parts(v)) for v in column.dropna().unique()}
+    treated = np.array([of.get(v, False) for v in column], dtype=bool)
+    if perturbations.dose_key in obs:
+        treated &= (obs[perturbations.dose_key] != 0).to_numpy(dtype=bool)
+    return treated
 
 
 def known_values(column: pd.Series, categories: Iterable[Any]) -> pd.Series:

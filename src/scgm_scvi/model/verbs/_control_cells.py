@@ -28,7 +28,7 @@ from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
 
-from ._control_attributes import known_values
+from ._control_attributes import known_values, treated_cells
 from ._responses import ResponsesMixin
 
 __all__ = ["ControlCellsMixin", "Controls", "MovedCells"]
@@ -140,18 +140,14 @@ class ControlCellsMixin(ResponsesMixin):
 
     def _require_controls(self, obs: pd.DataFrame) -> None:
         perturbations = self._named_perturbations()
-        if perturbations.key not in obs:
-            return
-        column = obs[perturbations.key]
-        if perturbations.dose_key in obs:  # at no dose, whatever it is called
-            column = column.where(obs[perturbations.dose_key] != 0)
-        treated = [v for v in column.dropna().unique() if perturbations.parts(v)]
-        if treated:
-            n = int(column.isin(treated).sum())
+        treated = treated_cells(perturbations, obs)
+        if treated.any():
+            names = list(obs[perturbations.key][treated].unique())
             raise ValueError(
-                f"adata has {n} cells that are no controls: obs[{perturbations.key!r}] is "
-                f"{listed(treated, 3)}. Pass adata[adata.obs[{perturbations.key!r}] == "
-                f"{perturbations.control!r}], or leave out the column where it says something else."
+                f"adata has {int(treated.sum())} cells that are no controls: "
+                f"obs[{perturbations.key!r}] is {listed(names, 3)}. Pass "
+                f"adata[adata.obs[{perturbations.key!r}] == {perturbations.control!r}], or leave "
+                "out the column where it says something else."
             )
 
     def _as_controls(self, own: Attributes) -> Attributes:

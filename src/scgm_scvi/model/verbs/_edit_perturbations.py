@@ -13,9 +13,10 @@ from scgm_scvi.model.requests._condition_tables import Conditions, read_table
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._gene_targets import preserved_genes, require_apart
 from scgm_scvi.model.requests._interventions import Genes, Preserve
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations, require_dose
+from scgm_scvi.model.requests._perturbations import Parts, require_dose
 from scgm_scvi.model.requests._tokens import without_unspecified
 
+from ._control_attributes import treated_cells
 from ._responses import ResponsesMixin
 
 __all__ = ["AskedResponse", "EditPerturbationsMixin"]
@@ -81,7 +82,9 @@ class EditPerturbationsMixin(ResponsesMixin):
         alone = left is None and energy is None and not table.keys() - set(taken)
         of = {v: perturbations.parts(v) for v in {str(v) for v in names if v is not None}}
         seen = {perturbations.parts(c) for c in spec.categorical[perturbations.key]}
-        treated = _treated(perturbations, self._cells.obs(adata)) if len(table) else np.zeros(n)
+        treated = (
+            treated_cells(perturbations, self._cells.obs(adata)) if len(table) else np.zeros(n)
+        )
         rows, parts = [], []
         for i, (name, dose) in enumerate(zip(names, doses, strict=True)):
             own = None if name is None else of[str(name)]
@@ -138,18 +141,6 @@ def _open(values: Any, rows: list[int]) -> np.ndarray:
     out = np.array(values, dtype=object)
     out[rows] = None
     return out
-
-
-def _treated(perturbations: Perturbations, obs: pd.DataFrame) -> np.ndarray:
-    """Which cells are known to be no controls."""
-    if perturbations.key not in obs:
-        return np.zeros(len(obs), dtype=bool)
-    column = obs[perturbations.key]
-    of = {v: bool(perturbations.parts(v)) for v in column.dropna().unique()}
-    treated = np.array([of.get(v, False) for v in column], dtype=bool)
-    if perturbations.dose_key in obs:
-        treated &= obs[perturbations.dose_key].to_numpy() != 0
-    return treated
 
 
 def _silences(model: ResponseModel, features: pd.Index) -> bool:
