@@ -48,6 +48,7 @@ def left_out_scores(
     """
     fitted = [ResponseModel.fit(measured.half(h), vectors, places, axes[h]) for h in range(2)]
     scaled = measured.halves / measured.noise
+    covariance, chance = measured.covariance, _chance(measured)
     out = {}
     for kind in KINDS:
         blocks = blocks_of(measured.observed, kind)
@@ -55,7 +56,8 @@ def left_out_scores(
             continue
         rows = np.concatenate(blocks)  # those of several parts more than once
         whole = 2 * float((scaled[0][rows] * scaled[1][rows]).sum())
-        if whole < 2 * _chance(measured, scaled, rows):
+        by_chance = 4 * np.linalg.norm(covariance[np.ix_(rows, rows)]) * chance
+        if whole < 2 * by_chance:
             out[kind] = {"response": float("nan"), "mean_response": float("nan")}
             continue
         gained = {"response": 0.0, "mean_response": 0.0}
@@ -89,17 +91,14 @@ def blocks_of(observed: Sequence[Observed], kind: str) -> list[np.ndarray]:
     return [np.array(block) for block in by.values()]
 
 
-def _chance(measured: MeasuredResponses, scaled: np.ndarray, rows: np.ndarray) -> float:
-    """Standard deviation of what both halves have in common, twice, if all is noise."""
-    covariance = measured.covariance
-    root = np.linalg.cholesky(covariance)
-    apart = np.linalg.solve(root, (scaled[0] - scaled[1]) / 2)
+def _chance(measured: MeasuredResponses) -> float:
+    """Standard deviation of the inner product of the noise of two groups of one cell each."""
+    apart = measured.whitened((measured.halves[0] - measured.halves[1]) / 2)
     n, p = apart.shape
     among = np.square(apart @ apart.T)
     # features whose noise goes together are fewer than they seem
     square = (among.sum() - np.trace(among)) / (n * (n - 1)) if n > 1 else p
-    size = np.linalg.norm(covariance[np.ix_(rows, rows)]) * 2
-    return 2 * float(size * np.sqrt(max(square, p)))
+    return float(np.sqrt(max(square, p)))
 
 
 def _expected(model: ResponseModel, blocks: Sequence[np.ndarray], *, is_seen: bool) -> np.ndarray:

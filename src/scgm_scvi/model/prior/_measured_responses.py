@@ -14,7 +14,13 @@ from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 
-__all__ = ["LEAST_CONTROLS", "MeasuredResponses", "Observed", "measure_responses"]
+__all__ = [
+    "LEAST_CONTROLS",
+    "MeasuredResponses",
+    "Observed",
+    "measure_responses",
+    "noise_covariance",
+]
 
 LEAST_CONTROLS = 3  # of a batch or context, for a mean to compare with
 _LEAST_CELLS = 2  # for halves
@@ -81,12 +87,22 @@ class MeasuredResponses:
     @property
     def covariance(self) -> np.ndarray:
         """Of the noise of the changes ``(n, n)``."""
-        return np.diag(1 / self.n_cells) + self.pools @ self.pools.T
+        return noise_covariance(self.n_cells, self.pools)
+
+    def whitened(self, change: np.ndarray) -> np.ndarray:
+        """Changes in units of their noise, which is made independent over groups."""
+        root = np.linalg.cholesky(self.covariance)
+        return np.linalg.solve(root, change / self.noise)
 
     def half(self, i: int) -> MeasuredResponses:
         """What one half of the cells says."""
         pools = self.pools * np.sqrt(2)
         return replace(self, change=self.halves[i], n_cells=self.n_cells / 2, pools=pools)
+
+
+def noise_covariance(n_cells: np.ndarray, pools: np.ndarray) -> np.ndarray:
+    """Of the noise of the changes of groups ``(n, n)``, by their cells and their controls."""
+    return np.diag(1 / n_cells) + pools @ pools.T
 
 
 class _Sums:

@@ -46,18 +46,13 @@ def find_axes(measured: MeasuredResponses) -> tuple[ResponseAxes, list[ResponseA
     -------
     Axes of all, and those of the halves, to be tried on the other one.
     """
-    root = np.linalg.cholesky(measured.covariance)
-
-    def whitened(change: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(root, change / measured.noise)
-
-    half = [whitened(h) for h in measured.halves]
+    half = [measured.whitened(h) for h in measured.halves]
     found = [np.linalg.svd(h, full_matrices=False) for h in half]
     of_halves = [
         np.einsum("ik,ip,kp->k", u, other, vt, optimize=True) / np.maximum(size, 1e-12)
         for (u, size, vt), other in zip(found, half[::-1], strict=True)
     ]
-    u, _, vt = np.linalg.svd(whitened(measured.change), full_matrices=False)
+    u, _, vt = np.linalg.svd(measured.whitened(measured.change), full_matrices=False)
     alike = np.concatenate([np.square(u.T @ of) for of, _, _ in found], axis=1)
     r = (alike @ np.concatenate(of_halves) / alike.sum(axis=1)).clip(0, 1)
     apart = (half[0] - half[1]) / 2  # as noisy as the changes, and independent of them

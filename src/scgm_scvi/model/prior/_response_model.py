@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ._dose_curve import DoseCurve
-from ._measured_responses import MeasuredResponses, Observed
+from ._measured_responses import MeasuredResponses, Observed, noise_covariance
 from ._response_axes import ResponseAxes, find_axes
 from ._response_kernels import Likeness, Places
 from ._variance_components import fit_components
@@ -157,7 +157,7 @@ class ResponseModel:
     def inverses(self) -> list[np.ndarray]:
         """Of the covariance of the groups, for each axis."""
         among = self.likeness.between(self.observed, self.observed)
-        noise = np.diag(1 / self.n_cells) + self.pools @ self.pools.T
+        noise = noise_covariance(self.n_cells, self.pools)
         return [
             np.linalg.inv(np.tensordot(w, among, axes=1) + nu * noise)
             for w, nu in zip(self.weights, self.noise_factor, strict=True)
