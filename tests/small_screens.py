@@ -61,3 +61,14 @@ def train(adata, vectors, **kwargs):
 def log_change(cells, controls):
     share = [np.log(np.asarray(x.X.mean(axis=0)).ravel() + 0.1) for x in (cells, controls)]
     return share[0] - share[1]
+
+
+def train_on_seen(adata, vectors):
+    """A model that never saw P10 and P11."""
+    seen = ~adata.obs["target"].isin(["P10", "P11"])
+    return train(adata[seen.to_numpy()].copy(), vectors)
+
+
+def controls_of(adata):
+    """Its control cells."""
+    return adata[(adata.obs["target"] == "control").to_numpy()].copy()

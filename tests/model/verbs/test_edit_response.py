@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from helpers import SILENT
 from scipy import sparse
-from small_screens import NAMES, log_change, make_screen, train
+from small_screens import NAMES, controls_of, log_change, make_screen, train, train_on_seen
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fewer than 3")
 
@@ -29,15 +29,12 @@ def screen():
 
 @pytest.fixture(scope="module")
 def model(screen):
-    adata, vectors = screen
-    seen = ~adata.obs["target"].isin(["P10", "P11"])
-    return train(adata[seen.to_numpy()].copy(), vectors)
+    return train_on_seen(*screen[:2])
 
 
 @pytest.fixture(scope="module")
 def controls(screen):
-    adata = screen[0]
-    return adata[(adata.obs["target"] == "control").to_numpy()].copy()
+    return controls_of(screen[0])
 
 
 def edit(model, cells, *args, **kwargs):

@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from helpers import QUIET, SILENT
 from scipy import sparse
-from small_screens import NAMES, log_change, make_screen, train
+from small_screens import NAMES, controls_of, log_change, make_screen, train, train_on_seen
 
 from scgm_scvi import SCGM
 
@@ -21,15 +21,12 @@ def screen():
 
 @pytest.fixture(scope="module")
 def model(screen):
-    adata, vectors, _ = screen
-    seen = ~adata.obs["target"].isin(["P10", "P11"])
-    return train(adata[seen.to_numpy()].copy(), vectors)
+    return train_on_seen(*screen[:2])
 
 
 @pytest.fixture(scope="module")
 def controls(screen):
-    adata = screen[0]
-    return adata[(adata.obs["target"] == "control").to_numpy()].copy()
+    return controls_of(screen[0])
 
 
 def test_a_name_that_no_cell_had(model, screen, controls):
