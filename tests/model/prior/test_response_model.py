@@ -168,6 +168,26 @@ def test_how_much_is_right_is_known(size, n_controls):
     assert scores(measured)["seen"]["response"] == pytest.approx(true, abs=0.2)
 
 
+@pytest.mark.parametrize("rank", [3, 40])  # a few axes that stand out, or none
+def test_axes_are_trusted_for_what_is_there_and_the_process_takes_noise_off_once(rank):
+    rng = np.random.default_rng(0)
+    n, n_features, n_cells = 40, 200, 20
+    signal = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, n_features))
+    signal *= 0.7 / np.sqrt(n_cells) / signal.std()
+    measured = make_measured([f"P{i}" for i in range(n)], signal, n_cells=n_cells)
+    axes = find_axes(measured)[0]
+    seen, true = (measured.whitened(x) @ axes.axes.T for x in (measured.change, signal))
+    square = (seen**2).sum(axis=0)
+    scored = axes.trust**2 * square / n / axes.noise  # of which 1 is noise
+    shrunk = axes.trust * (1 - 1 / scored)
+    known = (seen * true).sum(axis=0) / square
+    assert np.mean(shrunk) == pytest.approx(np.mean(known), abs=0.06)
+    model = make_model(measured)
+    assert r2(signal, model.predict(measured.observed).change) > 0.9 * r2(
+        signal, seen * known @ axes.axes / np.sqrt(n_cells)
+    )
+
+
 def test_two_screens_are_one():
     rng = np.random.default_rng(0)
     names = [f"P{i}" for i in range(24)]

@@ -52,8 +52,8 @@ class ResponseModel:
     observed, n_cells, pools
         Groups that it was learnt from, and what they were compared with, as
         :class:`MeasuredResponses` has them.
-    axes, trust
-        ``(n_axes, n_features)``, orthonormal, and what share of what is seen along each is no noise.
+    axes, captured
+        ``(n_axes, n_features)``, orthonormal, and what share of a response lies along each.
     noise
         Of one cell, ``(n_features,)``: the unit of each feature.
     scores, half_scores
@@ -74,7 +74,7 @@ class ResponseModel:
     n_cells: np.ndarray
     pools: np.ndarray
     axes: np.ndarray
-    trust: np.ndarray
+    captured: np.ndarray
     noise: np.ndarray
     scores: np.ndarray
     half_scores: np.ndarray
@@ -102,14 +102,14 @@ class ResponseModel:
             scores[some],
             likeness.between(groups, groups),
             measured.covariance[np.ix_(some, some)],
-            found.noise * found.trust**2,
+            found.noise,
         )
         return cls(
             measured.observed,
             measured.n_cells,
             measured.pools,
             found.axes.astype(np.float32),
-            found.trust,
+            found.captured,
             measured.noise.astype(np.float32),
             scores,
             measured.halves @ turned,
@@ -148,8 +148,8 @@ class ResponseModel:
             shared = np.tensordot(self.weights[k], across, axes=1)
             mean[:, k] = shared @ (inverse @ self.scores[:, k])
             variance[:, k] = self.weights[k] @ own - ((shared @ inverse) * shared).sum(axis=1)
-        # what is found along an axis is a share of what is there; the rest is across it
-        whole = ((mean**2 + variance.clip(0)) / self.trust).sum(axis=1)
+        # along an axis is a share of what is there; the rest is across it
+        whole = ((mean**2 + variance.clip(0)) / self.captured).sum(axis=1)
         r2 = (mean**2).sum(axis=1) / np.maximum(whole, 1e-12)
         return Predicted((mean @ self.axes) * self.noise, r2)
 
@@ -202,7 +202,7 @@ _ARRAYS = (
     "n_cells",
     "pools",
     "axes",
-    "trust",
+    "captured",
     "noise",
     "scores",
     "half_scores",
