@@ -4,7 +4,7 @@ from ._bernoulli import bernoulli_log_likelihood
 from ._blockwise import BlockwiseDistribution
 from ._likelihood import Likelihood
 from ._modalities import modality_sums, of_each_feature
-from ._moved import moved_counts
+from ._moved import moved_counts, moved_log1p
 from ._negative_binomial import nb_log_likelihood
 from ._open import OpenFeatures
 from ._operations import (
@@ -33,6 +33,7 @@ __all__ = [
     "mean_log1p",
     "modality_sums",
     "moved_counts",
+    "moved_log1p",
     "nb_log_likelihood",
     "of_each_feature",
     "poisson_log_likelihood",

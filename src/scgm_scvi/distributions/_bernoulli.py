@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Bernoulli, Distribution
 
 from ._likelihood import Likelihood
-from ._moved import moved_counts, thinned
+from ._moved import moved_counts, moved_log1p, thinned
 from ._numbers import EPS
 from ._open import OpenFeatures
 from ._operations import (
@@ -112,3 +112,10 @@ def _moved_counts(
     gain = ((mean - px.probs) / (1 - px.probs).clamp(min=EPS)).clamp(0, 1)
     is_open = (x > 0).to(x.dtype)
     return thinned(is_open, factor) + (1 - is_open) * torch.bernoulli(gain)
+
+
+@moved_log1p.register(Bernoulli)
+def _moved_log1p(
+    px: Bernoulli, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    return (px.probs * factor + excess).clamp(0, 1) * torch.log1p(scale)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.distributions import Distribution, constraints
 
-from ._moved import moved_counts
+from ._moved import moved_counts, moved_log1p
 from ._operations import (
     at_depth,
     log_likelihood,
@@ -186,3 +186,12 @@ def _moved_counts(
     columns = (px.split(values) for values in (x, factor, excess))
     parts = zip(px.parts, *columns, strict=True)
     return torch.cat([moved_counts(*part) for part in parts], dim=1)
+
+
+@moved_log1p.register(BlockwiseDistribution)
+def _moved_log1p(
+    px: BlockwiseDistribution, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    columns = (px.split(values) for values in (factor, excess, scale.expand_as(factor)))
+    parts = zip(px.parts, *columns, strict=True)
+    return torch.cat([moved_log1p(*part) for part in parts], dim=1)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from functools import singledispatch
 
 import torch
+from scvi.distributions import Poisson
 from torch.distributions import Distribution
 
-__all__ = ["moved_counts", "thinned"]
+from ._numbers import NOTHING
+from ._operations import mean_log1p, with_mean, zero_probability
+
+__all__ = ["moved_counts", "moved_log1p", "moved_log1p_of", "thinned"]
 
 
 @singledispatch
@@ -18,9 +22,9 @@ def moved_counts(
 
     A count is kept as far as its mean is. One whose mean falls is thinned, :math:`x' \sim Bin(x,
     f)`; to one whose mean rises is added :math:`Poisson((f - 1) \lambda)`, with the rate
-    :math:`\lambda` drawn given the count, and what the excess :math:`e` brings. Counts drawn from
-    ``px`` become counts drawn from the same distribution of the mean :math:`f \mu`, and where
-    :math:`f = 1` and :math:`e = 0` they stay as they are. Drawn from torch's own random state, as
+    :math:`\lambda` drawn given the count, and :math:`Poisson(e)`. Counts drawn from
+    ``px`` become counts drawn from the same distribution of the mean :math:`f \mu`, and Poisson
+    ones, and where :math:`f = 1` and :math:`e = 0` they stay as they are. Drawn from torch's own random state, as
     distributions sample.
 
     Parameters
@@ -48,6 +52,63 @@ def moved_counts(
     tensor([[3., 0.]])
     """
     raise TypeError(f"counts of a {type(px).__name__} can't be moved to another mean.")
+
+
+@singledispatch
+def moved_log1p(
+    px: Distribution, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    r"""Expectation of :math:`\ln(1 + s x')` of counts :math:`x'` that :func:`moved_counts` moved.
+
+    Of counts that were 0 by Poisson's, of others as if :math:`1 + s x'` had a log-normal
+    distribution, as of :func:`mean_log1p`.
+
+    Parameters
+    ----------
+    px, factor, excess
+        As of :func:`moved_counts`.
+    scale
+        :math:`s`, ``(n, 1)`` or ``(n, n_features)``.
+
+    Returns
+    -------
+    A tensor ``(n, n_features)``.
+
+    Raises
+    ------
+    TypeError
+        If it is of another kind.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scvi.distributions import Poisson
+    >>> from scgm_scvi.distributions import moved_log1p
+    >>> one = torch.ones(1, 1)
+    >>> moved_log1p(Poisson(one), one, 9 * one, one)
+    tensor([[2.3575]])
+    """
+    return moved_log1p_of(px, factor, excess, scale)
+
+
+def moved_log1p_of(
+    px: Distribution,
+    factor: torch.Tensor,
+    excess: torch.Tensor,
+    scale: torch.Tensor,
+    stays: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
+    """The same; ``stays`` is the probability of a 0 that nothing moves."""
+    own = with_mean(px, px.mean * factor)
+    zero = zero_probability(own)
+    shown = (1 - zero).clamp(min=NOTHING)
+    mean = own.mean / shown
+    variance = ((own.variance + own.mean**2) / shown - mean**2).clamp(min=0) + excess
+    mean = mean + excess
+    of_shown = torch.log1p(scale * mean)
+    of_shown = of_shown - torch.log1p(variance * (scale / (1 + scale * mean)) ** 2) / 2
+    of_none = mean_log1p(Poisson(excess), scale)[0]
+    return (zero - stays).clamp(min=0) * of_none + (1 - zero) * of_shown
 
 
 def thinned(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

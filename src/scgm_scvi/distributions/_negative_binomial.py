@@ -125,9 +125,7 @@ def nb_rates_given_counts(px: NegativeBinomial, x: torch.Tensor) -> torch.Tensor
 def nb_moved_counts(
     px: NegativeBinomial, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
 ) -> torch.Tensor:
-    """Thinned, or with what their own rates add; the excess has the feature's dispersion."""
+    """Thinned, or with what their own rates add, and the excess."""
     theta = px.theta.expand_as(x)
     rates = torch._standard_gamma(theta + x) * px.mu / (theta + px.mu)
-    others = torch._standard_gamma(theta) / theta  # rates of cells of which nothing is known
-    gain = rates * (factor - 1).clamp(min=0) + others * excess
-    return thinned(x, factor) + torch.poisson(gain)
+    return thinned(x, factor) + torch.poisson(rates * (factor - 1).clamp(min=0) + excess)

@@ -217,6 +217,7 @@ class TwoStageModel(
         self._replay = None
         if self._predicts_responses:
             self._learn_responses()
+        self._learn_groups()
         latent = self.get_latent_representation()
         self.adata.obsm[self.latent_key] = latent
         self._report(latent)

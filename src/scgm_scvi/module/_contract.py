@@ -58,6 +58,9 @@ class LatentDiffusionModule(Protocol):
     def features(self, tensors: Tensors) -> torch.Tensor:
         """Features ``(n, n_features)`` as the likelihood looks at them, modalities side by side."""
 
+    def with_features(self, tensors: Tensors, x: torch.Tensor) -> Tensors:
+        """The minibatch with other features ``(n, n_features)``."""
+
     def conditions(self, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``(n, n_categorical)``, 0 for unspecified, and values ``(n, n_continuous)``.
 

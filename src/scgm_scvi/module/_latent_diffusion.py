@@ -141,6 +141,10 @@ class LatentDiffusionModuleMixin(ScviModule):
         """Features ``(n, n_features)`` of a minibatch, all modalities side by side."""
         return tensors[REGISTRY_KEYS.X_KEY]
 
+    def with_features(self, tensors: Tensors, x: torch.Tensor) -> Tensors:
+        """The minibatch with other features ``(n, n_features)``, as :meth:`features` has them."""
+        return {**tensors, REGISTRY_KEYS.X_KEY: x}
+
     def log_prior(self, z: torch.Tensor) -> torch.Tensor:
         """Log-density in nats of latents ``(..., n_latent)`` under the prior of stage one."""
         return Normal(0.0, 1.0).log_prob(z).sum(dim=-1)

@@ -201,6 +201,12 @@ class MultimodalVAE(TwoStageVAE):
         parts = [tensors[k] for k in FEATURE_KEYS if k in tensors]
         return self._as_modelled(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
+    def with_features(self, tensors: Tensors, x: torch.Tensor) -> Tensors:
+        """The minibatch with other counts ``(n, n_features)``, of all modalities side by side."""
+        keys = [key for key in FEATURE_KEYS if key in tensors]
+        parts = x.split([tensors[key].shape[1] for key in keys], dim=1)
+        return {**tensors, **dict(zip(keys, parts, strict=True))}
+
     def measured(self, counts: torch.Tensor) -> torch.Tensor:
         """Whether a cell was measured in each modality, ``(n, n_modalities)``."""
         return torch.stack([part.any(dim=1) for part in counts.split(self.widths, dim=1)], dim=1)

@@ -58,6 +58,12 @@ class DiffusionMULTIVAE(LatentDiffusionModuleMixin, MULTIVAE):
         genes, peaks = counts.split(list(self.widths), dim=1)
         return torch.cat([genes, is_open(peaks)], dim=1)
 
+    def with_features(self, tensors: Tensors, x: torch.Tensor) -> Tensors:
+        """The minibatch with other counts ``(n, n_features)``, of all modalities side by side."""
+        keys = [key for key in FEATURE_KEYS if key in tensors]
+        parts = x.split([tensors[key].shape[1] for key in keys], dim=1)
+        return {**tensors, **dict(zip(keys, parts, strict=True))}
+
     def measured(self, x: torch.Tensor) -> torch.Tensor:
         """Whether cells were measured in each modality, ``(n, n_modalities)``."""
         return torch.stack([part.any(dim=1) for part in x.split(list(self.widths), dim=1)], dim=1)

@@ -46,7 +46,9 @@ class Fitted(TypedDict, total=False):
     responses
         To perturbations: a ``ResponseModel`` as a dictionary, and how well it predicts those that
         it is not told of, ``"left_out"``.
-    reference_responses
+    groups
+        Means of groups of training cells: ``GroupMeans`` as a dictionary.
+    reference_responses, reference_groups
         What the model that it was made of had learnt of them.
     """
 
@@ -59,7 +61,9 @@ class Fitted(TypedDict, total=False):
     classifier: dict[str, Any]
     outlier_reference: dict[str, Any]
     responses: dict[str, Any]
+    groups: dict[str, np.ndarray]
     reference_responses: dict[str, Any]
+    reference_groups: dict[str, np.ndarray]
 
 
 class ModelBase(_SCVIModel):

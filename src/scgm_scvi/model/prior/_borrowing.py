@@ -13,11 +13,11 @@ __all__ = [
     "Groups",
     "choose_borrowing",
     "convex_weights",
-    "expectation",
 ]
 
 LEAST_GROUPS = 3  # seen both ways, to leave one out and still have two to weigh
-_RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)
+_RIDGES = (np.inf, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # the simplest first
+_BETTER = 0.01  # of the squared change, that a less simple rule has to explain besides
 _MOST = 1.5  # times the response that was seen
 _ONE = 1e3  # weight of the row that has weights add up to 1
 
@@ -65,11 +65,14 @@ class Borrowing:
         Means over the left-out groups, by trust, of the coefficient of determination of the mean
         log expression after the change, by rule: ``"borrowed"``, ``"mean_shift"``, ``"identity"``; and
         of the correlation of the borrowed with the true change, ``"pearson_delta"``.
+    errors
+        Of the borrowed changes of the left-out groups, ``(n_groups, n_features)``.
     """
 
     ridge: float
     size: float
     expected: dict[str, float]
+    errors: np.ndarray
 
 
 def convex_weights(own: np.ndarray, groups: Groups, ridge: float) -> np.ndarray:
@@ -111,38 +114,29 @@ def convex_weights(own: np.ndarray, groups: Groups, ridge: float) -> np.ndarray:
 def choose_borrowing(groups: Groups) -> Borrowing | None:
     """Leave each group out in turn, and borrow its response from the others.
 
-    The ridge and the size are those that do best for the left-out groups; ``None`` of fewer than
-    three groups, which can't tell.
+    The ridge and the size are those that do best for the left-out groups, the simplest where others
+    are hardly better; ``None`` of fewer than three groups, which can't tell.
     """
     if len(groups) < LEAST_GROUPS:
         return None
-    best: tuple[float, float, float] | None = None
+    tried = []
     for ridge in _RIDGES:
-        found = _left_out(groups, groups, ridge)
-        size = _size(groups, found)
-        score = float(groups.trust @ _r2(groups.after, groups.before + size * found))
-        if best is None or score > best[0] + 1e-3:  # a simpler rule, where none is better
-            best = score, ridge, size
-    assert best is not None
-    _, ridge, size = best
-    return Borrowing(ridge, size, expectation(groups, groups, ridge, size))
+        found = _left_out(groups, ridge)
+        size, of_others = _sizes(groups, found)
+        borrowed = of_others[:, None] * found
+        tried.append((ridge, size, borrowed, _explained(groups, borrowed)))
+    best = max(explained for *_, explained in tried)
+    ridge, size, borrowed, _ = next(t for t in tried if t[-1] >= best - _BETTER)
+    return Borrowing(ridge, size, _expected(groups, borrowed), groups.change - borrowed)
 
 
-def expectation(alike: Groups, groups: Groups, ridge: float, size: float) -> dict[str, float]:
-    """What comes of borrowing for each group from the others; ``expected`` of a :class:`Borrowing`.
-
-    Parameters
-    ----------
-    alike
-        Tells which groups are alike, and so their shares.
-    groups
-        The same groups, whose responses are to be met.
-    """
-    shift, borrowed = (_left_out(alike, groups, x) for x in (np.inf, ridge))
+def _expected(groups: Groups, borrowed: np.ndarray) -> dict[str, float]:
+    """What comes of borrowing for each group from the others; ``expected`` of a :class:`Borrowing`."""
+    shift = _left_out(groups, np.inf)
     r2 = {
         name: float(groups.trust @ _r2(groups.after, groups.before + change))
         for name, change in {
-            "borrowed": size * borrowed,
+            "borrowed": borrowed,
             "mean_shift": shift,
             "identity": np.zeros_like(shift),
         }.items()
@@ -151,22 +145,39 @@ def expectation(alike: Groups, groups: Groups, ridge: float, size: float) -> dic
     return {**r2, "pearson_delta": float(groups.trust @ right)}
 
 
-def _left_out(alike: Groups, groups: Groups, ridge: float) -> np.ndarray:
+def _left_out(groups: Groups, ridge: float) -> np.ndarray:
     """Of each group, the change that the others make for it."""
     out = []
-    for i in range(len(groups)):
-        weights = convex_weights(alike.before[i], alike.without(i), ridge)
-        out.append(weights @ groups.without(i).change)
+    for i, own in enumerate(groups.before):
+        others = groups.without(i)
+        out.append(convex_weights(own, others, ridge) @ others.change)
     return np.array(out)
 
 
-def _size(groups: Groups, found: np.ndarray) -> float:
-    """Least squares over the left-out groups, each weighing as it is trusted."""
+def _explained(groups: Groups, found: np.ndarray) -> float:
+    """Share of the squared change, each group weighing as in :func:`_sizes`."""
+    share = _share(groups)
+    whole = float(share @ (groups.change**2).sum(axis=1))
+    left = float(share @ ((groups.change - found) ** 2).sum(axis=1))
+    return 1 - left / whole if whole > 0 else 0.0
+
+
+def _share(groups: Groups) -> np.ndarray:
+    """By trust, in units of the variance over features."""
     own = ((groups.after - groups.after.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    share = groups.trust / np.where(own > 0, own, 1)
-    down = float(share @ (found**2).sum(axis=1))
-    up = float(share @ (found * groups.change).sum(axis=1))
-    return float(np.clip(up / down, 0, _MOST)) if down > 0 else 0.0
+    return np.asarray(groups.trust / np.where(own > 0, own, 1))
+
+
+def _sizes(groups: Groups, found: np.ndarray) -> tuple[float, np.ndarray]:
+    """Least squares over the left-out groups by trust; and, for each, over all others of them."""
+    share = _share(groups)
+    down = share * (found**2).sum(axis=1)
+    up = share * (found * groups.change).sum(axis=1)
+    whole, others = (
+        np.clip(a / np.where(b > 0, b, np.inf), 0, _MOST)
+        for a, b in ((up.sum(), down.sum()), (up.sum() - up, down.sum() - down))
+    )
+    return float(whole), others
 
 
 def _r2(true: np.ndarray, found: np.ndarray) -> np.ndarray:

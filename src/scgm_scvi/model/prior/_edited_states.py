@@ -14,13 +14,12 @@ from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
 
-from ._analogy import Analogy
 from ._latent_prior import LatentPrior
 
 __all__ = [
     "Edit",
     "EditedCells",
-    "analogy_scale",
+    "change_scale",
     "check_method",
     "check_samples",
     "edited",
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 _COMPOSITIONS = ("auto", "joint", "additive")
-_ANALOGY_SCALE = 1.25  # at 1, what is taken over falls short (benchmarks/record/editing.md)
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,15 @@ class Edit:
 
 
 class EditedCells(NamedTuple):
-    """Some cells to edit: attributes now and then, states, and what stands in for the unseen."""
+    """Some cells to edit: attributes now and then, and states."""
 
     own: Attributes
     target: Attributes
     state: torch.Tensor
-    analogy: Analogy | None = None
 
     def rows(self, rows: slice | torch.Tensor) -> EditedCells:
         """Those of some cells."""
-        analogy = None if self.analogy is None else self.analogy.rows(rows)
-        return EditedCells(self.own.rows(rows), self.target.rows(rows), self.state[rows], analogy)
+        return EditedCells(self.own.rows(rows), self.target.rows(rows), self.state[rows])
 
 
 def edited(
@@ -73,8 +69,8 @@ def _sdedit(
     sampling = _up_to_strength(prior, edit)
     if sampling is None:
         return cells.state.clone()
-    x, target, analogy = prior.module.denoiser.standardize(cells.state), cells.target, cells.analogy
-    return prior.descend(x, target, sampling, generator, clean=True, analogy=analogy)
+    x = prior.module.denoiser.standardize(cells.state)
+    return prior.descend(x, cells.target, sampling, generator, clean=True)
 
 
 def _inversion(
@@ -85,7 +81,7 @@ def _inversion(
     if sampling is None:
         return cells.state.clone()
     x = prior.invert(cells.state, cells.own, sampling)
-    return prior.descend(x, cells.target, sampling, generator, analogy=cells.analogy)
+    return prior.descend(x, cells.target, sampling, generator)
 
 
 def _shift(
@@ -94,7 +90,7 @@ def _shift(
     """The difference of the means of both attributes, added."""
     sigma = min(strength_sigma(edit.strength), prior.module.denoiser.noise.sigma_max)
     sampling = replace(edit.sampling, sigma_max=sigma)
-    after = prior.mean_state(cells.target, sampling, cells.analogy)
+    after = prior.mean_state(cells.target, sampling)
     return cells.state + edit.strength * (after - prior.mean_state(cells.own, Sampling()))
 
 
@@ -128,13 +124,13 @@ def parse_sampling(
     )
 
 
-def analogy_scale(
+def change_scale(
     guidance_scale: float | Mapping[str, float] | None, named: Collection[str]
 ) -> float:
-    """The weight of a change by analogy: the largest given for a named attribute."""
+    """The weight of a borrowed change: the largest given for a named attribute."""
     if isinstance(guidance_scale, Mapping):
-        return max((v for k, v in guidance_scale.items() if k in named), default=_ANALOGY_SCALE)
-    return _ANALOGY_SCALE if guidance_scale is None else guidance_scale
+        return max((v for k, v in guidance_scale.items() if k in named), default=1.0)
+    return 1.0 if guidance_scale is None else guidance_scale
 
 
 def check_method(method: str) -> None:

@@ -31,8 +31,6 @@ from scgm_scvi.model.requests._sampling import Sampling
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 
-from ._analogy import Analogy
-
 __all__ = ["LatentPrior"]
 
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -101,12 +99,10 @@ class LatentPrior:
         attributes: Attributes,
         sampling: Sampling,
         generator: torch.Generator,
-        *,
-        analogy: Analogy | None = None,
     ) -> torch.Tensor:
         """Sample states ``(n, n_latent + n_sizes)``, float32, in the units of the latent."""
         noise = self.noise(len(attributes), sampling, generator)
-        return self.descend(noise, attributes, sampling, generator, analogy=analogy)
+        return self.descend(noise, attributes, sampling, generator)
 
     def descend(
         self,
@@ -154,14 +150,12 @@ class LatentPrior:
         x = self.module.denoiser.standardize(state.to(self.device))
         return invert(self.denoiser(attributes), x, self.sigmas(sampling)).x
 
-    def mean_state(
-        self, attributes: Attributes, sampling: Sampling, analogy: Analogy | None = None
-    ) -> torch.Tensor:
+    def mean_state(self, attributes: Attributes, sampling: Sampling) -> torch.Tensor:
         """What is expected of cells with these attributes: the denoiser's answer to mere noise."""
         denoiser = self.module.denoiser
         sigma = torch.tensor(denoiser.noise.sigma_max, dtype=torch.float64, device=self.device)
         x = torch.zeros(len(attributes), denoiser.n_dims, dtype=torch.float64, device=self.device)
-        denoise = self.denoiser(attributes, sampling, analogy=analogy)
+        denoise = self.denoiser(attributes, sampling)
         return denoiser.unstandardize(denoise(x, sigma).float())
 
     # denoisers
@@ -173,13 +167,11 @@ class LatentPrior:
         *,
         towards: Attributes | None = None,
         weight: torch.Tensor | None = None,
-        analogy: Analogy | None = None,
     ) -> Denoise:
         """The denoiser of cells with these attributes, guided as ``sampling`` says.
 
         With ``towards`` and ``weight`` ``(n, 1)``, that of cells between two conditions:
-        ``1 - weight`` times the one and ``weight`` times the other. Cells that an ``analogy``
-        calls unseen are denoised as it says.
+        ``1 - weight`` times the one and ``weight`` times the other.
         """
         sampling = sampling or Sampling()
         ends: list[tuple[Any, Attributes]] = [(1.0, attributes)]
@@ -193,14 +185,6 @@ class LatentPrior:
                 for share, end in ends
                 for w, conditions in self._variants(end, scale, sampling.composition)
             ]
-            if analogy is not None:
-                unseen = analogy.unseen.to(self.device)
-                variants = (
-                    [] if bool(unseen.all()) else [(w * (1 - unseen), c) for w, c in variants]
-                )
-                for w, end in analogy.terms():
-                    share = w.to(self.device) if isinstance(w, torch.Tensor) else w
-                    variants.append((share * unseen, self._conditions(end)))
             return classifier_free(self._network(sampling), variants)
 
         denoise = with_scale(sampling.guidance_scale)

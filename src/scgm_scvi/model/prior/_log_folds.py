@@ -9,63 +9,77 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from scgm_scvi.distributions import mean_log1p, with_mean
+from scgm_scvi.distributions import moved_log1p, zero_probability
 from scgm_scvi.module import LatentDiffusionModule
 
-__all__ = ["LogFolds", "moved_means"]
+__all__ = ["STAYS", "LogFolds", "with_move"]
 
 # To a twentieth at least: whether more is left of what is hardly seen after can't be told.
 _GRID = (*(-3.0, -2.0, -1.5, -1.0, -0.5, -0.25, -0.1, 0.0), *(0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
 
+STAYS = np.array([[1.0], [0.0]])  # the move of what does not change
+
 
 @dataclass(frozen=True, eq=False)
 class LogFolds:
-    """Changes of mean log1p of counts per 10,000 of some cells, by log fold changes of their means.
+    r"""Changes of mean log1p of counts per 10,000 of some cells, by how their means are moved.
+
+    A mean :math:`m` in counts per 10,000 becomes :math:`f m + e`, a *move*. By a log fold change
+    :math:`l`, with :math:`t = e^l`, what falls has :math:`f = t`. Of what rises, :math:`f = 1 + \pi
+    (t - 1)` and :math:`e = (t - 1) (1 + (1 - \pi) \bar m)`, with the feature's mean :math:`\bar m`
+    and the share :math:`\pi` of cells that show it: what all cells express rises in proportion;
+    what few do, or none, comes up in all of them alike, as it does once it is induced.
 
     Attributes
     ----------
     changes
         Of each log fold change of a grid, of each feature, ``(n_grid, n_features)``; they grow.
+    mean, shown
+        :math:`\bar m` and :math:`\pi`, ``(n_features,)``.
     """
 
     changes: np.ndarray
+    mean: np.ndarray
+    shown: np.ndarray
 
     @classmethod
     def of(
         cls, module: LatentDiffusionModule, cells: Iterable[tuple[Distribution, torch.Tensor]]
     ) -> LogFolds:
         """Of cells by the distributions of their counts, and their sizes ``(n, 1)``."""
-        total, n = np.zeros((len(_GRID), sum(module.widths))), 0
-        for px, size in cells:
+        n_features, some, n = sum(module.widths), list(cells), 0
+        mean, shown = np.zeros((2, n_features))
+        for px, size in some:
             n += len(size)
+            mean += (px.mean / size * 1e4).sum(dim=0).cpu().numpy()
+            shown += (1 - zero_probability(px)).sum(dim=0).cpu().numpy()
+        none = cls(np.zeros((len(_GRID), n_features)), mean / n, shown / n)
+        total = np.zeros_like(none.changes)
+        for px, size in some:
             for i, fold in enumerate(_GRID):
-                factor, excess = moved_means(px.mean / size * 1e4, torch.tensor(fold).to(size))
-                moved = with_mean(px, px.mean * factor + excess * size / 1e4)
-                total[i] += mean_log1p(moved, 1e4 / size)[0].sum(dim=0).cpu().numpy()
-        mean = total / n
-        return cls(np.maximum.accumulate(mean - mean[_GRID.index(0.0)], axis=0))
+                factor, excess = torch.as_tensor(none.move(np.array(fold))).to(px.mean)
+                factor, excess = factor.expand_as(px.mean), excess * size / 1e4
+                log = moved_log1p(px, factor, excess, 1e4 / size)
+                total[i] += log.sum(dim=0).cpu().numpy()
+        change = (total - total[_GRID.index(0.0)]) / n
+        return cls(np.maximum.accumulate(change, axis=0), none.mean, none.shown)
+
+    def move(self, fold: np.ndarray) -> np.ndarray:
+        """Factors and excess ``(2, n_features)`` of log fold changes, which broadcast."""
+        gain = np.maximum(np.exp(fold) - 1, 0)
+        factor = np.minimum(np.exp(fold), 1) + self.shown * gain
+        return np.stack([factor, gain * (1 + (1 - self.shown) * self.mean)])
 
     def inverse(self, change: np.ndarray) -> np.ndarray:
-        """Log fold changes ``(n_features,)`` that make these changes, as far as any does."""
+        """The move ``(2, n_features)`` that makes these changes, as far as any does."""
         at = ((self.changes <= change).sum(axis=0) - 1).clip(0, len(_GRID) - 2)
         columns, grid = np.arange(len(change)), np.array(_GRID)
         low, high = self.changes[at, columns], self.changes[at + 1, columns]
         share = (change - low) / np.where(high > low, high - low, np.inf)
-        return grid[at] + share.clip(0, 1) * (grid[at + 1] - grid[at])
+        return self.move(grid[at] + share.clip(0, 1) * (grid[at + 1] - grid[at]))
 
 
-def moved_means(share: torch.Tensor, fold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What means are multiplied by, and what is added, for a log fold change.
-
-    What is hardly expressed has no fold to rise by, and is added to: then the logarithm of the counts
-    per 10,000 and 1 changes so.
-
-    Parameters
-    ----------
-    share
-        Expected counts per 10,000.
-    fold
-        Log fold change, which broadcasts.
-    """
-    times = fold.exp().expand_as(share)
-    return times, (times - 1).clamp(min=0)
+def with_move(move: np.ndarray, share: torch.Tensor) -> torch.Tensor:
+    """Proportions ``(n, n_features)`` of features once they are moved, as of :class:`LogFolds`."""
+    factor, excess = torch.as_tensor(np.moveaxis(move, -2, 0)).to(share)
+    return share * factor + excess / 1e4

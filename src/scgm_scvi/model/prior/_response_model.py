@@ -24,11 +24,13 @@ _MOST_FITTED = 256  # groups that the weights of covariances are learnt from
 class Predicted(NamedTuple):
     """Changes of mean log expression ``(n, n_features)``, and how far each is expected to be right.
 
-    ``r2`` ``(n,)`` is the expected coefficient of determination of the change, from 0 to 1.
+    ``r2`` ``(n,)`` is the expected coefficient of determination of the change, from 0 to 1, and
+    ``deviation`` ``(n, n_axes)`` the standard deviation along each axis.
     """
 
     change: np.ndarray
     r2: np.ndarray
+    deviation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,13 @@ class ResponseModel:
         # along an axis is a share of what is there; the rest is across it
         whole = ((mean**2 + variance.clip(0)) / self.captured).sum(axis=1)
         r2 = (mean**2).sum(axis=1) / np.maximum(whole, 1e-12)
-        return Predicted((mean @ self.axes) * self.noise, r2)
+        deviation = np.sqrt(variance.clip(0))
+        return Predicted((mean @ self.axes) * self.noise, r2, deviation)
+
+    def draws(self, predicted: Predicted, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+        """Changes that are as likely, ``(n_draws, n, n_features)``: draws from the posterior."""
+        off = rng.normal(size=(n_draws, *predicted.deviation.shape)) * predicted.deviation
+        return predicted.change + (off @ self.axes) * self.noise
 
     @cached_property
     def inverses(self) -> list[np.ndarray]:

@@ -173,8 +173,10 @@ class TransferMixin(FineTuningMixin):
         if mode == "adapter":
             add_adapters(self.module, adapter_rank)
         self._set_adapter_rank(adapter_rank if mode == "adapter" else 0)
-        if (known_responses := self.fitted_.get("responses")) is not None:
-            self.fitted_["reference_responses"] = known_responses
+        if "responses" in self.fitted_:
+            self.fitted_["reference_responses"] = self.fitted_["responses"]
+        if "groups" in self.fitted_:
+            self.fitted_["reference_groups"] = self.fitted_["groups"]
         if "n_memory" in self.init_params_["non_kwargs"]:
             self.init_params_["non_kwargs"]["n_memory"] = 0
         self.module.eval()

@@ -1,24 +1,17 @@
-"""Control cells that responses are asked for of: their contexts, and what becomes of their counts."""
+"""Control cells that responses are asked for of, and their contexts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
-from scvi import REGISTRY_KEYS
-from torch.distributions import Distribution
 
 from scgm_scvi._errors import listed
-from scgm_scvi.distributions import moved_counts
-from scgm_scvi.model._random_state import torch_seed
-from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.data._reading import Reading
-from scgm_scvi.model.prior._log_folds import LogFolds, moved_means
+from scgm_scvi.model.prior._log_folds import LogFolds
 from scgm_scvi.model.prior._response_contexts import (
     context_conditions,
     context_values,
@@ -29,12 +22,10 @@ from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
 
 from ._control_attributes import known_values, treated_cells
+from ._moved_cells import MOST_MOVED, MovedCellsMixin
 from ._responses import ResponsesMixin
 
-__all__ = ["ControlCellsMixin", "Controls", "MovedCells"]
-
-
-_MOST_MOVED = 128  # cells that tell how means and mean logarithms go together
+__all__ = ["ControlCellsMixin", "Controls"]
 
 
 class Controls(NamedTuple):
@@ -49,21 +40,8 @@ class Controls(NamedTuple):
     folds: list[LogFolds]
 
 
-class MovedCells(NamedTuple):
-    """Expected counts per 10,000 of some cells before and after, their counts and latents after."""
-
-    before: np.ndarray
-    after: np.ndarray
-    counts: torch.Tensor
-    latent: np.ndarray
-
-    def expression(self, kind: str) -> Matrix:
-        """What is handed back of them: ``"counts"``, or ``"normalized"``."""
-        return self.after if kind == "normalized" else sparse.csr_matrix(self.counts.cpu().numpy())
-
-
-class ControlCellsMixin(ResponsesMixin):
-    """Read control cells, and move their counts."""
+class ControlCellsMixin(ResponsesMixin, MovedCellsMixin):
+    """Read control cells."""
 
     def _read_controls(self, adata: Any, model: ResponseModel, batch_size: int) -> Controls:
         """Control cells with their contexts; what the model does not know of them is hidden."""
@@ -113,30 +91,16 @@ class ControlCellsMixin(ResponsesMixin):
                 own = context[start : start + len(log)]
                 np.add.at(sums, own, log)
                 start += len(log)
-            folds = [
-                self._log_folds(cells, np.flatnonzero(context == c), batch_size, reading)
-                for c in range(len(kinds))
-            ]
+            folds = []
+            for c in range(len(kinds)):
+                rows = np.random.default_rng(0).permutation(np.flatnonzero(context == c))
+                some = self._loaded(cells, reading, np.sort(rows[:MOST_MOVED]), batch_size)
+                controls = ((t, self._as_controls(Attributes.of(spec, t))) for t in some)
+                folds.append(self._log_folds(controls))
         trained = {context_values(spec, c): i for i, c in enumerate(model.contexts)}
         baselines = sums / np.bincount(context, minlength=len(kinds))[:, None]
         places = places_of(spec, baselines, kinds, trained)
         return Controls(shallow, obs, reading, context, places, kinds, folds)
-
-    def _log_folds(
-        self, cells: Any, rows: np.ndarray, batch_size: int, reading: Reading
-    ) -> LogFolds:
-        """How far mean log expression of some of the cells moves with their means."""
-        few = np.sort(np.random.default_rng(0).permutation(rows)[:_MOST_MOVED])
-        module = self.module
-
-        def distributions() -> Iterator[tuple[Distribution, torch.Tensor]]:
-            for tensors in self._loaded(cells, reading, few, batch_size):
-                own = self._as_controls(Attributes.of(self.prior.spec, tensors))
-                px = self.prior.decode(module.encode_state(tensors)[0], own)
-                yield px, module.modality_totals(px.mean)
-
-        with torch.no_grad():
-            return LogFolds.of(module, distributions())
 
     def _require_controls(self, obs: pd.DataFrame) -> None:
         perturbations = self._named_perturbations()
@@ -160,20 +124,3 @@ class ControlCellsMixin(ResponsesMixin):
         else:
             control = [perturbations.parts(name) for name in names].index(())
         return own.with_category(perturbations.key, control)
-
-    def _moved(self, tensors: dict[str, torch.Tensor], folds: np.ndarray, seed: int) -> MovedCells:
-        """Cells whose expected expression has log fold changes."""
-        prior, module = self.prior, self.module
-        own = self._as_controls(Attributes.of(prior.spec, tensors))
-        px = prior.decode(module.encode_state(tensors)[0], own)
-        mean, x = px.mean, module.features(tensors).to(prior.device)
-        size = module.modality_totals(mean)
-        share = mean / size * 1e4
-        factor, excess = moved_means(share, torch.as_tensor(folds, dtype=mean.dtype).to(mean))
-        with torch_seed(seed, prior.device):
-            counts = moved_counts(px, x, factor, excess * size / 1e4)
-        empty = counts.sum(dim=1) == 0
-        counts[empty] = x[empty]  # a cell without counts is none
-        latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
-        expected = module.proportions(share * factor + excess) * 1e4
-        return MovedCells(share.cpu().numpy(), expected.cpu().numpy(), counts, latent)

@@ -16,18 +16,15 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.prior._analogy import Analogy
-from scgm_scvi.model.prior._analogy_search import find_analogy
+from scgm_scvi.model.prior._borrowed_responses import was_seen
 from scgm_scvi.model.prior._edited_states import (
     Edit,
     EditedCells,
-    analogy_scale,
     check_method,
     edited,
     parse_sampling,
 )
 from scgm_scvi.model.prior._latent_prior import LatentPrior
-from scgm_scvi.model.prior._profiles import Profiles
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._request import Request
@@ -129,16 +126,21 @@ class EditCurveMixin(Verb):
         own, state = self._states(cells)
         named = {str(name) for name in conditions}
         tried = EditedCells(own, self._target(request, own, named), state)
-        rows = torch.nonzero(tried.own.differs(tried.target)).ravel().numpy()
-        if not len(rows):
+        differs = tried.own.differs(tried.target).numpy()
+        if not differs.any():
             raise ValueError(
                 "No cell is left to try: all have what conditions ask for already. Pass others."
             )
+        if composition == "auto":  # the others' counts are moved, which takes no strength
+            differs &= self._was_shown(tried.target)
+        rows = np.flatnonzero(differs)
+        if not len(rows):
+            raise ValueError(
+                "No cell is left to try: training never showed what conditions ask for of such "
+                "cells, and edit moves their counts by a borrowed response, whatever the strength. "
+                "Pass composition='joint' for what networks make of it."
+            )
         tried = tried.rows(torch.as_tensor(np.sort(rng.permutation(rows)[:n_cells])))
-        if composition == "auto":
-            scale = analogy_scale(guidance_scale, named)
-            analogy, _ = find_analogy(self._profiles(), tried.own, tried.target, named, scale)
-            tried = tried._replace(analogy=analogy)
         with torch.no_grad():
             scores = _evaluator(self.prior, tried, rng, generator)
             records = []
@@ -181,9 +183,12 @@ class EditCurveMixin(Verb):
         values[:, place] = values[:, place].masked_fill(control[token][:, None], usual)
         return replace(target, values=values)
 
-    def _profiles(self) -> Profiles:
-        """Means of groups of the model's own cells, or of generated ones."""
-        return Profiles(self.prior, lambda: self._minibatches(None))
+    def _was_shown(self, target: Attributes) -> np.ndarray:
+        """Whether cells of training had these categorical conditions, as far as specified."""
+        n_conditions = len(self.condition_spec.categorical)
+        design = np.unique(self.prior.design["tokens"][:, :n_conditions], axis=0)
+        asked, inverse = np.unique(target.tokens.numpy(), axis=0, return_inverse=True)
+        return np.array([was_seen(design, row) for row in asked], dtype=bool)[inverse.ravel()]
 
     def _cells_to_try(self) -> AnnData:
         """Cells that neither stage was trained on; all, where there are too few."""
@@ -232,18 +237,18 @@ def _evaluator(
     def latent(states: torch.Tensor) -> np.ndarray:
         return prior.latents(prior.module.denoiser.standardize(states))
 
-    def generated(attributes: Attributes, analogy: Analogy | None = None) -> np.ndarray:
-        return latent(prior.sample(attributes, sampling, generator, analogy=analogy))
+    def generated(attributes: Attributes) -> np.ndarray:
+        return latent(prior.sample(attributes, sampling, generator))
 
     own, target, source = tried.own, tried.target, latent(tried.state)
     populations = np.repeat([0, 1], len(source))
     between = LogisticRegression(C=0.1, max_iter=1000)
-    both = np.concatenate([generated(own), generated(target, tried.analogy)])
+    both = np.concatenate([generated(own), generated(target)])
     towards = between.fit(both, populations).coef_[0]
     # others than those it was fitted on, which it sets apart too well
     start, way = (
         (source @ towards).mean(),
-        ((generated(target, tried.analogy) - source) @ towards).mean(),
+        ((generated(target) - source) @ towards).mean(),
     )
 
     kept = (own.tokens == target.tokens).all(dim=0).numpy()
@@ -259,7 +264,7 @@ def _evaluator(
     def identity(latents: np.ndarray) -> float:
         return np.nan if known is None else float((known.predict(latents) == label).mean())
 
-    of_generated = identity(generated(target, tried.analogy))
+    of_generated = identity(generated(target))
     own_part = _centred(source, label)
 
     def scores(states: torch.Tensor) -> dict[str, float]:

@@ -36,8 +36,6 @@ class AskedResponse:
         Of the perturbation of each of them.
     conditions, genes
         Without what the responses answer.
-    alone
-        Whether nothing is left to do to these cells.
     """
 
     rows: np.ndarray
@@ -45,7 +43,6 @@ class AskedResponse:
     doses: list[float]
     conditions: Any
     genes: Any
-    alone: bool
 
 
 class EditPerturbationsMixin(ResponsesMixin):
@@ -111,7 +108,6 @@ class EditPerturbationsMixin(ResponsesMixin):
                 else {k: _open(v, rows) if k in taken else v for k, v in table.items()}
             ),
             genes=left,
-            alone=alone,
         )
 
     def _knock_outs(self, genes: Genes) -> list[str]:

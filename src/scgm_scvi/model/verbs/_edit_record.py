@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi.model.data._matrices import Matrix
-from scgm_scvi.model.prior._analogy_search import Borrowed
+from scgm_scvi.model.prior._borrowed_responses import Borrowed
 from scgm_scvi.model.requests._condition_tables import Conditions
 from scgm_scvi.model.requests._gene_targets import Genes, targets_of
 
@@ -85,7 +85,6 @@ def expected(borrowed: Sequence[Borrowed]) -> dict[str, list]:
     scores = ("borrowed", "mean_shift", "identity", "pearson_delta")
     return {
         "group": [b.group for b in borrowed],
-        "means": [b.means for b in borrowed],
         **{name: [float(of.get(name, np.nan)) for of in known] for name in scores},
     }
 
@@ -116,13 +115,14 @@ def say_observational() -> None:
 
 
 def say_unused(method: str, strength: float | None) -> None:
-    """Where a response is all, networks have no part, nor what they were to be run with."""
+    """Where responses are all, networks have no part, nor what they were to be run with."""
     unused = [f"method={method!r}"] if method != "sdedit" else []
     unused += [f"strength={strength!r}"] if strength is not None else []
     if unused:
         warnings.warn(
-            f"{' and '.join(unused)} play no part: a response is all that is asked for, which moves "
-            "the cells' own counts. Leave them out.",
+            f"{' and '.join(unused)} {'play' if len(unused) > 1 else 'plays'} no part: a response is all "
+            "that is asked for, which moves the cells' own counts. Leave them out; composition='joint' has networks do what they were "
+            "not shown.",
             UserWarning,
             stacklevel=4,
         )

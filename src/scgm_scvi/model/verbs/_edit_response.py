@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,50 +9,31 @@ import numpy as np
 import torch
 
 from scgm_scvi._errors import listed
-from scgm_scvi.model.prior._log_folds import LogFolds, moved_means
+from scgm_scvi.model.prior._log_folds import LogFolds
 from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_values
 from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._interventions import Intervention
 from scgm_scvi.model.requests._sampling import Sampling
 
 from ._control_cells import ControlCellsMixin, Controls
 from ._edit_perturbations import AskedResponse, EditPerturbationsMixin
-from ._edit_record import EditedPart
+from ._moved_cells import Moves
 from ._verb import Run
 
-__all__ = ["EditResponseMixin", "ResponseEdit", "perturbation_kept", "with_folds"]
+__all__ = ["EditResponseMixin", "ResponseEdit", "perturbation_kept"]
 
 _N_GENERATED = 128  # cells of a context that tell how means and mean logarithms go together
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseEdit:
-    """What responses make of cells.
+    """What responses make of cells, what is expected of them, and why to doubt it."""
 
-    Attributes
-    ----------
-    rows, controls
-        The cells that respond.
-    folds, row
-        Log fold changes ``(n_kinds, n_features)``, of which the first are none, and which of them
-        each cell of all has.
-    expected, doubts
-        Of the responses.
-    """
-
-    rows: np.ndarray
-    controls: Controls
-    folds: np.ndarray
-    row: np.ndarray
+    moves: Moves
     expected: dict[str, list[Any]]
     doubts: list[str]
-
-    def folds_of(self, rows: np.ndarray) -> np.ndarray:
-        """Those of some of all cells."""
-        return self.folds[self.row[rows]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +50,13 @@ class EditResponseMixin(ControlCellsMixin, EditPerturbationsMixin):
     """Ask the response model for what no cell of training had."""
 
     def _respond(
-        self, adata: Any, asked: AskedResponse, own: Attributes, target: Attributes, run: Run
+        self,
+        adata: Any,
+        asked: AskedResponse,
+        own: Attributes,
+        target: Attributes,
+        run: Run,
+        n_draws: int = 0,
     ) -> ResponseEdit:
         """The responses of cells that have their ``own`` attributes, and shall have others."""
         model, rows = self._responses(), asked.rows
@@ -79,27 +65,30 @@ class EditResponseMixin(ControlCellsMixin, EditPerturbationsMixin):
         some = torch.as_tensor(rows)
         there = self._contexts_asked(model, controls, own.rows(some), target.rows(some), run)
         pairs: dict[Observed, int] = {}
-        row = np.zeros(adata.n_obs, dtype=int)
+        row = np.full(adata.n_obs, -1)
         each = zip(rows, asked.parts, asked.doses, there.of_cells, strict=True)
         for i, parts, dose, context in each:
-            row[i] = 1 + pairs.setdefault(Observed(parts, dose, int(context)), len(pairs))
+            row[i] = pairs.setdefault(Observed(parts, dose, int(context)), len(pairs))
         predicted, expected = self._expected_changes(model, list(pairs), there.places)
         expected["context"] = [
             "/".join("unspecified" if v is None else v for v in there.values[a.context])
             for a in pairs
         ]
-        folds = [
-            there.folds[a.context].inverse(change)
-            for a, change in zip(pairs, predicted.change, strict=True)
-        ]
+        draws = model.draws(predicted, n_draws, np.random.default_rng([run.seed, 2]))
+        means = [there.folds[a.context] for a in pairs]
         return ResponseEdit(
-            rows=rows,
-            controls=controls,
-            folds=np.stack([np.zeros_like(folds[0]), *folds]),
-            row=row,
+            moves=Moves.of(row, predicted.change, draws, means),
             expected=expected,
             doubts=self._doubts(expected["basis"], controls.places),
         )
+
+    def _as_asked(self, own: Attributes, asked: AskedResponse | None) -> Attributes:
+        """Attributes of cells as what is asked of responses takes them: for controls."""
+        if asked is None:
+            return own
+        chosen = torch.zeros(len(own), 1, dtype=torch.bool)
+        chosen[asked.rows] = True
+        return own.where(chosen, self._as_controls(own))
 
     def _contexts_asked(
         self,
@@ -156,30 +145,6 @@ class EditResponseMixin(ControlCellsMixin, EditPerturbationsMixin):
             px = prior.decode(states, some)
             return LogFolds.of(self.module, [(px, self.module.modality_totals(px.mean))])
 
-    def _edited_by_response(
-        self, response: ResponseEdit, preserved: Intervention | None, expression: str, run: Run
-    ) -> Iterator[EditedPart]:
-        """Cells that nothing else is done to: their very counts, moved."""
-        controls, folds = response.controls, response.folds_of(response.rows)
-        if preserved is not None:
-            folds[:, list(preserved.columns)] = 0  # their counts stay
-        with self._registered(controls.adata, controls.reading) as cells, torch.no_grad():
-            loaded = self._loaded(cells, controls.reading, None, run.batch_size)
-            for (i, rows), tensors in zip(run.chunks(len(folds)), loaded, strict=True):
-                seed = int(run.seeds(i, 1)[0] >> 1)
-                moved = self._moved(tensors, folds[rows], seed)
-                if preserved is not None:  # and what is expected of them
-                    shares = (torch.as_tensor(x / 1e4) for x in (moved.after, moved.before))
-                    moved = moved._replace(after=preserved.apply(*shares).numpy() * 1e4)
-                yield EditedPart.of(
-                    moved.expression(expression),
-                    moved.latent,
-                    moved.before,
-                    moved.after,
-                    np.log1p(moved.after) - np.log1p(moved.before),
-                    np.full(len(moved.latent), np.nan),
-                )
-
 
 def perturbation_kept(own: Attributes, target: Attributes, rows: np.ndarray) -> Attributes:
     """The target with the perturbation and dose that some cells have: responses are for them."""
@@ -192,9 +157,3 @@ def perturbation_kept(own: Attributes, target: Attributes, rows: np.ndarray) -> 
         place = spec.value_columns[spec.perturbations.dose_key]
         values[rows, place] = own.values[rows, place]
     return replace(target, tokens=tokens, values=values)
-
-
-def with_folds(folds: np.ndarray, share: torch.Tensor) -> torch.Tensor:
-    """Proportions ``(n, n_features)`` of features once they have log fold changes."""
-    factor, excess = moved_means(share * 1e4, torch.as_tensor(folds).to(share))
-    return share * factor + excess / 1e4

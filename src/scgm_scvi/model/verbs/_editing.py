@@ -14,11 +14,11 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.data._matrices import stacked
-from scgm_scvi.model.prior._analogy_search import Borrowed, find_analogy
+from scgm_scvi.model.prior._borrowed_responses import BorrowedResponses
 from scgm_scvi.model.prior._edited_states import (
     Edit,
     EditedCells,
-    analogy_scale,
+    change_scale,
     check_method,
     check_samples,
     parse_sampling,
@@ -28,6 +28,7 @@ from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._interventions import Genes, Intervention, Preserve
 from scgm_scvi.model.requests._request import Request
 
+from ._edit_borrowing import EditBorrowingMixin
 from ._edit_curve import EditCurveMixin
 from ._edit_record import (
     asked_genes,
@@ -38,6 +39,8 @@ from ._edit_record import (
     say_unused,
 )
 from ._edit_response import EditResponseMixin, ResponseEdit, perturbation_kept
+from ._moved_cells import Moves
+from ._moved_edit import MovedEditMixin
 from ._network_edit import NetworkEditMixin
 from ._verb import require_expression
 
@@ -46,7 +49,9 @@ __all__ = ["EditingMixin"]
 _INTERVENTION_STRENGTH = 0.5  # where genes or an energy alone are to act
 
 
-class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
+class EditingMixin(
+    EditCurveMixin, EditBorrowingMixin, EditResponseMixin, MovedEditMixin, NetworkEditMixin
+):
     """Simulate an intervention on real cells."""
 
     @overload
@@ -287,16 +292,28 @@ class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
             n_steps=n_steps,
             sampling_kwargs=sampling_kwargs,
         )
-        moved = asked.rows if asked is not None and asked.alone else np.zeros(0, dtype=int)
-        by_networks = np.setdiff1d(np.arange(adata.n_obs), moved)
         if strength is not None:
             strength_sigma(strength)  # refuses what is no strength
         own, state = self._states(adata)
         target = self._target(request, own, named)
+        n_draws = n_samples if n_samples > 1 else 0
+        moves = Moves.none(len(own), len(self.var_), n_draws)
         response: ResponseEdit | None = None
         if asked is not None:
             target = perturbation_kept(own, target, asked.rows)
-            response = self._respond(adata, asked, own, target, run)
+            response = self._respond(adata, asked, own, target, run, n_draws)
+            moves = response.moves
+        borrowed: BorrowedResponses | None = None
+        if composition == "auto" and named:
+            scale = change_scale(guidance_scale, named)
+            found = self._borrow(adata, own, target, named, scale, run, n_draws)
+            moves, borrowed = moves.joined(found.moves), found.found
+            target = target.where(torch.as_tensor(found.moves.row > 0)[:, None], own)
+        by_networks = np.arange(len(own))
+        if not left_genes and energy is None:  # nothing is left to do to cells that are moved
+            done = (moves.row > 0) & ~own.differs(target).numpy()
+            by_networks = np.flatnonzero(~done)
+        moved = np.setdiff1d(np.arange(len(own)), by_networks)
         if not len(by_networks):
             say_unused(method, strength)
             strength = 0.0
@@ -306,30 +323,30 @@ class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
             strength = self._default_strength(adata, left, method, guidance_scale, composition)
         edit = Edit(method, float(strength), sampling, edit_library_size)
         cells = EditedCells(own, target, state).rows(torch.as_tensor(by_networks))
-        borrowed: list[Borrowed] = []
-        if composition == "auto" and len(by_networks):
-            scale = analogy_scale(guidance_scale, named)
-            analogy, borrowed = find_analogy(
-                self._profiles(), cells.own, cells.target, named, scale
-            )
-            cells = cells._replace(analogy=analogy)
         if left_genes:
             say_observational()
-        doubts = [b.doubt for b in borrowed] + ([] if response is None else response.doubts)
-        for doubt in filter(None, doubts):
+        for doubt in [
+            *(borrowed.doubts if borrowed else []),
+            *(response.doubts if response else []),
+        ]:
             warnings.warn(doubt, UserWarning, stacklevel=3)
         parts = []
         with run.bar(len(state), "Editing") as bar, torch.no_grad():
-            if response is not None and len(moved):
-                for part in self._edited_by_response(response, intervention, expression, run):
+            if len(moved):
+                controls = self._as_asked(own, asked).rows(torch.as_tensor(moved))
+                for part in self._edited_by_moves(
+                    adata, moved, controls, moves.of_cells(moved), intervention, expression, run
+                ):
                     parts.append(part)
                     bar.update(len(part.latent))
             for i, rows in run.chunks(len(by_networks)):
                 some = cells.rows(rows)
                 seeds = run.seeds(i, n_samples) >> 1
-                folds = None if response is None else response.folds_of(by_networks[rows])
-                parts.append(self._edited_part(some, edit, intervention, expression, seeds, folds))
+                of_rows = moves.of_cells(by_networks[rows])
+                move = of_rows.each() if of_rows.row.any() else None
+                parts.append(self._edited_part(some, edit, intervention, expression, seeds, move))
                 bar.update(len(some.own))
+        lenders = [] if borrowed is None else borrowed.kinds
         place = np.argsort(np.concatenate([moved, by_networks]))
         obs = {"_effect": np.concatenate([p.effect for p in parts])[place]}
         if n_samples > 1:
@@ -341,8 +358,8 @@ class EditingMixin(EditCurveMixin, EditResponseMixin, NetworkEditMixin):
             "strength": edit.strength,
             "conditions": described(conditions),
             "composition": composition,
-            "analogies": [str(b) for b in borrowed],
-            "expected": expected(borrowed) if response is None else response.expected,
+            "borrowed": [str(b) for b in lenders],
+            "expected": expected(lenders) if response is None else response.expected,
             **({} if response is None else {"kind": "interventional"}),
             **({} if intervention is None else intervention.describe()),
             **asked_genes(genes),

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from scgm_scvi.model.prior._edited_states import Edit, EditedCells, edited
+from scgm_scvi.model.prior._log_folds import with_move
 from scgm_scvi.model.requests._interventions import Intervention
 
 from ._edit_record import EditedPart
-from ._edit_response import with_folds
 from ._verb import Verb
 
 __all__ = ["NetworkEditMixin"]
@@ -29,9 +29,9 @@ class NetworkEditMixin(Verb):
         intervention: Intervention | None,
         expression: str,
         seeds: np.ndarray,
-        folds: np.ndarray | None = None,
+        move: np.ndarray | None = None,
     ) -> EditedPart:
-        """Edit some cells, once for each seed; ``folds`` are of a response that comes to it."""
+        """Edit some cells, once for each seed; ``move`` is of responses that come to it."""
         prior = self.prior
         before = prior.express(cells.state, cells.own, "normalized", 0)
         attributes = cells.target if edit.strength > 0 else cells.own
@@ -41,9 +41,9 @@ class NetworkEditMixin(Verb):
                 source, lambda state: prior.module.decode_state(state, attributes.tensors)
             )
             edit = replace(edit, sampling=replace(edit.sampling, energy=energy))
-        is_set = intervention is not None and (edit.strength > 0 or folds is not None)
+        is_set = intervention is not None and (edit.strength > 0 or move is not None)
         adjust = self._adjustment(
-            intervention if is_set else None, folds, source, edit.edit_library_size
+            intervention if is_set else None, move, source, edit.edit_library_size
         )
         samples = []
         for seed in seeds.tolist():
@@ -65,7 +65,7 @@ class NetworkEditMixin(Verb):
     def _adjustment(
         self,
         intervention: Intervention | None,
-        folds: np.ndarray | None,
+        move: np.ndarray | None,
         source: torch.Tensor,
         edit_library_size: bool,
     ) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -73,14 +73,14 @@ class NetworkEditMixin(Verb):
 
         So that targets are met and preserved features stay, whatever responds.
         """
-        if folds is None and (intervention is None or not intervention.columns):
+        if move is None and (intervention is None or not intervention.columns):
             return None
 
         def adjust(share: torch.Tensor) -> torch.Tensor:
-            if folds is None:
+            if move is None:
                 new, size = share, torch.ones_like(share)
             else:
-                new = with_folds(folds, share)
+                new = with_move(move, share)
                 size = self.module.modality_totals(new)
                 new = new / size
             if intervention is not None:

@@ -17,6 +17,7 @@ from scgm_scvi._errors import whole_number
 from scgm_scvi.model._random_state import leaves_random_state
 from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_conditions
+from scgm_scvi.model.requests._attributes import Attributes
 
 from ._asked_responses import Asked, read_asked
 from ._chunks import Chunk, ChunksMixin
@@ -260,7 +261,8 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
                 seed = int(np.random.SeedSequence([run.seed, one.key, j]).generate_state(1)[0])
                 context = controls.context[own]
                 change = np.stack([changes[i][c] for c in context])
-                moved = self._moved(tensors, change, seed)
+                attributes = self._as_controls(Attributes.of(spec, tensors))
+                moved = self._moved(tensors, attributes, change, seed)
                 index = pd.Index([f"predicted_{written + k}" for k in range(n)])
                 written += n
                 obs = given.iloc[own].set_axis(index)
