@@ -175,21 +175,22 @@ class EditingMixin(
             or the whole shift is made. In between, noise of standard deviation
             :math:`\tan(\pi s/2)`, that of the latent being 1. Default: that which
             :meth:`edit_curve` chooses, kept in the model; 0.5 where no condition is named; 0 where
-            a response that no cell showed is all: it moves the cell's own counts, and neither
+            a response that no such cell showed is all: it moves the cell's own counts, and neither
             ``method`` nor ``strength`` plays a part.
         guidance_scale
-            As in :meth:`generate`; above 1 exaggerates the change. Default: 1, and 1.25 for a change
-            by analogy.
+            As in :meth:`generate`; above 1 exaggerates the change, a borrowed one too. Default: 1.
         composition
             ``"auto"``: the target's attributes are asked for jointly where training showed a cell
             that had them all. Where it did not, as for a cell type that was never stimulated, the
-            change is borrowed by analogy: :math:`D(x; c) + \sum_k w_k (D(x; k_{target}) - D(x;
-            k_{source}))`, with :math:`c` the cell's own attributes and :math:`k` those of the
-            groups that were seen both ways. Weights rebuild the cell's group before the change out
-            of the others, shrunk, times a size; both are chosen by leaving each group out in turn. ``"joint"`` and
-            ``"additive"``: as in :meth:`generate`.
+            change of mean log expression is borrowed from the groups that were seen both ways, and
+            moves the cells' own counts, as in :meth:`predict`: :math:`s \sum_k w_k \Delta_k`, with
+            weights that rebuild the cells' group before the change out of the others, shrunk, and
+            a size; how far, and which, is chosen by leaving each group out in turn. ``"joint"`` and
+            ``"additive"``: as in :meth:`generate`, of networks throughout.
         n_samples
-            Edits of each cell, to tell how certain the outcome is.
+            Edits of each cell, to tell how certain the outcome is. Of responses they are what the
+            response may be as well: draws from its posterior, or as far off as borrowed ones were of
+            the groups that were seen.
         sampler, n_steps, sampling_kwargs
             As in :meth:`generate`.
         edit_library_size
@@ -220,23 +221,21 @@ class EditingMixin(
         - ``obs["scgm_edited_effect"]``: how much a cell changed, the Euclidean distance between its
           own reconstruction and its mean edit in log1p of counts per 10,000;
           ``obs["scgm_edited_uncertainty"]``: that between samples and their mean, the root of the
-          mean square, if there are several; NaN where a response moved a cell's own counts, whose
-          uncertainty is the ``r2`` that is expected of it.
-        - ``uns["scgm_edited"]``: every parameter, the features that ``changed`` most, and of a
-          change by analogy the ``analogies`` (who borrows from whom) and what is ``expected`` of
-          them: means over the groups seen both ways, each left out in turn, of R² of the mean log
-          expression after the change, ``borrowed``, by ``mean_shift`` and for ``identity``, and the
-          ``pearson_delta`` of borrowed and true change, of ``means`` of training cells that were
-          ``"measured"``, or else of ``"generated"`` ones; NaN where fewer than three groups were. Of
-          a perturbation that no cell had, ``expected`` is as of :meth:`predict`, and where its
-          response is all, the ``method`` is ``"response"``.
+          mean square, if there are several.
+        - ``uns["scgm_edited"]``: every parameter, the features that ``changed`` most, and of
+          ``borrowed`` changes who borrows from whom, and what is ``expected`` of them: means over the
+          groups seen both ways, each left out in turn, of R² of the mean log expression after the
+          change, ``borrowed``, by ``mean_shift`` and for ``identity``, and the ``pearson_delta`` of
+          borrowed and true change; NaN where fewer than three groups were. Of a perturbation that
+          no cell had, ``expected`` is as of :meth:`predict`. Where responses are all, the ``method``
+          is ``"response"``.
 
         Warns
         -----
         UserWarning
             If ``genes`` are set, once a session: the answer is observational.
             If a change is borrowed, and nothing tells how good that is, or it is expected to be no
-            better than to leave the cells as they are.
+            better than to leave the cells as they are; or if there is nobody to borrow from.
             If ``method`` or ``strength`` is named where they play no part.
 
         Raises
