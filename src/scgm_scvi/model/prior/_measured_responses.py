@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from scgm_scvi._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
 

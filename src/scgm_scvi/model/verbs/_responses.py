@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scgm_scvi._errors import listed
+from scgm_scvi._perturbations import Perturbations
 from scgm_scvi.model.prior._joined_responses import joined_responses
 from scgm_scvi.model.prior._left_out import left_out_scores
 from scgm_scvi.model.prior._measured_responses import LEAST_CONTROLS, Observed, measure_responses
@@ -16,7 +17,6 @@ from scgm_scvi.model.prior._response_axes import find_axes
 from scgm_scvi.model.prior._response_contexts import context_values, places_of
 from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import Predicted, ResponseModel
-from scgm_scvi.model.requests._perturbations import Perturbations
 
 from ._verb import Verb
 

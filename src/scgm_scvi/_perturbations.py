@@ -36,7 +36,7 @@ class Perturbations:
 
     Examples
     --------
-    >>> from scgm_scvi.model.requests._perturbations import Perturbations
+    >>> from scgm_scvi._perturbations import Perturbations
     >>> Perturbations("target", "control").parts("B+A+control")
     ('A', 'B')
     """
