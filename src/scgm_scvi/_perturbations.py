@@ -63,6 +63,18 @@ class Perturbations:
             setup.get("condition_embeddings") or {},
         )
 
+    def equals(self, other: Perturbations | None) -> bool:
+        """Whether another names them alike, and has the same vectors."""
+        if other is None:
+            return False
+        names = ("key", "control", "separator", "dose_key")
+        mine, its = self.embeddings, other.embeddings
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in names)
+            and mine.keys() == its.keys()
+            and all(table.equals(its[key]) for key, table in mine.items())
+        )
+
     def parts(self, name: Any) -> Parts:
         """What a set consists of, sorted, once each."""
         return parts_of(str(name), self.control, self.separator)

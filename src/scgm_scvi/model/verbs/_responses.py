@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from scgm_scvi._errors import listed
 from scgm_scvi._perturbations import Perturbations
@@ -59,14 +60,23 @@ class ResponsesMixin(Verb):
             )
         return perturbations
 
-    def _learn_responses(self) -> None:
-        """Learn from the model's own cells how perturbations change them; keep it.
+    def _learn_responses(
+        self, minibatches: Iterable[Mapping[str, torch.Tensor]] | None = None
+    ) -> None:
+        """Learn from cells how perturbations change them; keep it.
 
         Cells of which none is perturbed teach nothing, and leave what was learnt before. What a
         model's reference had learnt stays known.
+
+        Parameters
+        ----------
+        minibatches
+            Each cell once; in a distributed run of a share of them in each process. Default: the
+            model's own cells, of which each process has all.
         """
-        spec = self.condition_spec
-        measured = measure_responses(self.module, spec, self._minibatches(None))
+        spec, shared = self.condition_spec, minibatches is not None
+        read = self._minibatches(None) if minibatches is None else minibatches
+        measured = measure_responses(self.module, spec, read, shared=shared)
         if measured.left_out:
             names = ["/".join(map(str, context_values(spec, c))) for c in measured.left_out]
             warnings.warn(
@@ -105,7 +115,7 @@ class ResponsesMixin(Verb):
             If no cell of the model was perturbed, or none of a context with controls.
         """
         self._named_perturbations()
-        if "responses" not in self.fitted_:
+        if "responses" not in self.fitted_ and self.adata is not None:
             self._learn_responses()
         if "responses" not in self.fitted_:
             raise ValueError(
