@@ -21,6 +21,7 @@ __all__ = [
     "LEAST_CONTROLS",
     "MeasuredResponses",
     "Observed",
+    "in_all_modalities",
     "measure_responses",
     "noise_covariance",
 ]
@@ -117,8 +118,8 @@ def measure_responses(
 ) -> MeasuredResponses:
     """Read cells once, and compare those that something was done to with their controls.
 
-    Cells whose perturbation or its dose is unspecified say nothing. A dose of zero makes a control of
-    a cell.
+    Cells whose perturbation or its dose is unspecified say nothing, nor do those that were not
+    measured in all modalities. A dose of zero makes a control of a cell.
 
     Parameters
     ----------
@@ -136,12 +137,13 @@ def measure_responses(
     squares = np.zeros(n_features)
     for tensors in minibatches:
         own = Attributes.of(spec, tensors)
-        tokens, batch = own.tokens.numpy(), own.batch.numpy().ravel().astype(int)
+        tokens, batch = own.tokens.numpy().copy(), own.batch.numpy().ravel().astype(int)
         dose = _doses(perturbations, own)
         with torch.no_grad():
             x = module.features(tensors)
             log = torch.log1p(module.proportions(x).nan_to_num() * 1e4).cpu().numpy()
             one = torch.log1p(1e4 / module.modality_totals(x).clamp(min=1)).cpu().numpy()
+            tokens[~in_all_modalities(module, x), position] = 0
         one = one.reshape(len(x), -1).mean(axis=1)
         for key, rows in _groups_of(np.column_stack([tokens, dose])).items():
             if key[position] == 0:
@@ -163,6 +165,13 @@ def measure_responses(
         groups, controls = of_all_processes(groups), of_all_processes(controls)
         squares = np.sum(gathered(squares), axis=0)
     return _compared(perturbations, groups, controls, squares)
+
+
+def in_all_modalities(module: LatentDiffusionModule, x: torch.Tensor) -> np.ndarray:
+    """Which cells have counts ``x`` ``(n, n_features)`` in each modality, where there are several."""
+    if len(module.widths) == 1:
+        return np.ones(len(x), dtype=bool)
+    return (module.modality_totals(x) > 0).all(dim=1).cpu().numpy()
 
 
 def _doses(perturbations: Perturbations, own: Attributes) -> np.ndarray:

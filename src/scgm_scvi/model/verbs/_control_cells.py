@@ -19,6 +19,7 @@ from scgm_scvi.model._random_state import torch_seed
 from scgm_scvi.model.data._matrices import Matrix
 from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.prior._log_folds import LogFolds, moved_means
+from scgm_scvi.model.prior._measured_responses import in_all_modalities
 from scgm_scvi.model.prior._response_contexts import (
     context_conditions,
     context_values,
@@ -27,6 +28,7 @@ from scgm_scvi.model.prior._response_contexts import (
 from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._attributes import Attributes
+from scgm_scvi.module import FEATURE_KEYS
 
 from ._control_attributes import known_values, treated_cells
 from ._responses import ResponsesMixin
@@ -96,23 +98,22 @@ class ControlCellsMixin(ResponsesMixin):
             any_nuisance=not self.module.encode_covariates,
             afresh=True,
         )
-        layer = self._cells.setup.get("layer")
-        layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
-        x = None if layers else adata.X  # shared, not copied
-        shallow = AnnData(x, obs=hidden, var=adata.var[[]], layers=layers)
+        shallow = self._cells.with_obs(adata, hidden)
         values = [tuple(v) for v in said.to_numpy(dtype=object)]
         kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
         number = {v: i for i, v in enumerate(kinds)}
         context = np.array([number[v] for v in values])
-        sums = np.zeros((len(kinds), len(self.var_)))
+        sums, whole = np.zeros((len(kinds), len(self.var_))), np.ones(len(obs), dtype=bool)
         start = 0
         with self._registered(shallow, reading) as cells:
             for tensors in self._loaded(cells, reading, None, batch_size):
-                share = self.module.proportions(self.module.features(tensors)) * 1e4
-                log = torch.log1p(share).cpu().numpy()
-                own = context[start : start + len(log)]
-                np.add.at(sums, own, log)
+                x = self.module.features(tensors)
+                log = torch.log1p(self.module.proportions(x) * 1e4).cpu().numpy()
+                here = slice(start, start + len(log))
+                whole[here] = in_all_modalities(self.module, x)
+                np.add.at(sums, context[here], log)
                 start += len(log)
+            self._require_whole(obs.index[~whole])
             folds = [
                 self._log_folds(cells, np.flatnonzero(context == c), batch_size, reading)
                 for c in range(len(kinds))
@@ -150,6 +151,15 @@ class ControlCellsMixin(ResponsesMixin):
                 "out the column where it says something else."
             )
 
+    def _require_whole(self, lacking: pd.Index) -> None:
+        """Raise if cells lack a modality."""
+        if len(lacking):
+            raise ValueError(
+                f"{len(lacking)} of the cells were not measured in all modalities "
+                f"({listed(lacking, 3)}), and a response is one of all of them. Leave these cells out, "
+                "or fill in what they lack by model.translate, and pass a MuData of both."
+            )
+
     def _as_controls(self, own: Attributes) -> Attributes:
         """Attributes of cells that nothing was done to."""
         spec, perturbations = own.spec, own.spec.perturbations
@@ -172,8 +182,9 @@ class ControlCellsMixin(ResponsesMixin):
         factor, excess = moved_means(share, torch.as_tensor(folds, dtype=mean.dtype).to(mean))
         with torch_seed(seed, prior.device):
             counts = moved_counts(px, x, factor, excess * size / 1e4)
-        empty = counts.sum(dim=1) == 0
-        counts[empty] = x[empty]  # a cell without counts is none
-        latent = prior.latents(module.encode_state({**tensors, REGISTRY_KEYS.X_KEY: counts})[0])
+        # a cell without counts in a modality was not measured in it
+        counts = torch.where(module.modality_totals(counts) == 0, x, counts)
+        others = {k: v for k, v in tensors.items() if k not in FEATURE_KEYS}
+        latent = prior.latents(module.encode_state({**others, REGISTRY_KEYS.X_KEY: counts})[0])
         expected = module.proportions(share * factor + excess) * 1e4
         return MovedCells(share.cpu().numpy(), expected.cpu().numpy(), counts, latent)

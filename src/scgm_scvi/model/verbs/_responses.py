@@ -49,9 +49,10 @@ class ResponsesMixin(Verb):
         """
         perturbations = self.condition_spec.perturbations
         if perturbations is None:
+            name = self.registry_.get("setup_method_name", "setup_anndata")
             raise ValueError(
                 "The model knows of no perturbations. Name them where it is set up, "
-                "setup_anndata(adata, perturbation_key=..., control=...), and train it."
+                f"{name}(..., perturbation_key=..., control=...), and train it."
             )
         if not self._predicts_responses:
             raise ValueError(
@@ -120,7 +121,8 @@ class ResponsesMixin(Verb):
         if "responses" not in self.fitted_:
             raise ValueError(
                 "No response to a perturbation was seen: that takes two perturbed cells or more "
-                f"beside {LEAST_CONTROLS} control cells or more of the same context."
+                f"beside {LEAST_CONTROLS} control cells or more of the same context"
+                f"{', all measured in each modality' if len(self.module.widths) > 1 else ''}."
             )
         return ResponseModel.from_dict(self.fitted_["responses"])
 
