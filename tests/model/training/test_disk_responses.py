@@ -112,6 +112,13 @@ def test_it_is_saved_and_is_the_reference_of_a_query(on_disk, screen, tmp_path):
     loaded = SCGM.load(tmp_path / "model", adata=False)
     a, b = (m.predict(controls, ["P10"], seed=0, **SILENT) for m in (on_disk, loaded))
     assert (a.X != b.X).nnz == 0
+    own = screen[0].copy()
+    with_cells = SCGM.load(tmp_path / "model", own)
+    assert with_cells.predict(controls, ["P10"], n_cells=4, seed=0, **SILENT).n_obs == 4
+    with_cells._learn_responses()  # of the cells in memory: the same
+    for name in ("n_cells", "noise", "baselines"):
+        known = (m.fitted_["responses"][name] for m in (with_cells, on_disk))
+        np.testing.assert_allclose(*known, rtol=1e-5, atol=1e-6)
     query = AnnData(controls.X.copy(), obs=controls.obs[["line"]].copy(), var=controls.var)
     query.obs["batch"] = "of the query"
     query.obs["target"], query.obs["dose"] = "control", 0.0
