@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
@@ -136,6 +137,20 @@ class MultiSCGM(
             sampler: str = "dpmpp_2m",
             n_steps: int | None = None,
             sampling_kwargs: Mapping[str, Any] | None = None,
+            expression: Literal["counts", "normalized"] = "counts",
+            seed: int | None = None,
+            out: Any = None,
+            batch_size: int | None = None,
+            progress_bar: bool = True,
+        ) -> MuData: ...
+
+        def predict(  # type: ignore[override]  # in what it was set up with
+            self,
+            adata: MuData | AnnData,
+            perturbations: str | Sequence[str] | pd.DataFrame,
+            *,
+            n_cells: int | None = None,
+            dose: float | None = None,
             expression: Literal["counts", "normalized"] = "counts",
             seed: int | None = None,
             out: Any = None,

@@ -135,7 +135,8 @@ class TwoStageModel(
         datamodule
             Where a model that was made without an AnnData finds its cells, such as
             :class:`scgm_scvi.atlas.AtlasDataModule`. It says which cells train, and how many are in
-            a minibatch; latents are not written anywhere.
+            a minibatch; latents are not written anywhere. Responses to perturbations are learnt of
+            the cells to train on.
         max_steps
             Optimiser steps of stage one, at most.
         **trainer_kwargs
@@ -174,6 +175,10 @@ class TwoStageModel(
                 early_stopping,
                 trainer_kwargs,
             )
+            if self._predicts_responses:
+                self._learn_responses(datamodule.inference_dataloader("train"))
+            if len(self.condition_spec.categorical) > 1:
+                self._learn_groups(datamodule.inference_dataloader("train"))
             return
         if self.adata is None:
             raise ValueError(

@@ -8,7 +8,7 @@ import pytest
 from helpers import make_types
 
 from scgm_scvi import SCGM
-from scgm_scvi.model.requests._perturbations import Perturbations
+from scgm_scvi._perturbations import Perturbations
 
 OWN = {"perturbation_key": "target", "control": "control"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +49,11 @@ class AtlasDataModule(LightningDataModule):
         ``holdout``. Default: ``batch_key``.
     unlabeled_category
         Value of the labels and of the categorical conditions that means "unspecified".
+    perturbation_key, control, perturbation_separator, dose_key, condition_embeddings
+        What was done to cells, as in :meth:`scgm_scvi.SCGM.setup_anndata`: the column that says it,
+        its value for control cells, what stands between the parts of a set, the column with the
+        dose, and vectors. Responses are then learnt from the cells to train on, each read once
+        more; ``validation_size=0`` leaves none out.
     batch_size
         Cells in a minibatch, of each process.
     weights
@@ -88,6 +93,12 @@ class AtlasDataModule(LightningDataModule):
     >>> dm = AtlasDataModule("scgdb/training", labels_key="cell_type")  # doctest: +SKIP
     >>> model = SCGM(registry=dm.registry)  # doctest: +SKIP
     >>> model.train(datamodule=dm, max_steps=50_000)  # doctest: +SKIP
+
+    Of a screen, whose responses the model learns too:
+
+    >>> dm = AtlasDataModule(
+    ...     "screen/train", perturbation_key="target", control="non-targeting"
+    ... )  # doctest: +SKIP
     """
 
     def __init__(
@@ -102,6 +113,11 @@ class AtlasDataModule(LightningDataModule):
         continuous_covariate_keys: Sequence[str] = (),
         dataset_key: str | None = None,
         unlabeled_category: str | None = "unknown",
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        perturbation_separator: str = "+",
+        dose_key: str | None = None,
+        condition_embeddings: Mapping[str, pd.DataFrame] | None = None,
         batch_size: int = 128,
         weights: Literal["sqrt", "uniform"] | None = "sqrt",
         class_weights: Literal["sqrt", "uniform"] | None = None,
@@ -134,6 +150,11 @@ class AtlasDataModule(LightningDataModule):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             unlabeled_category=unlabeled_category,
+            perturbation_key=perturbation_key,
+            control=control,
+            perturbation_separator=perturbation_separator,
+            dose_key=dose_key,
+            condition_embeddings=condition_embeddings,
         )
         dataset_key = batch_key if dataset_key is None else dataset_key
         datasets = None if dataset_key is None else categorical_column(self.cells, dataset_key)

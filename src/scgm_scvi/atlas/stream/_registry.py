@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+
+from scgm_scvi._perturbed import check_perturbations, name_perturbations
 
 from ._training_cells import TrainingCells
 
@@ -37,13 +39,6 @@ class _Codes:
         return cls(table[codes], column.categories.to_numpy(dtype=object)[kept])
 
 
-# Arguments of the set-up that a store has no say in: perturbations are learnt in memory alone.
-_UNPERTURBED = {
-    **dict.fromkeys(("perturbation_key", "control", "dose_key", "condition_embeddings")),
-    "perturbation_separator": "+",
-}
-
-
 class Attributes:
     """Columns of ``obs`` in memory, a few bytes a cell.
 
@@ -52,7 +47,8 @@ class Attributes:
     cells
         The store.
     labels_key, batch_key, condition_keys, continuous_condition_keys, categorical_covariate_keys, \
-    continuous_covariate_keys, unlabeled_category
+    continuous_covariate_keys, unlabeled_category, perturbation_key, control, \
+    perturbation_separator, dose_key, condition_embeddings
         Of :class:`AtlasDataModule`.
 
     Attributes
@@ -74,6 +70,11 @@ class Attributes:
         categorical_covariate_keys: Sequence[str],
         continuous_covariate_keys: Sequence[str],
         unlabeled_category: str | None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        perturbation_separator: str = "+",
+        dose_key: str | None = None,
+        condition_embeddings: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
         lists = {
             "condition_keys": condition_keys,
@@ -92,8 +93,20 @@ class Attributes:
             "size_factor_key": None,
             "is_count_data": True,
             "unlabeled_category": None if labels_key is None else unlabeled_category,
-            **_UNPERTURBED,
+            "perturbation_key": perturbation_key,
+            "control": control,
+            "perturbation_separator": perturbation_separator,
+            "dose_key": dose_key,
+            "condition_embeddings": condition_embeddings,
         }
+        name_perturbations(self._setup_args)
+        if perturbation_key is not None and control == unlabeled_category:
+            raise ValueError(
+                f"control and unlabeled_category are both {control!r}: control cells would be "
+                "unspecified. Pass another unlabeled_category, or None."
+            )
+        condition_keys = self._setup_args["condition_keys"] or ()
+        continuous_condition_keys = self._setup_args["continuous_condition_keys"] or ()
         conditions = [*([labels_key] if labels_key else []), *condition_keys]
         self._conditions = {
             key: _Codes.of(categorical_column(cells, key), unlabeled_category) for key in conditions
@@ -114,6 +127,8 @@ class Attributes:
                     f"{cells.n_obs} cells. Batch and covariates need a value for each cell; "
                     "conditions do not."
                 )
+        if perturbation_key is not None:
+            check_perturbations(self._obs(), self._setup_args, "store", is_first=True)
         self.batches = np.array([0]) if self._batch is None else self._batch.categories
         label = self._conditions.get(labels_key)
         self.labels = np.full(cells.n_obs, -1, np.int8) if label is None else label.codes
@@ -121,6 +136,14 @@ class Attributes:
         if len(self.labels) and self.labels.min() < 0:  # scvi-tools has no null token
             names = np.append(names, unlabeled_category or "unlabeled")
         self.label_names = names
+
+    def _obs(self) -> pd.DataFrame:
+        """The conditions of all cells, as a model is told them."""
+        columns = {
+            key: pd.Categorical.from_codes(c.codes, c.categories)
+            for key, c in self._conditions.items()
+        }
+        return pd.DataFrame({**columns, **self._values}, copy=False)
 
     def tensors(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Attributes of some cells, under the names of scvi-tools' registry."""
@@ -240,7 +263,8 @@ def _numbers(cells: TrainingCells, key: str) -> np.ndarray:
     column = cells.column(key)
     if isinstance(column, pd.Categorical):
         raise TypeError(
-            f"obs[{key!r}] of the training store is categorical. Name it among the categorical keys."
+            f"obs[{key!r}] of the training store is categorical. Name it among the categorical keys, "
+            "or make it numeric before the store is written."
         )
     if np.isinf(column).any():
         raise ValueError(f"obs[{key!r}] of the training store holds infinite values.")

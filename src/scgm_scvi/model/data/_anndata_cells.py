@@ -109,6 +109,13 @@ class AnnDataCells:
         x = as_matrix(x, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
         return (x.tocsr() if sparse.issparse(x) else x), data.var[[]].copy()
 
+    def with_obs(self, data: Any, obs: pd.DataFrame) -> AnnData:
+        """The same cells with other attributes, of which the model reads the same counts."""
+        layer = self.setup.get("layer")
+        layers = {} if layer is None or layer not in data.layers else {layer: data.layers[layer]}
+        x = None if layers else data.X  # shared, not copied
+        return AnnData(x, obs=obs, var=data.var[[]], layers=layers)
+
     def stand_in(self, matrices: Any, obs: pd.DataFrame) -> Any:
         """Cells of these counts and attributes, set up as the model's own data were."""
         (x, var), layer = matrices, self.setup.get("layer")

@@ -117,6 +117,11 @@ class MuDataCells(AnnDataCells):
     def matrices(self, data: AnnData | MuData) -> dict[str, Matrix]:
         return self.by_modality(data)
 
+    def with_obs(self, data: AnnData | MuData, obs: pd.DataFrame) -> AnnData:
+        x = self.features(data)
+        layers = {m.layer: x for m in self.modalities if m.layer is not None}
+        return AnnData(x, obs=obs, var=pd.DataFrame(index=self.var.index), layers=layers)
+
     def stand_in(self, matrices: Any, obs: pd.DataFrame) -> AnnData | MuData:
         setup = self.setup
         if not self.is_of_mudata:

@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, MuDataNumericalObsField
 
+from scgm_scvi._perturbed import name_perturbations
 from scgm_scvi.model.requests._kinds import further_arguments
 
 from ._modalities import gathered_obs
@@ -58,6 +59,11 @@ class MuDataSetupMixin(SetupMixin):
         continuous_covariate_keys: Sequence[str] | None = None,
         unlabeled_category: str | None = None,
         modalities: Mapping[str, str | None] | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        perturbation_separator: str = "+",
+        dose_key: str | None = None,
+        condition_embeddings: Mapping[str, pd.DataFrame] | None = None,
         **kwargs: Any,
     ) -> None:
         """Say what in ``mdata`` a model learns from.
@@ -83,6 +89,10 @@ class MuDataSetupMixin(SetupMixin):
             Argument to the modality whose ``obs`` has its columns, or ``None`` for ``mdata.obs``:
             ``{"batch_key": "rna"}``. As scvi-tools' users write it, ``"rna_layer"`` and
             ``"atac_layer"`` in it name the modalities themselves.
+        perturbation_key, control, perturbation_separator, dose_key, condition_embeddings
+            As in :meth:`scgm_scvi.SCGM.setup_anndata`. They are further conditions, and are where
+            ``condition_keys`` and ``continuous_condition_keys`` are. Responses, of all modalities,
+            are learnt of cells that were measured in all.
         **kwargs
             Of scvi-tools, when it transfers a set-up to other data.
 
@@ -99,6 +109,7 @@ class MuDataSetupMixin(SetupMixin):
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         setup |= take_further(kwargs)
+        name_perturbations(setup)
         if modalities is not None:  # a plain dict is what is saved
             setup["modalities"] = modalities = dict(modalities)
         transferred = kwargs.get("source_registry") is not None
@@ -148,6 +159,11 @@ class MuDataSetupMixin(SetupMixin):
         categorical_covariate_keys: Sequence[str] | None = None,
         continuous_covariate_keys: Sequence[str] | None = None,
         unlabeled_category: str | None = None,
+        perturbation_key: str | None = None,
+        control: str | None = None,
+        perturbation_separator: str = "+",
+        dose_key: str | None = None,
+        condition_embeddings: Mapping[str, pd.DataFrame] | None = None,
         **kwargs: Any,
     ) -> None:
         """Say what in an AnnData of genes and peaks side by side a model learns from.
@@ -164,7 +180,8 @@ class MuDataSetupMixin(SetupMixin):
         layer
             Layer with raw counts; default ``adata.X``.
         batch_key, labels_key, condition_keys, continuous_condition_keys, \
-        categorical_covariate_keys, continuous_covariate_keys, unlabeled_category
+        categorical_covariate_keys, continuous_covariate_keys, unlabeled_category, \
+        perturbation_key, control, perturbation_separator, dose_key, condition_embeddings
             As in :meth:`scgm_scvi.SCGM.setup_anndata`.
         **kwargs
             Of scvi-tools, when it transfers a set-up to other data.
@@ -184,6 +201,7 @@ class MuDataSetupMixin(SetupMixin):
         setup_method_args = cls._get_setup_method_args(**locals())
         setup = setup_method_args["setup_args"]
         setup |= take_further(kwargs)
+        name_perturbations(setup)
         transferred = kwargs.get("source_registry") is not None
         if isinstance(adata, MuData):
             raise TypeError("adata is a MuData; use setup_mudata.")

@@ -18,6 +18,7 @@ from scvi.data.fields import (
 )
 
 from scgm_scvi._errors import require_keywords
+from scgm_scvi._perturbed import check_perturbations, name_perturbations
 from scgm_scvi.model.requests._kinds import KINDS, further_arguments
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import SCGM_KEYS
@@ -26,7 +27,6 @@ from ._columns import check_columns, check_kinds
 from ._fields import ConditionsField, LabelsField, MatrixField
 from ._nuisances import check_nuisances
 from ._number_fields import ConditionValuesField, NumbersField
-from ._perturbed import check_perturbations, name_perturbations
 from ._registration import RegistrationMixin
 from ._validation import validate_adata, validate_keys, validate_matrix, validate_specified
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from scgm_scvi._processes import gathered
 from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
+
+from ._measured_responses import in_all_modalities
 
 __all__ = ["GroupMeans", "measure_groups"]
 
@@ -93,28 +96,44 @@ def measure_groups(
     module: LatentDiffusionModule,
     spec: ConditionSpec,
     minibatches: Iterable[Mapping[str, torch.Tensor]],
+    design: np.ndarray,
+    *,
+    shared: bool = False,
 ) -> GroupMeans:
-    """Read cells once; groups of few cells are left out where there are too many to keep."""
-    sums: dict[tuple[int, ...], tuple[np.ndarray, int]] = {}
+    """Read cells once; where there are more groups than can be kept, the largest are.
+
+    Cells that were not measured in all modalities say nothing.
+
+    Parameters
+    ----------
+    design
+        Conditions and batches of training cells as the denoiser has them, ``(n_training,
+        n_conditions + 1)``.
+    shared
+        Whether each process of a distributed run reads a share of the cells.
+    """
     n_features = sum(module.widths)
+    groups, sizes = np.unique(design, axis=0, return_counts=True)
+    most = max(1, _MOST_NUMBERS // n_features)
+    groups = groups[np.sort(np.argsort(-sizes, kind="stable")[:most])]
+    number = {group.tobytes(): i for i, group in enumerate(groups)}
+    sums, n_cells = np.zeros((len(groups), n_features)), np.zeros(len(groups), dtype=np.int64)
     for tensors in minibatches:
         own = Attributes.of(spec, tensors)
-        keys = np.column_stack([own.tokens.numpy(), own.batch.numpy().ravel()]).astype(np.int64)
+        keys = np.column_stack([own.tokens.numpy(), own.batch.numpy().ravel() + 1])
+        rows = np.array([number.get(k.tobytes(), -1) for k in keys.astype(groups.dtype)])
+        x = module.features(tensors)
+        rows[~in_all_modalities(module, x)] = -1
         with torch.no_grad():
-            share = module.proportions(module.features(tensors)).nan_to_num()
-            log = torch.log1p(share * 1e4).cpu().numpy()
-        groups, rows = np.unique(keys, axis=0, return_inverse=True)
-        for i, group in enumerate(groups):
-            mine = log[rows.ravel() == i].astype(np.float64)
-            total, n = sums.get(tuple(group), (np.zeros(n_features), 0))
-            sums[tuple(group)] = (total + mine.sum(axis=0), n + len(mine))
-    most = max(1, _MOST_NUMBERS // n_features)
-    kept = sorted(sorted(sums, key=lambda k: -sums[k][1])[:most])
-    keys = np.array(kept, dtype=np.int64).reshape(len(kept), -1)
-    means = [sums[k][0] / sums[k][1] for k in kept]
-    return GroupMeans(
-        keys[:, :-1],
-        keys[:, -1],
-        np.array([sums[k][1] for k in kept], dtype=np.int64),
-        np.array(means, dtype=np.float32).reshape(len(kept), n_features),
-    )
+            log = torch.log1p(module.proportions(x).nan_to_num() * 1e4).cpu().numpy()
+        for i in np.unique(rows[rows >= 0]):
+            mine = rows == i
+            sums[i] += log[mine].sum(axis=0, dtype=np.float64)
+            n_cells[i] += mine.sum()
+    if shared:
+        n_cells = np.sum(gathered(n_cells), axis=0)
+        sums = np.array([np.sum(gathered(row), axis=0) for row in sums]).reshape(sums.shape)
+    met = np.flatnonzero(n_cells)
+    means = (sums[met] / n_cells[met, None]).astype(np.float32)
+    tokens = groups[met].astype(np.int64)
+    return GroupMeans(tokens[:, :-1], tokens[:, -1] - 1, n_cells[met], means)

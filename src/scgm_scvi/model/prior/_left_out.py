@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.model.requests._perturbations import Parts
+from scgm_scvi._perturbations import Parts
 
 from ._measured_responses import MeasuredResponses, Observed
 from ._response_axes import ResponseAxes

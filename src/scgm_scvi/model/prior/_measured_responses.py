@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from scgm_scvi._perturbations import Parts, Perturbations
+from scgm_scvi._processes import gathered
 from scgm_scvi.model.requests._attributes import Attributes
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 from scgm_scvi.module import LatentDiffusionModule
+
+from ._group_sums import GroupSums, balanced, of_all_processes, together
 
 __all__ = [
     "LEAST_CONTROLS",
     "MeasuredResponses",
     "Observed",
+    "in_all_modalities",
     "measure_responses",
     "noise_covariance",
 ]
@@ -105,66 +109,41 @@ def noise_covariance(n_cells: np.ndarray, pools: np.ndarray) -> np.ndarray:
     return np.diag(1 / n_cells) + pools @ pools.T
 
 
-class _Sums:
-    """Sums over cells, every other one apart, of what means and deviations are made of."""
-
-    def __init__(self, n_features: int) -> None:
-        self.n, self.one = np.zeros(2, dtype=int), 0.0
-        self.log = np.zeros((2, n_features))
-        self.batches: dict[int, int] = {}
-
-    @property
-    def total(self) -> int:
-        """Cells."""
-        return int(self.n.sum())
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Of all cells, ``(n_features,)``."""
-        return self.log.sum(axis=0) / self.total
-
-    @property
-    def means(self) -> np.ndarray:
-        """Of both halves, ``(2, n_features)``."""
-        return self.log / self.n[:, None]
-
-    def add(self, log: np.ndarray, one: np.ndarray, batches: np.ndarray) -> None:
-        """Cells by the logarithms of their features, and of what one count is."""
-        half = (self.total + np.arange(len(log))) % 2
-        self.one += float(one.sum())
-        for i in (0, 1):
-            self.n[i] += int((half == i).sum())
-            self.log[i] += log[half == i].sum(axis=0, dtype=np.float64)
-        for batch, n in zip(*np.unique(batches, return_counts=True), strict=True):
-            self.batches[int(batch)] = self.batches.get(int(batch), 0) + int(n)
-
-
 def measure_responses(
     module: LatentDiffusionModule,
     spec: ConditionSpec,
     minibatches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    shared: bool = False,
 ) -> MeasuredResponses:
     """Read cells once, and compare those that something was done to with their controls.
 
-    Cells whose perturbation or its dose is unspecified say nothing. A dose of zero makes a control of
-    a cell.
+    Cells whose perturbation or its dose is unspecified say nothing, nor do those that were not
+    measured in all modalities. A dose of zero makes a control of a cell.
+
+    Parameters
+    ----------
+    shared
+        Whether each process of a distributed run reads a share of the cells. All then measure the
+        same, of all of them.
     """
     perturbations = spec.perturbations
     assert perturbations is not None
     position = spec.position(perturbations.key)
     names = [perturbations.parts(c) for c in spec.categorical[perturbations.key]]
-    groups: dict[tuple[Parts, float, Context], _Sums] = {}
-    controls: dict[tuple[Context, int], _Sums] = {}
+    groups: dict[tuple[Parts, float, Context], GroupSums] = {}
+    controls: dict[tuple[Context, int], GroupSums] = {}
     n_features = sum(module.widths)
     squares = np.zeros(n_features)
     for tensors in minibatches:
         own = Attributes.of(spec, tensors)
-        tokens, batch = own.tokens.numpy(), own.batch.numpy().ravel().astype(int)
+        tokens, batch = own.tokens.numpy().copy(), own.batch.numpy().ravel().astype(int)
         dose = _doses(perturbations, own)
         with torch.no_grad():
             x = module.features(tensors)
             log = torch.log1p(module.proportions(x).nan_to_num() * 1e4).cpu().numpy()
             one = torch.log1p(1e4 / module.modality_totals(x).clamp(min=1)).cpu().numpy()
+            tokens[~in_all_modalities(module, x), position] = 0
         one = one.reshape(len(x), -1).mean(axis=1)
         for key, rows in _groups_of(np.column_stack([tokens, dose])).items():
             if key[position] == 0:
@@ -175,14 +154,24 @@ def measure_responses(
                 continue
             squares += np.square(log[rows], dtype=np.float64).sum(axis=0)
             if parts and amount > 0:
-                sums = groups.setdefault((parts, amount, context), _Sums(n_features))
+                sums = groups.setdefault((parts, amount, context), GroupSums(n_features))
                 sums.add(log[rows], one[rows], batch[rows])
                 continue
             for b in np.unique(batch[rows]):
                 mine = rows[batch[rows] == b]
-                sums = controls.setdefault((context, int(b)), _Sums(n_features))
+                sums = controls.setdefault((context, int(b)), GroupSums(n_features))
                 sums.add(log[mine], one[mine], batch[mine])
+    if shared:
+        groups, controls = of_all_processes(groups), of_all_processes(controls)
+        squares = np.sum(gathered(squares), axis=0)
     return _compared(perturbations, groups, controls, squares)
+
+
+def in_all_modalities(module: LatentDiffusionModule, x: torch.Tensor) -> np.ndarray:
+    """Which cells have counts ``x`` ``(n, n_features)`` in each modality, where there are several."""
+    if len(module.widths) == 1:
+        return np.ones(len(x), dtype=bool)
+    return (module.modality_totals(x) > 0).all(dim=1).cpu().numpy()
 
 
 def _doses(perturbations: Perturbations, own: Attributes) -> np.ndarray:
@@ -202,17 +191,19 @@ def _groups_of(keys: np.ndarray) -> dict[tuple[float, ...], np.ndarray]:
 
 def _compared(
     perturbations: Perturbations,
-    groups: Mapping[tuple[Parts, float, Context], _Sums],
-    controls: Mapping[tuple[Context, int], _Sums],
+    groups: Mapping[tuple[Parts, float, Context], GroupSums],
+    controls: Mapping[tuple[Context, int], GroupSums],
     squares: np.ndarray,
 ) -> MeasuredResponses:
+    controls = _balanced(controls)
     of_contexts = {
-        c: _together([s for (k, _), s in controls.items() if k == c]) for c, _ in controls
+        c: together([s for (k, _), s in controls.items() if k == c]) for c, _ in controls
     }
     plain = {c: s for c, s in of_contexts.items() if s.total >= LEAST_CONTROLS}
     left_out = sorted({c for _, _, c in groups if c not in plain})
     usable = [k for k, s in groups.items() if k[2] in plain and s.total >= _LEAST_CELLS]
-    usable = sorted(sorted(usable, key=lambda k: -groups[k].total)[:_MOST], key=_order)
+    largest = sorted(usable, key=lambda k: (-groups[k].total, _order(k)))[:_MOST]
+    usable = sorted(largest, key=_order)
     contexts = sorted(plain)
     if not usable:
         none = np.zeros((0, 0))
@@ -223,7 +214,7 @@ def _compared(
     pools = {key: s for key, s in controls.items() if key[0] in plain and s.total >= LEAST_CONTROLS}
     whole = {(c, None): s for c, s in plain.items()}
     column = {key: j for j, key in enumerate([*pools, *whole])}
-    every: dict[Any, _Sums] = {**pools, **whole}
+    every: dict[Any, GroupSums] = {**pools, **whole}
     weights = np.zeros((len(usable), len(column)))
     confounded = set()
     for i, key in enumerate(usable):
@@ -259,7 +250,18 @@ def _compared(
     )
 
 
-def _deviation(groups: Sequence[_Sums], squares: np.ndarray) -> np.ndarray:
+def _balanced(
+    controls: Mapping[tuple[Context, int], GroupSums],
+) -> dict[tuple[Context, int], GroupSums]:
+    """Pools of controls whose halves are halves of their contexts, too."""
+    out: dict[tuple[Context, int], GroupSums] = {}
+    for context in dict.fromkeys(c for c, _ in controls):
+        keys = [key for key in controls if key[0] == context]
+        out |= zip(keys, balanced([controls[key] for key in keys]), strict=True)
+    return out
+
+
+def _deviation(groups: Sequence[GroupSums], squares: np.ndarray) -> np.ndarray:
     """Of one cell, within groups; ``squares`` are summed over all of them."""
     n = sum(s.total for s in groups)
     within = squares - sum(s.total * s.mean**2 for s in groups)
@@ -270,11 +272,3 @@ def _deviation(groups: Sequence[_Sums], squares: np.ndarray) -> np.ndarray:
 
 def _order(key: tuple[Parts, float, Context]) -> tuple:
     return key[2], key[0], key[1]
-
-
-def _together(parts: Sequence[_Sums]) -> _Sums:
-    out = _Sums(parts[0].log.shape[1])
-    for sums in parts:
-        out.n, out.log, out.one = out.n + sums.n, out.log + sums.log, out.one + sums.one
-        out.batches.update(sums.batches)
-    return out

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.model.requests._perturbations import Perturbations
+from scgm_scvi._perturbations import Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 
 from ._response_kernels import Places

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scvi import REGISTRY_KEYS
 
+from scgm_scvi._perturbations import Perturbations
 from scgm_scvi.module import SCGM_KEYS
 
 from ._kinds import NumericCondition
-from ._perturbations import Perturbations
 
 __all__ = ["ConditionSpec"]
 

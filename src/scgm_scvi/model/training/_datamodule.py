@@ -58,4 +58,4 @@ class TrainingDataModule(Protocol):
         """Minibatches to train on."""
 
     def inference_dataloader(self, split: Literal["train", "validation"]) -> CellsToEncode:
-        """All cells of a part, to be encoded."""
+        """All cells of a part, each once; in a distributed run a share of them for each process."""

@@ -133,6 +133,10 @@ class DiskTrainingMixin(StageOneMixin):
             if same and isinstance(a, dict):
                 same = all(list(a[k]) == list(b[k]) for k in a)
             differences[what.replace("_", " ")] = not same
+        done, its_done = mine.perturbations, its.perturbations
+        differences["perturbations"] = (
+            its_done is not None if done is None else not done.equals(its_done)
+        )
         wrong = [what for what, differs in differences.items() if differs]
         if wrong:
             raise ValueError(

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed, nearest
+from scgm_scvi._perturbations import Parts, Perturbations, require_dose
 from scgm_scvi.model.prior._response_model import ResponseModel
-from scgm_scvi.model.requests._perturbations import Parts, Perturbations, require_dose
 
 __all__ = ["Asked", "read_asked"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scgm_scvi.model.requests._perturbations import Perturbations
+from scgm_scvi._perturbations import Perturbations
 from scgm_scvi.model.requests._spec import ConditionSpec
 
 __all__ = ["as_given", "known_values", "treated_cells", "values_of_contexts"]

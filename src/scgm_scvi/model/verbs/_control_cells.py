@@ -12,6 +12,7 @@ from anndata import AnnData
 from scgm_scvi._errors import listed
 from scgm_scvi.model.data._reading import Reading
 from scgm_scvi.model.prior._log_folds import LogFolds
+from scgm_scvi.model.prior._measured_responses import in_all_modalities
 from scgm_scvi.model.prior._response_contexts import (
     context_conditions,
     context_values,
@@ -74,23 +75,22 @@ class ControlCellsMixin(ResponsesMixin, MovedCellsMixin):
             any_nuisance=not self.module.encode_covariates,
             afresh=True,
         )
-        layer = self._cells.setup.get("layer")
-        layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
-        x = None if layers else adata.X  # shared, not copied
-        shallow = AnnData(x, obs=hidden, var=adata.var[[]], layers=layers)
+        shallow = self._cells.with_obs(adata, hidden)
         values = [tuple(v) for v in said.to_numpy(dtype=object)]
         kinds = sorted(set(values), key=lambda v: [str(x) for x in v])
         number = {v: i for i, v in enumerate(kinds)}
         context = np.array([number[v] for v in values])
-        sums = np.zeros((len(kinds), len(self.var_)))
+        sums, whole = np.zeros((len(kinds), len(self.var_))), np.ones(len(obs), dtype=bool)
         start = 0
         with self._registered(shallow, reading) as cells:
             for tensors in self._loaded(cells, reading, None, batch_size):
-                share = self.module.proportions(self.module.features(tensors)) * 1e4
-                log = torch.log1p(share).cpu().numpy()
-                own = context[start : start + len(log)]
-                np.add.at(sums, own, log)
+                x = self.module.features(tensors)
+                log = torch.log1p(self.module.proportions(x) * 1e4).cpu().numpy()
+                here = slice(start, start + len(log))
+                whole[here] = in_all_modalities(self.module, x)
+                np.add.at(sums, context[here], log)
                 start += len(log)
+            self._require_whole(obs.index[~whole])
             folds = []
             for c in range(len(kinds)):
                 rows = np.random.default_rng(0).permutation(np.flatnonzero(context == c))
@@ -112,6 +112,15 @@ class ControlCellsMixin(ResponsesMixin, MovedCellsMixin):
                 f"obs[{perturbations.key!r}] is {listed(names, 3)}. Pass "
                 f"adata[adata.obs[{perturbations.key!r}] == {perturbations.control!r}], or leave "
                 "out the column where it says something else."
+            )
+
+    def _require_whole(self, lacking: pd.Index) -> None:
+        """Raise if cells lack a modality."""
+        if len(lacking):
+            raise ValueError(
+                f"{len(lacking)} of the cells were not measured in all modalities "
+                f"({listed(lacking, 3)}), and a response is one of all of them. Leave these cells out, "
+                "or fill in what they lack by model.translate, and pass a MuData of both."
             )
 
     def _as_controls(self, own: Attributes) -> Attributes:

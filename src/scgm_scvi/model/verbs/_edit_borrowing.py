@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,26 @@ class BorrowedEdit:
 class EditBorrowingMixin(MovedCellsMixin):
     """Learn what groups of cells are like, and borrow the responses of some for others."""
 
-    def _learn_groups(self) -> None:
-        """Keep the means of groups of the model's own cells; what a reference had stays known.
+    def _learn_groups(
+        self, minibatches: Iterable[Mapping[str, torch.Tensor]] | None = None
+    ) -> None:
+        """Keep the means of groups of cells; what a reference had stays known.
 
         Of one condition alone every category was seen, and nothing is to be borrowed.
+
+        Parameters
+        ----------
+        minibatches
+            As of ``_learn_responses``.
         """
-        spec = self.condition_spec
-        if len(spec.categorical) < 2 or not self._cells.setup.get("is_count_data", True):
+        spec, design = self.condition_spec, self.fitted_.get("design")
+        is_count_data = self._cells.setup.get("is_count_data", True)
+        if len(spec.categorical) < 2 or not is_count_data or design is None:
             return
-        groups = measure_groups(self.module, spec, self._minibatches(None))
+        shared = minibatches is not None
+        read = self._minibatches(None) if minibatches is None else minibatches
+        tokens = design["tokens"][:, : len(spec.categorical) + 1]
+        groups = measure_groups(self.module, spec, read, tokens, shared=shared)
         if before := self.fitted_.get("reference_groups"):
             absent = self.var_.index.isin((self.fine_tuning_ or {}).get("missing", ()))
             groups.means[:, absent] = np.nan

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scgm_scvi._perturbations import Parts, require_dose
 from scgm_scvi.model.prior._response_model import ResponseModel
 from scgm_scvi.model.requests._condition_tables import Conditions, read_table
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._gene_targets import preserved_genes, require_apart
 from scgm_scvi.model.requests._interventions import Genes, Preserve
-from scgm_scvi.model.requests._perturbations import Parts, require_dose
 from scgm_scvi.model.requests._tokens import without_unspecified
 
 from ._control_attributes import treated_cells

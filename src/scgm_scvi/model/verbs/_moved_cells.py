@@ -115,8 +115,8 @@ class MovedCellsMixin(Verb):
             # what was not measured of a cell is drawn
             source = x if bool(measured.all()) else torch.where(measured, x, px.sample())
             counts = moved_counts(px, source, factor, excess * size / 1e4)
-        empty = (counts.sum(dim=1) == 0) | (x.sum(dim=1) == 0)
-        counts[empty] = x[empty]  # a cell without counts is none
+        # a cell without counts in a modality would not have been measured in it
+        counts = torch.where(module.modality_totals(counts) == 0, source, counts)
         latent = prior.latents(module.encode_state(module.with_features(tensors, counts))[0])
         before, after = (p * 1e4 for p in (share, module.proportions(with_move(move, share))))
         return MovedCells(before.cpu().numpy(), after.cpu().numpy(), counts, latent)

@@ -92,7 +92,8 @@ class PredictionMixin(ControlCellsMixin, ChunksMixin):
         adata
             Control cells with raw counts; not changed. They need none of the columns that the model
             was set up with; where they have values of a condition that it does not know, as of a new
-            cell line, these are new contexts.
+            cell line, these are new contexts. A model of several modalities takes a MuData of cells
+            that were measured in all, and returns one.
         perturbations
             Names: of perturbations that cells had or that have a vector in ``condition_embeddings``,
             or sets of them, ``"A+B"``, in any order. Or a DataFrame with a row for each prediction,

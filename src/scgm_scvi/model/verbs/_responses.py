@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from scgm_scvi._errors import listed
+from scgm_scvi._perturbations import Perturbations
 from scgm_scvi.model.prior._joined_responses import joined_responses
 from scgm_scvi.model.prior._left_out import left_out_scores
 from scgm_scvi.model.prior._measured_responses import LEAST_CONTROLS, Observed, measure_responses
@@ -16,7 +18,6 @@ from scgm_scvi.model.prior._response_axes import find_axes
 from scgm_scvi.model.prior._response_contexts import context_values, places_of
 from scgm_scvi.model.prior._response_kernels import Places
 from scgm_scvi.model.prior._response_model import Predicted, ResponseModel
-from scgm_scvi.model.requests._perturbations import Perturbations
 
 from ._verb import Verb
 
@@ -48,9 +49,10 @@ class ResponsesMixin(Verb):
         """
         perturbations = self.condition_spec.perturbations
         if perturbations is None:
+            name = self.registry_.get("setup_method_name", "setup_anndata")
             raise ValueError(
                 "The model knows of no perturbations. Name them where it is set up, "
-                "setup_anndata(adata, perturbation_key=..., control=...), and train it."
+                f"{name}(..., perturbation_key=..., control=...), and train it."
             )
         if not self._predicts_responses:
             raise ValueError(
@@ -59,14 +61,23 @@ class ResponsesMixin(Verb):
             )
         return perturbations
 
-    def _learn_responses(self) -> None:
-        """Learn from the model's own cells how perturbations change them; keep it.
+    def _learn_responses(
+        self, minibatches: Iterable[Mapping[str, torch.Tensor]] | None = None
+    ) -> None:
+        """Learn from cells how perturbations change them; keep it.
 
         Cells of which none is perturbed teach nothing, and leave what was learnt before. What a
         model's reference had learnt stays known.
+
+        Parameters
+        ----------
+        minibatches
+            Each cell once; in a distributed run of a share of them in each process. Default: the
+            model's own cells, of which each process has all.
         """
-        spec = self.condition_spec
-        measured = measure_responses(self.module, spec, self._minibatches(None))
+        spec, shared = self.condition_spec, minibatches is not None
+        read = self._minibatches(None) if minibatches is None else minibatches
+        measured = measure_responses(self.module, spec, read, shared=shared)
         if measured.left_out:
             names = ["/".join(map(str, context_values(spec, c))) for c in measured.left_out]
             warnings.warn(
@@ -105,12 +116,13 @@ class ResponsesMixin(Verb):
             If no cell of the model was perturbed, or none of a context with controls.
         """
         self._named_perturbations()
-        if "responses" not in self.fitted_:
+        if "responses" not in self.fitted_ and self.adata is not None:
             self._learn_responses()
         if "responses" not in self.fitted_:
             raise ValueError(
                 "No response to a perturbation was seen: that takes two perturbed cells or more "
-                f"beside {LEAST_CONTROLS} control cells or more of the same context."
+                f"beside {LEAST_CONTROLS} control cells or more of the same context"
+                f"{', all measured in each modality' if len(self.module.widths) > 1 else ''}."
             )
         return ResponseModel.from_dict(self.fitted_["responses"])
 

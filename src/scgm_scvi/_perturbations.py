@@ -36,7 +36,7 @@ class Perturbations:
 
     Examples
     --------
-    >>> from scgm_scvi.model.requests._perturbations import Perturbations
+    >>> from scgm_scvi._perturbations import Perturbations
     >>> Perturbations("target", "control").parts("B+A+control")
     ('A', 'B')
     """
@@ -61,6 +61,18 @@ class Perturbations:
             setup.get("perturbation_separator") or "+",
             setup.get("dose_key"),
             setup.get("condition_embeddings") or {},
+        )
+
+    def equals(self, other: Perturbations | None) -> bool:
+        """Whether another names them alike, and has the same vectors."""
+        if other is None:
+            return False
+        names = ("key", "control", "separator", "dose_key")
+        mine, its = self.embeddings, other.embeddings
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in names)
+            and mine.keys() == its.keys()
+            and all(table.equals(its[key]) for key, table in mine.items())
         )
 
     def parts(self, name: Any) -> Parts:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scgm_scvi._errors import listed, nearest, shown
 from scgm_scvi._perturbation_sets import names_nothing
-from scgm_scvi.model.requests._perturbations import Perturbations, read_embeddings
+from scgm_scvi._perturbations import Perturbations, read_embeddings
 
 __all__ = ["check_perturbations", "name_perturbations"]
 
