@@ -101,6 +101,16 @@ def nearest_shift(
     return kind, ad.AnnData(np.maximum(mine + shifts[kind][1], 0), var=cells.var)
 
 
+def borrowed_shift(model: SCGM, cells: ad.AnnData, args: argparse.Namespace) -> ad.AnnData:
+    """Log expression plus the change that ``edit`` borrows."""
+    own, _ = model._states(cells)
+    codes = list(model.condition_spec.categorical[args.condition_key])
+    target = own.with_category(args.condition_key, codes.index(args.target))
+    run = model._run(0, None, False)
+    found = model._borrow(cells, own, target, {args.condition_key}, 1.0, run).found
+    return ad.AnnData(np.maximum(log(cells) + found.kinds[0].change, 0), var=cells.var)
+
+
 def forest(cells: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> float:
     n = min(len(cells), len(real), MOST)
     return classifier_auc(*(rng.permutation(x)[:n] for x in (real, cells)))
@@ -177,11 +187,12 @@ def leave_one_out(data: ad.AnnData, args: argparse.Namespace) -> pd.DataFrame:
                 "nearest type's shift": shifted,
                 "latent arithmetic": arithmetic(model, control, others, args),
                 "edit": default,
-                "edit, inversion": edited(model, control, args, method="inversion", strength=1.0),
+                "borrowed shift": borrowed_shift(model, control, args),
+                "joint": edited(model, control, args, composition="joint"),
             }
             table = scores(candidates, real, control, others, reference)
             made = default.uns["scgm_edited"]
-            print(seed, kind, f"nearest: {neighbour}", made["strength"], made["analogies"])
+            print(seed, kind, f"nearest: {neighbour}", made["borrowed"])
             print(table.round(3).to_string(), flush=True)
             tables.append(table.rename_axis("cells").reset_index().assign(type=kind, seed=seed))
     table = pd.concat(tables, ignore_index=True)
