@@ -106,6 +106,16 @@ def test_before_schema_5_the_tissue_says_what_it_is(source, tmp_path):
     assert set(reading.obs["assay"]) == {"Smart-seq2"}
 
 
+def test_a_pre_analysis_data_set_is_left_out_unless_asked_for(source, tmp_path):
+    path = write_cellxgene(truth(20, 40), tmp_path / "a.h5ad", uns={"is_pre_analysis": True})
+    record = Record("cellxgene", "x")
+    with pytest.raises(ValueError, match="left out 20 of 20 cells: of a pre-analysis collection"):
+        source.read(record, {"dataset.h5ad": path})
+    assert len(source.read(record, {"dataset.h5ad": path}, pre_analysis=True).obs) == 20
+    write_cellxgene(truth(20, 40), path, uns={"is_pre_analysis": False})
+    assert source.read(record, {"dataset.h5ad": path}).notes == ()
+
+
 def test_nothing_left_is_an_error(source, tmp_path):
     path = tmp_path / "a.h5ad"
     write_cellxgene(truth(20, 40), path)
