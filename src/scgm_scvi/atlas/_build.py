@@ -84,7 +84,8 @@ def build(
     Raises
     ------
     ValueError
-        If the plan makes no sense, or the store has another gene axis.
+        If the plan makes no sense, the store has another gene axis, or no dataset has a column that
+        the plan keeps of all (what is stored stays).
     ImportError
         If the ontologies, or dask for several workers, are not installed.
 
@@ -139,7 +140,8 @@ def build(
             _collect(running, _IN_FLIGHT * workers - 1, report)
         _collect(running, 0, report)
     table = report.table()
-    columns = training_columns(store, plan)
+    is_whole = not (table["status"] == "set aside").any()
+    columns = training_columns(store, plan, is_whole=is_whole)
     if len(store) and not is_made(store, plan, columns):
         tell("writing the training store")
         genes = plan.training.genes

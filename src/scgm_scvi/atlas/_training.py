@@ -14,8 +14,23 @@ from .store._store import Store
 __all__ = ["is_made", "training_columns"]
 
 
-def training_columns(store: Store, plan: Plan) -> list[str]:
-    """What cells are trained with: all columns that curation makes, and those that are kept."""
+def training_columns(store: Store, plan: Plan, *, is_whole: bool) -> list[str]:
+    """What cells are trained with: all columns that curation makes, and those that are kept.
+
+    Parameters
+    ----------
+    store
+        With the datasets of the plan.
+    plan
+        Says what is kept.
+    is_whole
+        Whether no dataset was set aside: one that was may be the one with a column that is kept.
+
+    Raises
+    ------
+    ValueError
+        If the store is whole, and no dataset has a column that the plan keeps of all.
+    """
     kept = [c for names in (plan.keep, *(d.keep for d in plan.datasets)) for c in names]
     wanted = dict.fromkeys([*OWN_COLUMNS, *map(column_name, kept)])
     there: set[str] = set()
@@ -23,7 +38,7 @@ def training_columns(store: Store, plan: Plan) -> list[str]:
     for key, row in store.stored().items():
         there |= set(store.columns(key))
         theirs |= dict.fromkeys(row.provenance.get("columns", ()))
-    for name in plan.keep if there else ():
+    for name in plan.keep if there and is_whole else ():
         if column_name(name) not in there:
             raise ValueError(
                 f"keep has {name!r}, a column that none of {len(store)} datasets has; they have "
