@@ -1,5 +1,7 @@
 """What screens say of their cells: names of targets, in the words of CELLxGENE's schema 7.1."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,10 +76,17 @@ def test_what_had_to_be_guessed_is_noted(axis):
 
 
 def test_without_a_table_the_strategy_says_which_cells_are_controls(axis):
-    strategy = ["CRISPR knockout screen", "control", "no perturbations"]
-    ids = ["CD4-1", "NTC-1", "na"]
-    found, _ = named(axis, ids, None, genetic_perturbation_strategy=strategy)
-    assert found == ["CD4", "control", None]
+    strategy = ["CRISPR knockout screen", "control", "no perturbations", "CRISPR knockout screen"]
+    ids = ["CD4-1", "NTC-1", "na", "CD8A-1 || NTC-1"]
+    for guides in (None, {"CD4-1": GUIDES["CD4-1"]}):
+        found, _ = named(axis, ids, guides, genetic_perturbation_strategy=strategy)
+        assert found == ["CD4", "control", None, "CD8A"]
+
+
+def test_former_symbols_in_ids_are_known_if_the_axis_knows_them(axis):
+    known = replace(axis, aliases={"OLDNAME": list(axis.symbols).index("CD4")})
+    assert named(known, ["OLDNAME-1 || OLDNAME-2"], None)[0] == ["CD4"]
+    assert named(axis, ["OLDNAME-1"], None)[0] == ["OLDNAME-1"]
 
 
 def test_where_nothing_is_pooled_a_cell_without_a_guide_is_a_control(axis):

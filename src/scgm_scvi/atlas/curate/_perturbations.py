@@ -41,7 +41,7 @@ def harmonise_perturbations(
     ``"control"``; beside others these do not count. What a guide is meant for is not a field of the
     schema. It is taken from the guide's id, less its number, where that is one of the genes that its
     sequence lies in; else it is those genes; else (guides of promoters lie in none) the gene
-    that the id names; else the id itself.
+    that the id names, now or formerly; else the id itself.
 
     A cell without a guide (``"na"``) is unspecified: in a pool its guide may only have been
     missed. In a data set of knockout mutants alone, where nothing is pooled, it is ``"control"``.
@@ -51,8 +51,9 @@ def harmonise_perturbations(
     obs
         A row a cell.
     guides
-        As :func:`~scgm_scvi.atlas.formats._guides.guide_table` has them; None where the file says
-        nothing of them: then ``genetic_perturbation_strategy`` says which cells are controls.
+        As :func:`~scgm_scvi.atlas.formats._guides.guide_table` has them. Of a guide that it lacks,
+        or without it (None), ``genetic_perturbation_strategy`` says whether it is a control: those of
+        cells that are ``"control"`` are.
     axis
         Whose symbols names in ids may be.
 
@@ -85,6 +86,8 @@ def harmonise_perturbations(
     place, pairs = pd.factorize(codes[0].astype(np.int64) * wide + codes[1] + 1)
     strategies = set(map(str, known[1])) - {CONTROL, _UNDONE, ""}
     targets = _Targets(guides, axis, CONTROL if strategies == {_MUTANT} else None)
+    for given in out.loc[words[1].eq(CONTROL), _ID].dropna().unique():
+        targets.are_controls(str(given))
     names: list[str | None] = []
     for i, j in (divmod(int(p), wide) for p in pairs):
         if i < 0:  # a cell without a value
@@ -101,9 +104,16 @@ class _Targets:
 
     def __init__(self, guides: pd.DataFrame | None, axis: GeneAxis, undone: str | None) -> None:
         self._guides = {} if guides is None else guides.fillna("").to_dict("index")
-        self._symbols, self._undone = set(axis.symbols), undone
+        former = {s: axis.symbols[i] for s, i in axis.aliases.items()}
+        self._symbols, self._undone = {**former, **{s: s for s in axis.symbols}}, undone
         self._named: dict[str, tuple[str, ...]] = {}
         self._how: Counter[str] = Counter()
+
+    def are_controls(self, given: str) -> None:
+        """All guides of a cell that is said to be a control are controls, by the schema."""
+        for guide in given.split(SEVERAL):
+            if not self._guides.get(guide, {}).get("role"):
+                self._named[guide] = ()
 
     def of_cell(self, given: str, strategy: str) -> str | None:
         """Targets of guides joined by ``" || "``; None where there is no guide."""
@@ -139,7 +149,7 @@ class _Targets:
             return tuple(f.replace("+", "_") for f in features)
         for stem in stems:
             if stem in self._symbols:
-                return (stem,)
+                return (self._symbols[stem],)
         self._how["of no known gene, named by their ids"] += 1
         return (guide.replace("+", "_"),)  # "+" stands between the parts of a set
 
