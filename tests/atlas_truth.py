@@ -272,11 +272,20 @@ def write_cellxgene(
     schema: Literal["5.2.0", "6.0.0", "7.1.0"] = "7.1.0",
     *,
     raw: bool = True,
+    guides: dict | None = None,
+    uns: dict | None = None,
 ) -> Path:
-    """A CELLxGENE h5ad: counts in ``raw.X`` below normalised ``X`` (``raw``), or in ``X``."""
+    """A CELLxGENE h5ad: counts in ``raw.X`` below normalised ``X`` (``raw``), or in ``X``.
+
+    ``guides`` go to ``uns["genetic_perturbations"]``, ``uns`` is more of it. ``obs`` may bring
+    ``tissue_type``.
+    """
     obs = adata.obs.rename(columns={"donor": "donor_id"})
-    obs["is_primary_data"], obs["suspension_type"], obs["tissue_type"] = True, "cell", "tissue"
-    uns = {"title": "Known counts", "schema_version": schema, "citation": "Nobody (2026)"}
+    obs["is_primary_data"], obs["suspension_type"] = True, "cell"
+    if "tissue_type" not in obs:
+        obs["tissue_type"] = "tissue"
+    known = {"title": "Known counts", "schema_version": schema, "citation": "Nobody (2026)"}
+    uns = {**known, **(uns or {}), **({"genetic_perturbations": guides} if guides else {})}
     if int(schema[0]) >= 6:
         uns["organism"] = obs.pop("organism").iloc[0]
         uns["organism_ontology_term_id"] = obs.pop("organism_ontology_term_id").iloc[0]

@@ -106,6 +106,16 @@ def test_before_schema_5_the_tissue_says_what_it_is(source, tmp_path):
     assert set(reading.obs["assay"]) == {"Smart-seq2"}
 
 
+def test_a_pre_analysis_data_set_is_left_out_unless_asked_for(source, tmp_path):
+    path = write_cellxgene(truth(20, 40), tmp_path / "a.h5ad", uns={"is_pre_analysis": True})
+    record = Record("cellxgene", "x")
+    with pytest.raises(ValueError, match="left out 20 of 20 cells: of a pre-analysis collection"):
+        source.read(record, {"dataset.h5ad": path})
+    assert len(source.read(record, {"dataset.h5ad": path}, pre_analysis=True).obs) == 20
+    write_cellxgene(truth(20, 40), path, uns={"is_pre_analysis": False})
+    assert source.read(record, {"dataset.h5ad": path}).notes == ()
+
+
 def test_nothing_left_is_an_error(source, tmp_path):
     path = tmp_path / "a.h5ad"
     write_cellxgene(truth(20, 40), path)
@@ -154,6 +164,22 @@ def test_what_is_left_out_and_why(server, source, tmp_path):
         licence="CC BY 4.0",
     )
     assert len(source.read(records["bare"], source.fetch(records["bare"])).obs) == 20
+
+
+def test_what_cells_come_from_decides_which_data_sets_there_are(server, source, tmp_path):
+    path = write_cellxgene(truth(20, 40), tmp_path / "a.h5ad")
+    line = {"label": "A-549", "tissue_type": "cell line", "ontology_term_id": "CVCL_0023"}
+    culture = {"label": "lung", "tissue_type": "cell culture"}
+    kinds = {"line": line, "culture": culture, "tissue": {"label": "lung", "tissue_type": "tissue"}}
+    found = [put_cellxgene(server, path, dataset_id=k, tissue=[v]) for k, v in kinds.items()]
+    server.put_json("/curation/v1/datasets", found)
+    assert [r.id for r in source.catalog()] == ["tissue"]
+    assert source.skipped["line"] == "not of a tissue"
+    source.tissue_types = frozenset({"cell line"})
+    assert [r.id for r in source.catalog()] == ["line"]
+    source.tissue_types = frozenset({"tissue", "primary cell culture"})
+    assert [r.id for r in source.catalog()] == ["culture", "tissue"]
+    assert source.skipped["line"] == "not of a tissue or a primary cell culture"
 
 
 def test_a_record_of_a_plan_gets_the_files_of_its_version(server, source, tmp_path):

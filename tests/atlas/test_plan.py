@@ -25,6 +25,8 @@ def test_all_that_a_plan_can_say_is_read(tmp_path):
         """
         organism = "mouse"
         seed = 7
+        keep = ["condition"]
+        tissue_types = ["organoid"]
         [urls]
         ucsc = "http://127.0.0.1:1"
         [qc]
@@ -33,37 +35,44 @@ def test_all_that_a_plan_can_say_is_read(tmp_path):
         genes = ["ENSG1", "ENSG2"]
         memory = "1GB"
         [[dataset]]
-        source = "ucsc"
+        source = "local"
         id = "a/b"
         version = "abc"
         n_cells = 12
         licence = "CC0"
         citation = "doi:10.1/x"
         note = "a note"
-        read = { layer = "counts" }
+        read = { layer = "counts", columns = { cell_line = "Line" } }
         obs = { tissue = "lung" }
         qc = { min_genes = 10 }
+        keep = ["treatment", "tnm/stage"]
+        tissue_types = ["cell line", "tissue"]
         [[dataset]]
-        source = "local"
+        source = "cellxgene"
         id = "a/b"
+        read = { pre_analysis = true }
         """,
     )
     assert plan == Plan(
         datasets=(
             DatasetPlan(
-                source="ucsc",
+                source="local",
                 id="a/b",
                 version="abc",
                 n_cells=12,
                 licence="CC0",
                 citation="doi:10.1/x",
                 note="a note",
-                read={"layer": "counts"},
+                read={"layer": "counts", "columns": {"cell_line": "Line"}},
                 obs={"tissue": "lung"},
                 qc={"min_genes": 10},
+                keep=("treatment", "tnm/stage"),
+                tissue_types=("cell line", "tissue"),
             ),
-            DatasetPlan("local", "a/b"),
+            DatasetPlan("cellxgene", "a/b", read={"pre_analysis": True}),
         ),
+        keep=("condition",),
+        tissue_types=("organoid",),
         organism="mouse",
         seed=7,
         urls={"ucsc": "http://127.0.0.1:1"},
@@ -113,6 +122,43 @@ def test_a_local_folder_is_relative_to_the_plan(tmp_path, monkeypatch):
         ("seed = 1.5\n" + ROW, ["my_plan.toml has seed = 1.5", "int"]),
         ("organism = 9606\n" + ROW, ["organism = 9606", "str"]),
         (ROW + '[training]\ngenes = "all"', [r"\[training\] of", "genes = 'all'", "int"]),
+        # words inside tables
+        (ROW + "[qc]\nmin_gene = 3", [r"\[qc\] of .*my_plan.toml", "'min_gene'", "'min_genes'"]),
+        (ROW + "qc = { max_mito = 1 }", [r"qc of \[\[dataset\]\] 1 of", "'max_mito'", "known are"]),
+        (ROW + 'qc = { min_genes = "1" }', [r"qc of \[\[dataset\]\] 1", "min_genes is '1'"]),
+        (
+            ROW + "qc = { max_counts = 5 }\n[qc]\nmin_counts = 9",
+            [r"qc of \[\[dataset\]\] 1", "min_counts is 9 and max_counts is 5"],
+        ),
+        (
+            ROW + 'read = { layr = "x" }',
+            [r"read of \[\[dataset\]\] 1", "'layr', which 'local' does not take", "'layer'"],
+        ),
+        (ROW + "read = { layer = 3 }", ["read of", "layer = 3"]),
+        (ROW + 'read = { columns = ["a"] }', ["read of", "columns = ", "it must be a table"]),
+        (ROW + 'read = { columns = { cel_type = "x" } }', ["'cel_type'", "mean 'cell_type'"]),
+        (
+            '[[dataset]]\nsource = "ucsc"\nid = "x"\nread = { layer = "y" }',
+            ["'layer', which 'ucsc' does not take", "takes none"],
+        ),
+        (
+            '[[dataset]]\nsource = "cellxgene"\nid = "x"\nread = { pre_analysis = "yes" }',
+            ["pre_analysis = 'yes'", "true or false"],
+        ),
+        (ROW + 'obs = { tisue = "lung" }', [r"obs of \[\[dataset\]\] 1", "'tisue'", "'tissue'"]),
+        (ROW + "obs = { donor = 3 }", ["obs of", "donor = 3", "must be a word"]),
+        (ROW + 'obs = { cell_line = "A549" }', ["'cell_line'", "tissue_types = "]),
+        (ROW + 'keep = "drug"', ["keep = 'drug'", "list of different names"]),
+        (ROW + 'keep = ["drug", 3]', ["keep = ['drug', 3]".replace("[", r"\["), "list"]),
+        (ROW + 'keep = ["drug", "drug"]', ["keep = ", "different"]),
+        ('keep = [""]\n' + ROW, ["my_plan.toml has keep = ", "different names"]),
+        (ROW + 'keep = ["tissue"]', [r"keep of \[\[dataset\]\] 1", "'tissue'", "anyway"]),
+        (ROW + 'keep = ["genetic_perturbation_id"]', ["'genetic_perturbation_id'", "anyway"]),
+        (
+            'keep = ["a/b"]\n' + ROW + 'keep = ["a_b"]',
+            [r"keep of \[\[dataset\]\] 1", "'a/b' and 'a_b'", "both calls 'a_b'"],
+        ),
+        (ROW + 'tissue_types = ["cell lines"]', ["'cell lines'", "Did you mean 'cell line'"]),
         (ROW + '[urls]\nuscs = "x"', [r"\[urls\] of .*my_plan.toml has 'uscs'", "known are"]),
     ],
 )

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import zarr
 
 from scgm_scvi._errors import whole_number
 
 from ._plan import DatasetPlan, Plan
 from ._prepare import prepare
+from ._training import is_made, training_columns
 from .curate._genes import GeneAxis
-from .curate._labels import LABEL_COLUMNS
 from .curate._ontologies import require_ontologies
 from .download._checksum_lock import ChecksumLock
 from .download._downloader import Downloader
@@ -34,7 +33,7 @@ __all__ = ["build"]
 
 logger = logging.getLogger(__name__)
 
-_RECIPE = 1  # raise it when the same files would give other cells
+_RECIPE = 2  # raise it when the same files would give other cells
 _IN_FLIGHT = 2  # datasets for each worker that wait or are worked on
 
 
@@ -85,7 +84,8 @@ def build(
     Raises
     ------
     ValueError
-        If the plan makes no sense, or the store has another gene axis.
+        If the plan makes no sense, the store has another gene axis, or no dataset has a column that
+        the plan keeps of all (what is stored stays).
     ImportError
         If the ontologies, or dask for several workers, are not installed.
 
@@ -113,6 +113,9 @@ def build(
         sources = {
             n: SOURCES[n](download, plan.urls.get(n)) for n in {d.source for d in plan.datasets}
         }
+        for name, source in sources.items():
+            own = [d.tissue_types or plan.tissue_types for d in plan.datasets if d.source == name]
+            source.tissue_types = frozenset(kind for kinds in own for kind in kinds)
         found = _found(plan, sources, report)
         running: dict[Future, tuple[Record, list[Path]]] = {}
         for dataset, record in found:
@@ -128,6 +131,8 @@ def build(
                 "hgnc": plan.hgnc or None,
                 "qc": plan.qc,
                 "fingerprint": _fingerprint(dataset, record, plan),
+                "keep": plan.keep,
+                "tissue_types": plan.tissue_types,
             }
             future = executor.submit(prepare, store.path, dataset, record, files, **options)
             kept = keep_downloads or sources[record.source].is_local
@@ -135,7 +140,9 @@ def build(
             _collect(running, _IN_FLIGHT * workers - 1, report)
         _collect(running, 0, report)
     table = report.table()
-    if len(store) and not _is_made(store, plan):
+    is_whole = not (table["status"] == "set aside").any()
+    columns = training_columns(store, plan, is_whole=is_whole)
+    if len(store) and not is_made(store, plan, columns):
         tell("writing the training store")
         genes = plan.training.genes
         make_training_store(
@@ -143,24 +150,10 @@ def build(
             genes=genes if isinstance(genes, int) else list(genes),
             seed=plan.seed,
             memory=plan.training.memory,
-            obs_columns=[c for c in LABEL_COLUMNS if c not in ("source", "dataset")],
+            obs_columns=columns,
             overwrite=True,
         )
     return table
-
-
-def _is_made(store: Store, plan: Plan) -> bool:
-    """Whether there is a training store of just these datasets."""
-    path = store.path / "train"
-    if not path.exists():
-        return False
-    about = dict(zarr.open_group(path, mode="r").attrs)["scgdb"]
-    genes = plan.training.genes
-    return (
-        about["datasets"] == {k: row.content_hash for k, row in store.stored().items()}
-        and about["seed"] == plan.seed
-        and about["n_genes"] == (genes if isinstance(genes, int) else len(genes))
-    )
 
 
 class _Report:
@@ -235,7 +228,11 @@ def _found(
 def _fingerprint(dataset: DatasetPlan, record: Record, plan: Plan) -> str:
     """Of all that decides what a dataset becomes."""
     files = [{k: v for k, v in asdict(f).items() if k != "url"} for f in record.files]
-    how = {"read": dataset.read, "obs": dataset.obs, "qc": {**plan.qc, **dataset.qc}}
+    how = {
+        **{"read": dataset.read, "obs": dataset.obs, "qc": {**plan.qc, **dataset.qc}},
+        "keep": [sorted(dataset.keep), sorted(plan.keep)],
+        "tissue_types": sorted(dataset.tissue_types or plan.tissue_types),
+    }
     aliases = Path(plan.hgnc).stat().st_size if plan.hgnc else 0
     parts = [_RECIPE, record.key, record.version, files, how, plan.organism, aliases]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

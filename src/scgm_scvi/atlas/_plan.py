@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from scgm_scvi._errors import listed, nearest
 
+from ._plan_checks import check_tables, refuse
 from .sources import SOURCES
 
 __all__ = ["DatasetPlan", "Plan", "TrainingPlan"]
@@ -38,6 +39,12 @@ class DatasetPlan:
         Values for all cells of columns that the files lack: ``{"tissue": "lung"}``.
     qc
         Thresholds of :class:`scgm_scvi.atlas.QC` that differ for this dataset.
+    keep
+        Columns of its files that are kept as they are, besides those that every dataset has; one
+        that the files lack is an error.
+    tissue_types
+        What its cells may come from: ``"tissue"``, ``"cell line"``, ``"primary cell culture"``,
+        ``"organoid"``. Default: those of the plan.
     """
 
     source: str
@@ -50,6 +57,8 @@ class DatasetPlan:
     read: dict[str, Any] = field(default_factory=dict)
     obs: dict[str, str] = field(default_factory=dict)
     qc: dict[str, Any] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    tissue_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,11 @@ class Plan:
         Addresses in place of sources' own, by source; for ``"local"`` the folder.
     qc
         Thresholds for all datasets.
+    keep
+        Columns of the files that are kept, of every dataset whose files have them. A dataset that
+        lacks one has it unspecified; one that all lack is an error.
+    tissue_types
+        What cells may come from, as in :class:`DatasetPlan`.
     training
         See :class:`TrainingPlan`.
 
@@ -105,6 +119,8 @@ class Plan:
     seed: int = 0
     urls: dict[str, str] = field(default_factory=dict)
     qc: dict[str, Any] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    tissue_types: tuple[str, ...] = ("tissue",)
     training: TrainingPlan = field(default_factory=TrainingPlan)
 
     @classmethod
@@ -194,13 +210,16 @@ class Plan:
             raise ValueError(
                 f"[urls] of {where} has {listed(unknown)}; known are {listed(SOURCES)}."
             )
+        check_tables(made, where)
         return made
 
 
 def _made(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of a dataclass, or an error that names what does not fit."""
     known = {f.name: f for f in fields(cls)}
-    _refuse(set(values) - set(known), known, where)
+    lists = [k for k in ("keep", "tissue_types") if isinstance(values.get(k), list)]
+    values = {**values, **{k: tuple(values[k]) for k in lists}}
+    refuse(set(values) - set(known), known, where)
     required = [n for n in ("source", "id") if n in known and not values.get(n)]
     if required:
         raise ValueError(f"{where} has no {listed(required)}.")
@@ -211,16 +230,16 @@ def _made(cls: type, values: Mapping[str, Any], where: str) -> Any:
             "int": isinstance(value, int),
             "int | None": isinstance(value, int),
             "int | tuple[str, ...]": isinstance(value, int | tuple),
+            "tuple[str, ...]": _are_names(value),
         }.get(wanted, not wanted.startswith("dict") or isinstance(value, Mapping))
         if not fits or isinstance(value, bool):
-            raise ValueError(f"{where} has {name} = {value!r}; it must be of type {wanted}.")
+            shown = list(value) if isinstance(value, tuple) else value
+            wanted = "a list of different names" if wanted == "tuple[str, ...]" else wanted
+            raise ValueError(f"{where} has {name} = {shown!r}; it must be of type {wanted}.")
     return cls(**values)
 
 
-def _refuse(unknown: Collection[str], known: Collection[str], where: str) -> None:
-    if unknown:
-        first = sorted(unknown)[0]
-        raise ValueError(
-            f"{where} has {listed(sorted(unknown))}, which means nothing here; known are "
-            f"{listed(known)}.{nearest(first, known)}"
-        )
+def _are_names(value: Any) -> bool:
+    """Whether these are words, each once."""
+    words = isinstance(value, tuple) and all(isinstance(v, str) and v.strip() for v in value)
+    return words and len(set(value)) == len(value)

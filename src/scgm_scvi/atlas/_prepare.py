@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ import pandas as pd
 from scipy import sparse
 
 from ._plan import DatasetPlan
+from .curate._cell_lines import CELL_LINE_COLUMNS, harmonise_cell_lines
 from .curate._genes import GeneAxis, GeneMapping
+from .curate._kept import kept_columns
 from .curate._labels import harmonise_labels
+from .curate._perturbations import harmonise_perturbations
 from .curate._qc import QC
 from .curate._scale import Scale, detect_scale, to_counts
+from .formats._guides import GUIDES
 from .formats._reading import Reading
 from .sources import SOURCES
 from .sources._record import Record
@@ -47,6 +51,8 @@ def prepare(
     hgnc: str | None,
     qc: dict[str, Any],
     fingerprint: str,
+    keep: Sequence[str] = (),
+    tissue_types: Sequence[str] = ("tissue",),
 ) -> Staged:
     """Write a dataset beside the store, ready to be committed.
 
@@ -56,13 +62,15 @@ def prepare(
     Raises
     ------
     ValueError
-        If the files hold another organism's genes, no cell that passes, far more or fewer cells
+        If the files lack a column that the dataset is to keep, hold another organism's genes, no cell that passes, far more or fewer cells
         than planned, or values on more than one scale.
     """
     source = SOURCES[dataset.source](download=None)  # reads only
+    source.tissue_types = frozenset(dataset.tissue_types or tissue_types)
     reading = source.read(record, files, **dataset.read)
     n = len(reading.obs)
     _check_size(n, dataset)
+    kept = kept_columns(reading.obs, dataset.keep, keep)
     axis = GeneAxis.load(organism, hgnc)
     mapping = axis.map(reading.var)
     _check_genes(mapping, reading.var, organism)
@@ -79,15 +87,20 @@ def prepare(
             f"None of {n} cells passes quality control ({_counted(checked.reasons)}). Give the "
             "dataset thresholds of its own (qc in the plan), or leave it out."
         )
-    obs = harmonise_labels(
-        reading.obs, source=record.source, key=record.key, defaults=_defaults(record, dataset)
-    )
+    defaults = _defaults(record, dataset)
+    of_lines = {k: defaults.pop(k) for k in CELL_LINE_COLUMNS if k in defaults}
+    obs = harmonise_labels(reading.obs, source=record.source, key=record.key, defaults=defaults)
+    if "cell line" in source.tissue_types:
+        obs = harmonise_cell_lines(reading.obs, obs, of_lines)
+    done, notes = harmonise_perturbations(reading.obs, reading.guides, axis)
+    obs = pd.concat([obs, done, kept], axis=1)
     said = ("source", "id", "version", "title", "licence", "citation")
     provenance = {
         **{name: getattr(record, name) for name in said},
         "scale": scale.name,
         "fingerprint": fingerprint,
-        "notes": [*reading.notes, scale.reason],
+        "notes": [*reading.notes, *notes, scale.reason],
+        "columns": [str(c) for c in reading.obs.columns],
         "genes": mapping.report(),
         "qc": {"thresholds": thresholds.to_dict(), **checked.reasons},
         "plan": asdict(dataset),
@@ -100,6 +113,7 @@ def prepare(
         axis.var,
         measured=mapping.measured,
         provenance=provenance,
+        tables=None if reading.guides is None else {GUIDES: reading.guides},
     )
 
 

@@ -12,7 +12,14 @@ from scgm_scvi._errors import listed, nearest
 
 from ._ontologies import ancestors, current_id, index, plain, table, term_label
 
-__all__ = ["LABEL_COLUMNS", "UNKNOWN", "harmonise_labels"]
+__all__ = [
+    "DEFAULTS",
+    "LABEL_COLUMNS",
+    "UNKNOWN",
+    "categorised",
+    "harmonise_labels",
+    "values_of",
+]
 
 UNKNOWN = "unknown"
 LABEL_COLUMNS = (
@@ -36,6 +43,9 @@ LABEL_COLUMNS = (
 
 _FIELDS = ("cell_type", "tissue", "disease", "assay", "donor", "sex", "development_stage")
 _ID = "_ontology_term_id"
+DEFAULTS = (*_FIELDS, *(f + _ID for f in _FIELDS))
+"""Columns that :func:`harmonise_labels` takes values for all cells of."""
+
 _SEVERAL = " || "  # between the terms of a cell that has several, as CELLxGENE writes it
 _NOTHING = {"", "-", "?", "na", "n/a", "nan", "null", "<na>", "not available", "not applicable"}
 _NOTHING |= {UNKNOWN, "unassigned", "unclassified", "undetermined", "others", "other"}
@@ -94,11 +104,11 @@ def harmonise_labels(
     CELLxGENE schema 7, https://github.com/chanzuckerberg/single-cell-curation.
     """
     defaults = dict(defaults or {})
-    allowed = [*_FIELDS, *(f + _ID for f in _FIELDS)]
     for name in defaults:
-        if name not in allowed:
+        if name not in DEFAULTS:
             raise ValueError(
-                f"defaults has {name!r}; it may have {listed(allowed, 20)}.{nearest(name, allowed)}"
+                f"defaults has {name!r}; it may have {listed(DEFAULTS, 20)}."
+                f"{nearest(name, DEFAULTS)}"
             )
 
     def cell(word: str, given: str) -> Sequence[str]:
@@ -119,7 +129,7 @@ def harmonise_labels(
     }
     columns: dict[str, pd.Categorical] = {}
     for field, (names, change) in changes.items():
-        found = _each(*_values(obs, field, defaults), change) if len(obs) else [[]] * len(names)
+        found = _each(*values_of(obs, field, defaults), change) if len(obs) else [[]] * len(names)
         columns |= dict(zip(names, found, strict=True))
     for name, value in (("source", source), ("dataset", key)):
         columns[name] = pd.Categorical.from_codes(np.zeros(len(obs), np.int8), [value])
@@ -128,7 +138,7 @@ def harmonise_labels(
     )
 
 
-def _values(
+def values_of(
     obs: pd.DataFrame, field: str, defaults: dict[str, str]
 ) -> tuple[pd.Categorical, pd.Categorical]:
     """Words and ids of a field; "" where there is none."""
@@ -145,7 +155,7 @@ def _values(
         silent = np.logical_and.reduce([words[codes] == "" for codes, words in found])
         for i, (codes, words) in enumerate(found):
             found[i] = np.where(silent, len(words), codes), [*words, default[i]]
-    return tuple(_categorical(codes, words) for codes, words in found)
+    return tuple(categorised(codes, words) for codes, words in found)
 
 
 def _clean(value: object, field: str) -> str:
@@ -157,7 +167,7 @@ def _clean(value: object, field: str) -> str:
     return "" if text.casefold() in nothing else text
 
 
-def _categorical(codes: np.ndarray, words: Sequence[str]) -> pd.Categorical:
+def categorised(codes: np.ndarray, words: Sequence[str]) -> pd.Categorical:
     """Words by place; as categories, without duplicates and those that no cell has."""
     used = np.flatnonzero(np.bincount(codes, minlength=len(words)))
     new, categories = pd.factorize(np.array([words[i] for i in used], dtype=object))
@@ -176,7 +186,7 @@ def _each(
         change(words.categories[p // len(ids.categories)], ids.categories[p % len(ids.categories)])
         for p in pairs
     ]
-    return [_categorical(place, column) for column in zip(*values, strict=True)]
+    return [categorised(place, column) for column in zip(*values, strict=True)]
 
 
 @cache

@@ -27,7 +27,7 @@ class Index:
     Parameters
     ----------
     ontology
-        ``"CL"``, ``"UBERON"``, ``"MONDO"``, ``"EFO"`` or ``"PATO"``.
+        ``"CL"``, ``"UBERON"``, ``"MONDO"``, ``"EFO"``, ``"PATO"`` or ``"CVCL"``.
     extra
         Name of the table; None without one.
     """
@@ -37,7 +37,8 @@ class Index:
         terms = {
             label: term
             for label, term in parser.get_term_label_to_id_map(ontology).items()
-            if term.startswith(f"{ontology}:") and not parser.is_term_deprecated(term)
+            if term.startswith((f"{ontology}:", f"{ontology}_"))
+            and not parser.is_term_deprecated(term)
         }
         self.labels = {plain(label): term for label, term in terms.items()}
         synonyms: dict[str, set[str]] = {}

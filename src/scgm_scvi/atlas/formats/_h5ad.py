@@ -17,6 +17,7 @@ from scgm_scvi.atlas.formats._reading import Reading
 from ._blocks import EntrySpool, rechunked
 from ._columns import gene_table, is_ensembl, plain
 from ._errors import no_damage
+from ._guides import GUIDES, guide_table
 from ._h5 import compressed_blocks, dense_slabs, indptr_of, open_h5, read_run
 
 __all__ = ["read_h5ad"]
@@ -34,6 +35,8 @@ SYMBOLS = (
 )
 IDS = ("gene_ids", "gene_id", "ensembl_ids", "ensembl_id", "feature_id", "ENSEMBL", "Accession")
 ORGANISMS = {"NCBITaxon:9606": "Homo sapiens", "NCBITaxon:10090": "Mus musculus"}
+# what uns says of all cells alike, put beside what obs says of each
+OF_ALL = ("organism", "organism_ontology_term_id", "is_pre_analysis")
 NORMAL = "PATO:0000461"
 CSC_RUN = 1 << 22  # entries of a CSC matrix read at once
 
@@ -49,6 +52,7 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
     Columns of ``obs`` stand as they are, categories as strings. What CELLxGENE's schemas call
     otherwise is there under its standard name as well: ``donor_id`` as ``donor``, the organism of
     ``uns`` (schema 6 and later) in ``obs``, and ``disease`` ``"normal"`` where only its term is.
+    What ``uns`` says of the guides of a screen (schema 7.1) is the reading's ``guides``.
 
     Parameters
     ----------
@@ -87,8 +91,8 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
             # symbols are often in var alone
             own = _frame(raw_var, categories)
             var = own.join(var[var.columns.difference(own.columns)]) if var.index.is_unique else own
-        uns = {k: _text(categories[k]) for k in ("organism", "organism_ontology_term_id")
-               if k in categories}  # fmt: skip
+        uns = {k: _text(categories[k]) for k in OF_ALL if k in categories}
+        guides = guide_table(ad.io.read_elem(categories[GUIDES])) if GUIDES in categories else None
         shape = (len(obs), len(var))
         kind = _check(f[name], shape, path)
 
@@ -102,7 +106,8 @@ def read_h5ad(path: Path | str, *, layer: str | None = None) -> Reading:
         blocks = lambda size: spool.blocks(size, n_genes=shape[1])
     else:
         blocks = in_blocks
-    return Reading(obs=_standard(plain(obs), uns), var=_genes(plain(var)), blocks=blocks)
+    obs, var = _standard(plain(obs), uns), _genes(plain(var))
+    return Reading(obs=obs, var=var, blocks=blocks, guides=guides)
 
 
 def _matrix_name(f: h5py.File, layer: str | None) -> tuple[str, bool]:

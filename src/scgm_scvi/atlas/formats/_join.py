@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from scgm_scvi._errors import listed
@@ -57,4 +59,4 @@ def join_meta(
     if n < len(meta):
         notes.append(f"left out {len(meta) - n} cells that the matrix does not have")
     blocks = reading.only(kept).blocks
-    return Reading(obs=joined, var=reading.var, blocks=blocks, notes=tuple(notes))
+    return replace(reading, obs=joined, blocks=blocks, notes=tuple(notes))

@@ -22,6 +22,7 @@ STANDARD_COLUMNS = (
     "sex",
     "development_stage",
     "organism",
+    "cell_line",
 )
 
 
@@ -43,12 +44,15 @@ class Reading:
         ``len(var)`` columns, float32, each row once and in order. May be called again.
     notes
         What was left out or assumed, a sentence each, for the report.
+    guides
+        Of a screen in CELLxGENE's schema 7.1: a row a guide, indexed by its id. None without.
     """
 
     obs: pd.DataFrame
     var: pd.DataFrame
     blocks: Callable[[int], Iterator[sparse.csr_matrix]]
     notes: tuple[str, ...] = ()
+    guides: pd.DataFrame | None = None
 
     def only(self, mask: np.ndarray, reason: str = "not asked for") -> Reading:
         """Some of the cells, in their order; the files are still read a block at a time.

@@ -7,13 +7,12 @@ Sources: the Curation API (https://api.cellxgene.cziscience.com/curation/ui/) an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 
 from scgm_scvi._errors import listed
@@ -26,7 +25,7 @@ from scgm_scvi.atlas.sources._studies import find_studies
 
 from ._columns import LATIN, organism_of, standardise
 from ._json import count, dicts, several, texts
-from ._source import Source
+from ._source import TISSUE_TYPES, Source
 
 __all__ = ["CellxgeneSource"]
 
@@ -36,15 +35,19 @@ OTHER_ASSAYS = re.compile(
     re.IGNORECASE,
 )
 # before schema 5 the tissue's own label said so
-NO_TISSUE = re.compile(r"\((?:organoid|cell culture|cell line)\)\s*$", re.IGNORECASE)
+NO_TISSUE = re.compile(r"\((organoid|cell culture|cell line)\)\s*$", re.IGNORECASE)
+# before schema 7
+EARLIER = {"cell culture": "primary cell culture"}
 
 
 class CellxgeneSource(Source):
     """Datasets of human and mouse cells in `CELLxGENE Discover <https://cellxgene.cziscience.com>`_.
 
     Read are the cells that no other dataset there holds as well (``is_primary_data``), of tissues
-    (not of cultures, organoids or cell lines), by assays of single cells' RNA; how many others
-    there are the reading's ``notes`` say.
+    (not of cultures, organoids or cell lines, unless they are asked for), by assays of single
+    cells' RNA; how many others there are the reading's ``notes`` say. A dataset of a pre-analysis
+    collection (``is_pre_analysis``) is left out, unless it is asked for: the schema lets it have
+    neither cell types nor embeddings.
 
     A dataset's version never changes, so a record says forever the same.
     """
@@ -58,7 +61,7 @@ class CellxgeneSource(Source):
         for found in self._index("datasets"):
             id_ = str(found.get("dataset_id") or "")
             record = self._record(id_, found)
-            if reason := _refusal(id_, found, record):
+            if reason := _refusal(id_, found, record, self.tissue_types):
                 self.skipped[id_ or str(found.get("title") or "?")] = reason
             else:
                 yield record
@@ -113,8 +116,18 @@ class CellxgeneSource(Source):
             studies=find_studies(found.get("collection_doi"), citation),
         )
 
-    def read(self, record: Record, files: dict[str, Path]) -> Reading:
-        """The dataset, its primary cells alone."""
+    def read(
+        self, record: Record, files: dict[str, Path], *, pre_analysis: bool = False
+    ) -> Reading:
+        """The dataset, its primary cells alone.
+
+        Parameters
+        ----------
+        record, files
+            As :meth:`catalog` and :meth:`fetch` give them.
+        pre_analysis
+            Take cells of pre-analysis collections, too.
+        """
         path = next(iter(files.values()))
         reading = read_h5ad(path)
         obs = standardise(reading.obs, record)
@@ -123,7 +136,11 @@ class CellxgeneSource(Source):
         if "is_primary_data" in obs:
             primary = obs["is_primary_data"].astype(str) == "True"
             reading = reading.only(primary, "not primary data")
-        reading = reading.only(_of_tissue(reading.obs), "not of a tissue")
+        if "is_pre_analysis" in reading.obs and not pre_analysis:
+            before = reading.obs["is_pre_analysis"].astype(str) == "True"
+            reading = reading.only(~before, "of a pre-analysis collection")
+        what = _listed_kinds(self.tissue_types)
+        reading = reading.only(_kinds(reading.obs).isin(self.tissue_types), f"not of {what}")
         if "assay" in reading.obs:
             other = reading.obs["assay"].astype(str).str.contains(OTHER_ASSAYS)
             reading = reading.only(~other, "not an assay of single cells' RNA")
@@ -134,8 +151,22 @@ class CellxgeneSource(Source):
             )
         return reading
 
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise unless :meth:`read` takes these options."""
+        super().check_options(options)
+        if not isinstance(options.get("pre_analysis", False), bool):
+            raise ValueError(
+                f"has pre_analysis = {options['pre_analysis']!r}; it must be true or false."
+            )
 
-def _refusal(id_: str, found: dict[str, Any], record: Record) -> str:
+
+def _listed_kinds(kinds: Collection[str]) -> str:
+    """Where cells come from, in words: ``"a tissue or a cell line"``."""
+    return " or ".join(f"a{'n' * (k[0] == 'o')} {k}" for k in TISSUE_TYPES if k in kinds)
+
+
+def _refusal(id_: str, found: dict[str, Any], record: Record, wanted: Collection[str]) -> str:
     """Why a dataset is of no use here, or nothing."""
     primary = set(several(found.get("is_primary_data")))
     if not id_:
@@ -146,8 +177,8 @@ def _refusal(id_: str, found: dict[str, Any], record: Record) -> str:
     if primary and not primary & {True, "PRIMARY", "BOTH"}:
         return "no primary data: all its cells are in other datasets"
     kinds = {_kind(t) for t in several(found.get("tissue"))}
-    if kinds and "tissue" not in kinds:
-        return "not of a tissue"
+    if kinds and not kinds & set(wanted):
+        return f"not of {_listed_kinds(wanted)}"
     if record.assays and all(OTHER_ASSAYS.search(a) for a in record.assays):
         return f"not of single cells' RNA: {', '.join(record.assays)}"
     return "" if record.files else "no h5ad"
@@ -162,12 +193,19 @@ def _labels(found: dict[str, Any], key: str) -> tuple[str, ...]:
 def _kind(tissue: Any) -> str:
     label = tissue.get("label", "") if isinstance(tissue, dict) else str(tissue)
     kind = tissue.get("tissue_type") if isinstance(tissue, dict) else None
-    return kind or ("culture" if NO_TISSUE.search(str(label)) else "tissue")
+    return EARLIER.get(str(kind), str(kind)) if kind else _kind_of_label(str(label))
 
 
-def _of_tissue(obs: pd.DataFrame) -> np.ndarray:
+def _kind_of_label(label: str) -> str:
+    found = NO_TISSUE.search(label)
+    kind = found[1].lower() if found else "tissue"
+    return EARLIER.get(kind, kind)
+
+
+def _kinds(obs: pd.DataFrame) -> pd.Series:
+    """Where each cell comes from, one of :data:`TISSUE_TYPES` if the file follows the schema."""
     if "tissue_type" in obs:
-        return (obs["tissue_type"].astype(str) == "tissue").to_numpy()
+        return obs["tissue_type"].astype(str).replace(EARLIER)
     if "tissue" in obs:
-        return ~obs["tissue"].astype(str).str.contains(NO_TISSUE).to_numpy()
-    return np.ones(len(obs), dtype=bool)
+        return obs["tissue"].astype(str).map(_kind_of_label)
+    return pd.Series("tissue", obs.index)

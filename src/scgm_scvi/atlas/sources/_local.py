@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from scgm_scvi._errors import listed, nearest
 from scgm_scvi.atlas.download._remote_file import RemoteFile
@@ -89,8 +90,7 @@ class LocalSource(Source):
             reading = join_meta(reading, read_meta(meta), str(matrix))
         for standard, own in (columns or {}).items():
             if standard.removesuffix("_ontology_term_id") not in STANDARD_COLUMNS:
-                known = listed(STANDARD_COLUMNS)
-                raise KeyError(f"columns: {standard!r} is no standard column; these are: {known}.")
+                raise KeyError(_no_standard(standard))
             if own not in reading.obs:
                 raise KeyError(
                     f"columns: {own!r} is not in obs of {matrix}; its columns: "
@@ -98,6 +98,30 @@ class LocalSource(Source):
                 )
             reading.obs[standard] = reading.obs[own]
         return reading
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise unless :meth:`read` takes these options, and ``columns`` names standard ones."""
+        super().check_options(options)
+        layer, columns = options.get("layer", ""), options.get("columns", {})
+        if not isinstance(layer, str):
+            raise ValueError(f"has layer = {layer!r}; it must be the name of one.")
+        if not isinstance(columns, Mapping) or not all(
+            isinstance(v, str) for v in columns.values()
+        ):
+            raise ValueError(
+                f"has columns = {columns!r}; it must be a table of the file's columns by standard "
+                'ones: { cell_type = "CellType" }.'
+            )
+        for name in columns:
+            if name.removesuffix("_ontology_term_id") not in STANDARD_COLUMNS:
+                raise ValueError(f"has {_no_standard(name)}")
+
+
+def _no_standard(name: str) -> str:
+    known = listed(STANDARD_COLUMNS)
+    near = nearest(name, STANDARD_COLUMNS)
+    return f"columns: {name!r} is no standard column; these are: {known}.{near}"
 
 
 def _parts(path: Path) -> list[Path]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from scgm_scvi._errors import nearest
+from scgm_scvi._errors import listed, nearest
 from scgm_scvi.atlas.download._remote_file import RemoteFile
 from scgm_scvi.atlas.formats._reading import Reading
 from scgm_scvi.atlas.sources._record import Record
 
-__all__ = ["Downloads", "Source"]
+__all__ = ["TISSUE_TYPES", "Downloads", "Source"]
+
+TISSUE_TYPES = ("tissue", "cell line", "primary cell culture", "organoid")
+"""What cells may come from, in the words of CELLxGENE's schema."""
 
 
 class Downloads(Protocol):
@@ -65,6 +69,8 @@ class Source(ABC):
         self.url = (base_url or self.base_url).rstrip("/")
         self.skipped: dict[str, str] = {}
         """What the last :meth:`catalog` left out: names of datasets, and why."""
+        self.tissue_types: frozenset[str] = frozenset({"tissue"})
+        """What the cells that are wanted come from, some of :data:`TISSUE_TYPES`."""
         self._found: list[Record] | Exception | None = None
 
     @abstractmethod
@@ -122,4 +128,27 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, record: Record, files: dict[str, Path]) -> Reading:
-        """The dataset that :meth:`fetch` has brought."""
+        """The dataset that :meth:`fetch` has brought.
+
+        A source may have options of its own, keywords with defaults: a plan's ``read``.
+        """
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise unless :meth:`read` takes these options: a plan is checked before any download.
+
+        Raises
+        ------
+        ValueError
+            If it does not; the message names the nearest.
+        """
+        parameters = list(inspect.signature(cls.read).parameters.values())[3:]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return
+        known = [p.name for p in parameters]
+        for name in options:
+            if name not in known:
+                raise ValueError(
+                    f"has {name!r}, which {cls.name!r} does not take; it takes {listed(known)}."
+                    f"{nearest(name, known)}"
+                )

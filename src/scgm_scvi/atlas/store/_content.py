@@ -11,7 +11,7 @@ from anndata.utils import make_index_unique
 from pandas.api import types
 from scipy import sparse
 
-__all__ = ["ContentHash", "canonical_counts", "canonical_obs", "hash_of_names"]
+__all__ = ["ContentHash", "canonical_counts", "canonical_obs", "column_name", "hash_of_names"]
 
 MOST = 2.0**31  # of an int32
 
@@ -25,8 +25,7 @@ def canonical_obs(obs: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {}
     for name in obs.columns:
-        plain = str(name).replace("/", "_").strip(".")[:200]
-        plain = f"column{plain}" if plain in ("", "_index") or plain.startswith("__") else plain
+        plain = column_name(name)
         while plain in columns:
             plain += "_"
         columns[plain] = _canonical_column(obs[name])
@@ -34,6 +33,12 @@ def canonical_obs(obs: pd.DataFrame) -> pd.DataFrame:
     if not index.is_unique:
         index = pd.Index(make_index_unique(index).to_numpy(object), dtype=object)
     return pd.DataFrame({k: v.set_axis(index) for k, v in columns.items()}, index=index)
+
+
+def column_name(name: object) -> str:
+    """What a column is called in a store, as :func:`canonical_obs` says."""
+    plain = str(name).replace("/", "_").strip(".")[:200]
+    return f"column{plain}" if plain in ("", "_index") or plain.startswith("__") else plain
 
 
 def _canonical_column(values: pd.Series) -> pd.Series:

@@ -101,6 +101,10 @@ class ReadableStore:
         """
         return open_shard(self.folder(key))
 
+    def columns(self, key: str) -> list[str]:
+        """Names of the columns of a dataset's cells."""
+        return list(zarr.open_group(self.folder(key), mode="r")["obs"].attrs["column-order"])
+
     def blocks(self, key: str, n_values: int = SHARD) -> Iterator[sparse.csr_matrix]:
         """Counts of a dataset, as many cells at a time as have ``n_values`` counts above zero."""
         return read_blocks(zarr.open_group(self.folder(key), mode="r"), n_values)

@@ -40,6 +40,7 @@ def write_shard(
     var: pd.DataFrame,
     measured: np.ndarray,
     provenance: str,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> Row:
     group = zarr.open_group(folder, mode="w-", zarr_format=3)
     writer, content = CsrWriter(group, len(var)), ContentHash(var.index, measured)
@@ -63,7 +64,9 @@ def write_shard(
         )
     writer.close()
     obs = obs.assign(**{LIBRARY_SIZE: np.concatenate(libraries)})
-    varm, uns = {"statistics": statistics.table}, {"provenance": provenance}
+    varm = {"statistics": statistics.table}
+    more = {name: canonical_obs(table) for name, table in (tables or {}).items()}
+    uns = {"provenance": provenance, **more}
     write_frames(group, obs=obs, var=_text_as_objects(var), varm=varm, uns=uns)
     consolidate(folder)
     row = Row(

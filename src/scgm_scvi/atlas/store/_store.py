@@ -140,6 +140,7 @@ class Store(ReadableStore):
         *,
         measured: np.ndarray,
         provenance: Mapping[str, Any],
+        tables: Mapping[str, pd.DataFrame] | None = None,
     ) -> Staged:
         """Write a dataset where no reader sees it; the first half of :meth:`write`.
 
@@ -161,7 +162,7 @@ class Store(ReadableStore):
             raise TypeError(f"{key}: provenance must be plain values, as JSON has them: {e}") from e
         folder = self._tmp / fresh_name(f"{key}.zarr")
         with written_whole(folder, sync=True) as part:
-            row = write_shard(part, key, blocks, canonical_obs(obs), var, measured, text)
+            row = write_shard(part, key, blocks, canonical_obs(obs), var, measured, text, tables)
         return Staged(folder.name, row)
 
     def commit(self, staged: Staged) -> Row:
@@ -191,6 +192,7 @@ class Store(ReadableStore):
         *,
         measured: np.ndarray,
         provenance: Mapping[str, Any],
+        tables: Mapping[str, pd.DataFrame] | None = None,
     ) -> Row:
         """Add a dataset; afterwards it is there, or nothing has changed.
 
@@ -213,6 +215,8 @@ class Store(ReadableStore):
         provenance
             Plain values that the manifest keeps: source, id, version, files and their checksums,
             scale, reports of genes and quality control, licence, citation.
+        tables
+            More of the dataset that is not of cells or genes, for ``uns``.
 
         Raises
         ------
@@ -222,7 +226,9 @@ class Store(ReadableStore):
             If a value is no count, cells and ``obs`` differ in number, there are no cells, genes
             that were not measured have counts, or ``var`` is not that of the other datasets.
         """
-        staged = self.stage(key, blocks, obs, var, measured=measured, provenance=provenance)
+        staged = self.stage(
+            key, blocks, obs, var, measured=measured, provenance=provenance, tables=tables
+        )
         return self.commit(staged)
 
     def quarantine(self, key: str, reason: str, provenance: Mapping[str, Any] | None = None) -> Row:
