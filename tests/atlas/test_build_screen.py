@@ -138,6 +138,29 @@ def test_a_model_is_trained_from_disk_on_them(built):
     assert np.isfinite(made.X.sum())
 
 
+@pytest.mark.filterwarnings("ignore:Nothing tells the responses:UserWarning")
+@pytest.mark.filterwarnings("ignore:Fewer than 3 :UserWarning")
+def test_what_was_done_is_learnt_as_perturbations(built):
+    data = atlas.datamodule(
+        built,
+        labels_key="cell_line",
+        perturbation_key="genetic_perturbation",
+        control="control",
+        batch_size=32,
+    )
+    model = SCGM(registry=data.registry, n_latent=4, n_hidden=8)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+    model.train(datamodule=data, max_epochs=1, diffusion_kwargs={"max_steps": 3, **quiet}, **quiet)
+    stored = atlas.open(built)["local-screen.h5ad"]
+    genes = list(model.var_.index)
+    cells = stored[(stored.obs["genetic_perturbation"] == "control").to_numpy()]
+    controls = ad.AnnData(cells.X, obs=cells.obs, var=cells.var)[:, genes].copy()
+    made = model.predict(controls, ["MYC", "CD4+MYC"], seed=0, progress_bar=False)
+    assert made.n_obs == 2 * controls.n_obs
+    assert set(made.obs["genetic_perturbation"]) == {"MYC", "CD4+MYC"}
+    assert len(made.uns["scgm"]["expected"]["r2"]) == 2
+
+
 def test_the_next_build_does_nothing_and_another_column_makes_both_again(folder, built, tmp_path):
     lines = []
     atlas.build(plan_of(folder), built, progress=lines.append)
