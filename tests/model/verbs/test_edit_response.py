@@ -238,3 +238,21 @@ def test_only_cells_that_are_to_change_must_be_controls(model, screen):
     names = np.where(cells.obs["target"] == "control", "P10", cells.obs["target"]).astype(object)
     out = edit(model, cells, {"target": names}, strength=0.3)
     assert moved(out)[(cells.obs["target"] == "control").to_numpy()].all()
+
+
+def test_a_perturbation_that_was_seen_in_other_contexts_alone(screen):
+    adata, vectors = screen
+    in_b = ((adata.obs["line"] == "b") & (adata.obs["target"] == "P0")).to_numpy()
+    model = train(adata[~in_b].copy(), vectors)
+    cells = controls_of(adata)
+    out = edit(model, cells, {"target": "P0"}, strength=0.3)
+    is_b = (cells.obs["line"] == "b").to_numpy()
+    expected = pd.DataFrame(out.uns["scgm_edited"]["expected"])
+    assert expected["basis"].tolist() == ["context"] and expected["context"].tolist() == ["b"]
+    alone = edit(model, cells[is_b].copy(), {"target": "P0"})
+    assert alone.uns["scgm_edited"]["method"] == "response"
+    real = adata[((adata.obs["line"] == "b") & (adata.obs["target"] == "P0")).to_numpy()]
+    found = log_change(AnnData(counts(alone)), cells[is_b])
+    assert np.corrcoef(found, log_change(real, cells[is_b]))[0, 1] > 0.7
+    other = (counts(out) != cells.X).getnnz(axis=1)
+    assert other[is_b].mean() < other[~is_b].mean()  # which networks decoded

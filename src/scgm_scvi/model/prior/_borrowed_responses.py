@@ -14,7 +14,7 @@ from scgm_scvi.model.requests._spec import ConditionSpec
 from ._borrowing import LEAST_GROUPS, Borrowing, Groups, choose_borrowing, convex_weights
 from ._group_means import GroupMeans
 
-__all__ = ["Borrowed", "BorrowedResponses", "borrowed_responses", "was_seen"]
+__all__ = ["Borrowed", "BorrowedResponses", "borrowed_responses", "were_seen"]
 
 _LEAST_CELLS = 10  # measured of a group, for a mean that tells a response
 _SCARCITY = 10.0  # a change known from n cells counts as 1 + 10 / sqrt(n) times as far
@@ -131,8 +131,10 @@ def borrowed_responses(
     out = BorrowedResponses(row=np.full(len(before), -1))
     has_numbers = any(name in named for name in spec.numeric)
     rules: dict[bytes, Borrowing | None] = {}
-    for i, (a, b) in enumerate(pairs.reshape(len(pairs), 2, -1)):
-        if (a == b).all() or was_seen(design, b):
+    pairs = pairs.reshape(len(pairs), 2, -1)
+    shown = were_seen(design, pairs[:, 1]) if len(pairs) else []
+    for i, (a, b) in enumerate(pairs):
+        if (a == b).all() or shown[i]:
             continue
         known = _candidates(design, a, b, free)
         ends = [np.where(free, row, b) for row in known]
@@ -175,9 +177,11 @@ def _lenders(
     return Groups(means, means + np.nan_to_num(changes), trust / trust.sum())
 
 
-def was_seen(design: np.ndarray, pattern: np.ndarray) -> bool:
-    """Whether a row of the design has these attributes, as far as they are specified."""
-    return bool(_seen(design, pattern).any())
+def were_seen(design: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Which rows of tokens rows of the design have, as far as they are specified."""
+    known = np.unique(design, axis=0)
+    asked, inverse = np.unique(tokens, axis=0, return_inverse=True)
+    return np.array([_seen(known, row).any() for row in asked], dtype=bool)[inverse.ravel()]
 
 
 def _seen(design: np.ndarray, pattern: np.ndarray) -> np.ndarray:

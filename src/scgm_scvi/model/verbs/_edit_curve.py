@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from scgm_scvi._errors import whole_number
 from scgm_scvi.diffusion import strength_sigma
 from scgm_scvi.model._random_state import leaves_random_state
-from scgm_scvi.model.prior._borrowed_responses import was_seen
+from scgm_scvi.model.prior._borrowed_responses import were_seen
 from scgm_scvi.model.prior._edited_states import (
     Edit,
     EditedCells,
@@ -132,7 +132,8 @@ class EditCurveMixin(Verb):
                 "No cell is left to try: all have what conditions ask for already. Pass others."
             )
         if composition == "auto":  # the others' counts are moved, which takes no strength
-            differs &= self._was_shown(tried.target)
+            tokens = tried.target.tokens.numpy()
+            differs &= were_seen(self.prior.design["tokens"][:, : tokens.shape[1]], tokens)
         rows = np.flatnonzero(differs)
         if not len(rows):
             raise ValueError(
@@ -182,13 +183,6 @@ class EditCurveMixin(Verb):
         values[:, place] = values[:, place].masked_fill(lacking, largest)
         values[:, place] = values[:, place].masked_fill(control[token][:, None], usual)
         return replace(target, values=values)
-
-    def _was_shown(self, target: Attributes) -> np.ndarray:
-        """Whether cells of training had these categorical conditions, as far as specified."""
-        n_conditions = len(self.condition_spec.categorical)
-        design = np.unique(self.prior.design["tokens"][:, :n_conditions], axis=0)
-        asked, inverse = np.unique(target.tokens.numpy(), axis=0, return_inverse=True)
-        return np.array([was_seen(design, row) for row in asked], dtype=bool)[inverse.ravel()]
 
     def _cells_to_try(self) -> AnnData:
         """Cells that neither stage was trained on; all, where there are too few."""

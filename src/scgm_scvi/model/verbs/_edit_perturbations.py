@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pandas as pd
 
 from scgm_scvi._perturbations import Parts, require_dose
+from scgm_scvi.model.prior._borrowed_responses import were_seen
 from scgm_scvi.model.prior._response_model import ResponseModel
+from scgm_scvi.model.requests._attributes import Attributes
 from scgm_scvi.model.requests._condition_tables import Conditions, read_table
 from scgm_scvi.model.requests._energy import Energy
 from scgm_scvi.model.requests._gene_targets import preserved_genes, require_apart
 from scgm_scvi.model.requests._interventions import Genes, Preserve
+from scgm_scvi.model.requests._request import Request
 from scgm_scvi.model.requests._tokens import without_unspecified
 
 from ._control_attributes import treated_cells
@@ -51,6 +55,7 @@ class EditPerturbationsMixin(ResponsesMixin):
     def _asked_response(
         self,
         adata: Any,
+        attributes: Attributes,
         conditions: Conditions,
         genes: Genes,
         preserve: Preserve,
@@ -58,9 +63,10 @@ class EditPerturbationsMixin(ResponsesMixin):
     ) -> AskedResponse | None:
         """Perturbations that no cell had, knock-outs that are some, and no perturbation at all.
 
-        Control cells that are to be controls, or to have a perturbation at no dose, are the
-        response model's, too: that of nothing is known, and no network leaves a cell as it is.
-        ``None`` where there are no such cells, so that networks can answer all of it.
+        So are control cells that are to have a perturbation that no cell of their context had, and
+        those that are to be controls, or to have a perturbation at no dose: that of nothing is
+        known, and no network leaves a cell as it is. ``None`` where there are no such cells, so that
+        networks can answer all of it. ``attributes`` are those that the cells have.
         """
         spec = self.condition_spec
         perturbations = spec.perturbations
@@ -82,12 +88,13 @@ class EditPerturbationsMixin(ResponsesMixin):
         treated = (
             treated_cells(perturbations, self._cells.obs(adata)) if len(table) else np.zeros(n)
         )
+        elsewhere = self._seen_elsewhere(attributes, conditions, adata.obs_names, names, of)
         rows, parts = [], []
         for i, (name, dose) in enumerate(zip(names, doses, strict=True)):
             own = None if name is None else of[str(name)]
             is_new = bool(knocked) or (own is not None and own not in seen)
             is_nothing = dose == 0 or (alone and own == ())
-            if is_new or (is_nothing and not treated[i]):
+            if is_new or ((is_nothing or elsewhere[i]) and not treated[i]):
                 rows.append(i)
                 parts.append(tuple(sorted({*(own or ()), *knocked})))
         if not rows:
@@ -109,6 +116,41 @@ class EditPerturbationsMixin(ResponsesMixin):
             ),
             genes=left,
         )
+
+    def _seen_elsewhere(
+        self,
+        attributes: Attributes,
+        conditions: Conditions,
+        index: pd.Index,
+        names: list[Any],
+        of: Mapping[str, Parts],
+    ) -> np.ndarray:
+        """Which cells are to have a perturbation that was seen, but of none of their context."""
+        spec, perturbations = self.condition_spec, self._named_perturbations()
+        out = np.zeros(len(names), dtype=bool)
+        codes = {
+            perturbations.parts(c): j + 1
+            for j, c in enumerate(spec.categorical[perturbations.key])
+            if perturbations.parts(c)
+        }
+        rows = [i for i, v in enumerate(names) if v is not None and of[str(v)] in codes]
+        if not rows or not self._has_responses():
+            return out
+        others = _without(conditions, [perturbations.key, perturbations.dose_key])
+        if others is not None:
+            asked = {str(name) for name in others}
+            attributes = Request.parse(spec, None, others, index).over(attributes, asked)
+        tokens = attributes.tokens.numpy()[rows].copy()
+        tokens[:, spec.position(perturbations.key)] = [codes[of[str(names[i])]] for i in rows]
+        out[rows] = ~were_seen(self.prior.design["tokens"][:, : tokens.shape[1]], tokens)
+        return out
+
+    def _has_responses(self) -> bool:
+        try:
+            self._responses()
+        except ValueError:
+            return False
+        return True
 
     def _knock_outs(self, genes: Genes) -> list[str]:
         """Genes to be knocked out whose loss the model has learnt of, or has a vector of."""

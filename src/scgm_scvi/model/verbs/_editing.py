@@ -261,7 +261,8 @@ class EditingMixin(
         """
         run = self._run(seed, batch_size, progress_bar)
         self._cells.require_writable(adata, key_added)
-        asked = self._asked_response(adata, conditions, genes, preserve, energy)
+        own, state = self._states(adata)
+        asked = self._asked_response(adata, own, conditions, genes, preserve, energy)
         left, left_genes = conditions, genes  # to networks
         if asked is not None:
             left, left_genes = asked.conditions, asked.genes
@@ -293,7 +294,6 @@ class EditingMixin(
         )
         if strength is not None:
             strength_sigma(strength)  # refuses what is no strength
-        own, state = self._states(adata)
         target = self._target(request, own, named)
         n_draws = n_samples if n_samples > 1 else 0
         moves = Moves.none(len(own), len(self.var_), n_draws)
