@@ -7,7 +7,7 @@ import torch
 from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from torch.distributions import Bernoulli
 
-from scgm_scvi.distributions import BlockwiseDistribution, moved_counts, with_mean
+from scgm_scvi.distributions import BlockwiseDistribution, moved_counts, moved_log1p, with_mean
 
 N = 40_000
 MU = torch.tensor([[0.2, 3.0]])
@@ -70,3 +70,18 @@ def test_values_that_are_no_counts_are_refused():
     px = Normal(torch.zeros(1, 2), torch.ones(1, 2))
     with pytest.raises(TypeError, match="counts of a Normal can't be moved"):
         moved_counts(px, torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("factor", "excess"), [(0.3, 0.0), (1.0, 0.0), (1.7, 0.4)])
+def test_mean_logarithms_of_moved_counts_are_known(kind, factor, excess):
+    px = KINDS[kind]
+    x = drawn(px)
+    excess = 0.1 * excess if kind == "bernoulli" else excess
+    move = torch.full_like(x, factor), torch.full_like(x, excess)
+    scale = torch.full((len(x), 1), 3.0)
+    expected = torch.log1p(3 * moved_counts(px, x, *move)).mean(0)
+    found = moved_log1p(px, x, *move, scale).mean(0)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+    if factor == 1:
+        torch.testing.assert_close(found, torch.log1p(3 * x).mean(0))

@@ -108,14 +108,24 @@ def _rates_given_counts(px: Bernoulli, x: torch.Tensor) -> torch.Tensor:
 def _moved_counts(
     px: Bernoulli, x: torch.Tensor, factor: torch.Tensor, excess: torch.Tensor
 ) -> torch.Tensor:
-    mean = (px.probs * factor + excess).clamp(max=1)
-    gain = ((mean - px.probs) / (1 - px.probs).clamp(min=EPS)).clamp(0, 1)
     is_open = (x > 0).to(x.dtype)
-    return thinned(is_open, factor) + (1 - is_open) * torch.bernoulli(gain)
+    return thinned(is_open, factor) + (1 - is_open) * torch.bernoulli(_gain(px, factor, excess))
 
 
 @moved_log1p.register(Bernoulli)
 def _moved_log1p(
-    px: Bernoulli, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+    px: Bernoulli,
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    excess: torch.Tensor,
+    scale: torch.Tensor,
 ) -> torch.Tensor:
-    return (px.probs * factor + excess).clamp(0, 1) * torch.log1p(scale)
+    is_open = (x > 0).to(scale.dtype)
+    found = is_open * factor.clamp(max=1) + (1 - is_open) * _gain(px, factor, excess)
+    return found * torch.log1p(scale)
+
+
+def _gain(px: Bernoulli, factor: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
+    """Probability that what is closed opens."""
+    mean = (px.probs * factor + excess).clamp(max=1)
+    return ((mean - px.probs) / (1 - px.probs).clamp(min=EPS)).clamp(0, 1)

@@ -190,8 +190,12 @@ def _moved_counts(
 
 @moved_log1p.register(BlockwiseDistribution)
 def _moved_log1p(
-    px: BlockwiseDistribution, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+    px: BlockwiseDistribution,
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    excess: torch.Tensor,
+    scale: torch.Tensor,
 ) -> torch.Tensor:
-    columns = (px.split(values) for values in (factor, excess, scale.expand_as(factor)))
+    columns = (px.split(values) for values in (x, factor, excess, scale.expand_as(x)))
     parts = zip(px.parts, *columns, strict=True)
     return torch.cat([moved_log1p(*part) for part in parts], dim=1)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import singledispatch
 
 import torch
-from scvi.distributions import Poisson
 from torch.distributions import Distribution
 
 from ._numbers import NOTHING
-from ._operations import mean_log1p, with_mean, zero_probability
+from ._operations import rates_given_counts
 
-__all__ = ["moved_counts", "moved_log1p", "moved_log1p_of", "thinned"]
+__all__ = ["moved_counts", "moved_log1p", "thinned"]
 
 
 @singledispatch
@@ -56,16 +55,21 @@ def moved_counts(
 
 @singledispatch
 def moved_log1p(
-    px: Distribution, factor: torch.Tensor, excess: torch.Tensor, scale: torch.Tensor
+    px: Distribution,
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    excess: torch.Tensor,
+    scale: torch.Tensor,
 ) -> torch.Tensor:
     r"""Expectation of :math:`\ln(1 + s x')` of counts :math:`x'` that :func:`moved_counts` moved.
 
-    Of counts that were 0 by Poisson's, of others as if :math:`1 + s x'` had a log-normal
-    distribution, as of :func:`mean_log1p`.
+    From their probability to be 0, and their mean and variance where they are not, as if :math:`1 +
+    s x'` had a log-normal distribution there, as in :func:`mean_log1p`; with the rates that counts
+    speak for.
 
     Parameters
     ----------
-    px, factor, excess
+    px, x, factor, excess
         As of :func:`moved_counts`.
     scale
         :math:`s`, ``(n, 1)`` or ``(n, n_features)``.
@@ -84,31 +88,19 @@ def moved_log1p(
     >>> import torch
     >>> from scvi.distributions import Poisson
     >>> from scgm_scvi.distributions import moved_log1p
-    >>> one = torch.ones(1, 1)
-    >>> moved_log1p(Poisson(one), one, 9 * one, one)
-    tensor([[2.3575]])
+    >>> x, one = torch.tensor([[3.0, 0.0]]), torch.ones(1, 2)
+    >>> moved_log1p(Poisson(one), x, one, 0 * one, one[:, :1]).exp()
+    tensor([[4., 1.]])
     """
-    return moved_log1p_of(px, factor, excess, scale)
-
-
-def moved_log1p_of(
-    px: Distribution,
-    factor: torch.Tensor,
-    excess: torch.Tensor,
-    scale: torch.Tensor,
-    stays: torch.Tensor | float = 0.0,
-) -> torch.Tensor:
-    """The same; ``stays`` is the probability of a 0 that nothing moves."""
-    own = with_mean(px, px.mean * factor)
-    zero = zero_probability(own)
-    shown = (1 - zero).clamp(min=NOTHING)
-    mean = own.mean / shown
-    variance = ((own.variance + own.mean**2) / shown - mean**2).clamp(min=0) + excess
-    mean = mean + excess
-    of_shown = torch.log1p(scale * mean)
-    of_shown = of_shown - torch.log1p(variance * (scale / (1 + scale * mean)) ** 2) / 2
-    of_none = mean_log1p(Poisson(excess), scale)[0]
-    return (zero - stays).clamp(min=0) * of_none + (1 - zero) * of_shown
+    gain = rates_given_counts(px, x) * (factor - 1).clamp(min=0) + excess
+    kept = factor.clamp(max=1)
+    mean, variance = x * kept + gain, x * kept * (1 - kept) + gain
+    none = torch.where(x > 0, (1 - kept).pow(x), 1.0) * (-gain).exp()
+    some = (1 - none).clamp(min=NOTHING)
+    m = mean / some
+    v = ((variance + mean**2) / some - m**2).clamp(min=0)
+    base = 1 + scale * m
+    return some * (base.log() - torch.log1p(v * (scale / base) ** 2) / 2)
 
 
 def thinned(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

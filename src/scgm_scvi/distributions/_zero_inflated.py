@@ -7,7 +7,7 @@ from scvi.distributions import ZeroInflatedNegativeBinomial
 from torch.distributions import Distribution
 
 from ._likelihood import Likelihood
-from ._moved import moved_counts, moved_log1p, moved_log1p_of
+from ._moved import moved_counts
 from ._negative_binomial import nb_moved_counts, nb_rates_given_counts, nb_zero_probability
 from ._numbers import NOTHING
 from ._operations import (
@@ -99,16 +99,5 @@ def _moved_counts(
 ) -> torch.Tensor:
     false = px.zi_probs / zero_probability(px)
     stays = (x == 0) & (torch.rand_like(x) < false)  # a zero whatever the rate
-    excess = excess / (1 - px.zi_probs).clamp(min=NOTHING)
-    return torch.where(stays, x, nb_moved_counts(px, x, factor, excess))
-
-
-@moved_log1p.register(ZeroInflatedNegativeBinomial)
-def _moved_log1p(
-    px: ZeroInflatedNegativeBinomial,
-    factor: torch.Tensor,
-    excess: torch.Tensor,
-    scale: torch.Tensor,
-) -> torch.Tensor:
-    excess = excess / (1 - px.zi_probs).clamp(min=NOTHING)
-    return moved_log1p_of(px, factor, excess, scale, stays=px.zi_probs)
+    own = nb_moved_counts(px, x, factor, torch.zeros_like(excess))
+    return torch.where(stays, x, own) + torch.poisson(excess)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from scgm_scvi.distributions import moved_log1p, zero_probability
+from scgm_scvi.distributions import moved_log1p
 from scgm_scvi.module import LatentDiffusionModule
 
 __all__ = ["STAYS", "LogFolds", "with_move"]
@@ -46,22 +46,24 @@ class LogFolds:
     def of(
         cls, module: LatentDiffusionModule, cells: Iterable[tuple[Distribution, torch.Tensor]]
     ) -> LogFolds:
-        """Of cells by the distributions of their counts, and their sizes ``(n, 1)``."""
+        """Of cells by the distributions of their counts, and the counts ``(n, n_features)``."""
         n_features, some, n = sum(module.widths), list(cells), 0
-        mean, shown = np.zeros((2, n_features))
-        for px, size in some:
-            n += len(size)
-            mean += (px.mean / size * 1e4).sum(dim=0).cpu().numpy()
-            shown += (1 - zero_probability(px)).sum(dim=0).cpu().numpy()
+        mean, shown, before = np.zeros((3, n_features))
+        for _, x in some:
+            share = module.proportions(x).nan_to_num() * 1e4
+            n += len(x)
+            for total, of in ((mean, share), (shown, x > 0), (before, torch.log1p(share))):
+                total += of.sum(dim=0).cpu().numpy()
         none = cls(np.zeros((len(_GRID), n_features)), mean / n, shown / n)
         total = np.zeros_like(none.changes)
-        for px, size in some:
+        for px, x in some:
+            size = module.modality_totals(x).clamp(min=1)
             for i, fold in enumerate(_GRID):
                 factor, excess = torch.as_tensor(none.move(np.array(fold))).to(px.mean)
-                factor, excess = factor.expand_as(px.mean), excess * size / 1e4
-                log = moved_log1p(px, factor, excess, 1e4 / size)
+                factor, excess = factor.expand_as(x), excess * size / 1e4
+                log = moved_log1p(px, x, factor, excess, 1e4 / size)
                 total[i] += log.sum(dim=0).cpu().numpy()
-        change = (total - total[_GRID.index(0.0)]) / n
+        change = (total - before) / n
         return cls(np.maximum.accumulate(change, axis=0), none.mean, none.shown)
 
     def move(self, fold: np.ndarray) -> np.ndarray:

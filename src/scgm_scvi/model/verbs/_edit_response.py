@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from scgm_scvi._errors import listed
+from scgm_scvi.model._random_state import torch_seed
 from scgm_scvi.model.prior._log_folds import LogFolds
 from scgm_scvi.model.prior._measured_responses import Observed
 from scgm_scvi.model.prior._response_contexts import context_values
@@ -143,7 +144,8 @@ class EditResponseMixin(ControlCellsMixin, EditPerturbationsMixin):
         with torch.no_grad():
             states = prior.sample(some, Sampling.parse(prior.spec), prior.generator(seed))
             px = prior.decode(states, some)
-            return LogFolds.of(self.module, [(px, self.module.modality_totals(px.mean))])
+            with torch_seed(seed, prior.device):
+                return LogFolds.of(self.module, [(px, px.sample())])
 
 
 def perturbation_kept(own: Attributes, target: Attributes, rows: np.ndarray) -> Attributes:

@@ -122,8 +122,19 @@ class MovedCellsMixin(Verb):
         return MovedCells(before.cpu().numpy(), after.cpu().numpy(), counts, latent)
 
     def _log_folds(self, cells: Iterable[tuple[Tensors, Attributes]]) -> LogFolds:
-        """How far mean log expression of some cells moves with their means."""
-        module, prior = self.module, self.prior
-        with torch.no_grad():
-            decoded = (prior.decode(module.encode_state(t)[0], own) for t, own in cells)
-            return LogFolds.of(module, ((px, module.modality_totals(px.mean)) for px in decoded))
+        """How far mean log expression of some cells moves with their means.
+
+        Where there are few, cells like them are drawn besides: what one cell does not show may be
+        there in its like.
+        """
+        module, prior, measured, n = self.module, self.prior, [], 0
+        with torch.no_grad(), torch_seed(0, prior.device):
+            for tensors, own in cells:
+                px = prior.decode(module.encode_state(tensors)[0], own)
+                x = module.features(tensors).to(prior.device)
+                drawn = px.sample()
+                x = torch.where(module.modality_totals(x) > 0, x, drawn)
+                measured.append((px, x))
+                n += len(x)
+            drawn = [(px, px.sample()) for _ in range(MOST_MOVED // n - 1) for px, _ in measured]
+            return LogFolds.of(module, [*measured, *drawn])
