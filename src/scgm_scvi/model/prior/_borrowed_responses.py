@@ -132,7 +132,7 @@ def borrowed_responses(
     has_numbers = any(name in named for name in spec.numeric)
     rules: dict[bytes, Borrowing | None] = {}
     pairs = pairs.reshape(len(pairs), 2, -1)
-    shown = were_seen(design, pairs[:, 1]) if len(pairs) else []
+    shown = were_seen(design, pairs[:, 1])
     for i, (a, b) in enumerate(pairs):
         if (a == b).all() or shown[i]:
             continue

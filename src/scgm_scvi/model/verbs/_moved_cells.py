@@ -132,8 +132,7 @@ class MovedCellsMixin(Verb):
             for tensors, own in cells:
                 px = prior.decode(module.encode_state(tensors)[0], own)
                 x = module.features(tensors).to(prior.device)
-                drawn = px.sample()
-                x = torch.where(module.modality_totals(x) > 0, x, drawn)
+                x = torch.where(module.modality_totals(x) > 0, x, px.sample())
                 measured.append((px, x))
                 n += len(x)
             drawn = [(px, px.sample()) for _ in range(MOST_MOVED // n - 1) for px, _ in measured]
