@@ -79,7 +79,7 @@ class BorrowedResponses:
     row
         Which of them each cell has, ``(n,)``; -1: none, as what it is to be was seen.
     unknown
-        What was never seen, and of what nothing can be borrowed.
+        What was never seen, and why nothing can be borrowed of it.
     """
 
     kinds: list[Borrowed] = field(default_factory=list)
@@ -90,9 +90,7 @@ class BorrowedResponses:
     def doubts(self) -> list[str]:
         """Why outcomes are not to be trusted."""
         unknown = [
-            f"{what}: training had no such cells, and no other group that was seen both as these "
-            "cells are and as they are to be. The answer is what networks make of it, and nothing "
-            "tells how good that is."
+            f"{what}. The answer is what networks make of it, and nothing tells how good that is."
             for what in self.unknown
         ]
         return [*filter(None, (b.doubt for b in self.kinds)), *unknown]
@@ -129,7 +127,12 @@ def borrowed_responses(
     free = np.array([name not in named for name in spec.categorical], dtype=bool)
     pairs, inverse = np.unique(np.concatenate([before, after], axis=1), axis=0, return_inverse=True)
     out = BorrowedResponses(row=np.full(len(before), -1))
-    has_numbers = any(name in named for name in spec.numeric)
+    numbers = [name for name in spec.numeric if name in named]
+    why = (
+        f"and {listed(numbers)} is to change too, of which groups tell nothing"
+        if numbers
+        else "and no other group that was seen both as these cells are and as they are to be"
+    )
     rules: dict[bytes, Borrowing | None] = {}
     pairs = pairs.reshape(len(pairs), 2, -1)
     shown = were_seen(design, pairs[:, 1])
@@ -139,8 +142,9 @@ def borrowed_responses(
         known = _candidates(design, a, b, free)
         ends = [np.where(free, row, b) for row in known]
         n = np.array([min(map(groups.size, pair)) for pair in zip(known, ends, strict=True)])
-        if has_numbers or not (n >= _LEAST_CELLS).any():
-            out.unknown.append(_written(spec, b, np.ones_like(free)))
+        if numbers or not (n >= _LEAST_CELLS).any():
+            what = _written(spec, b, np.ones_like(free))
+            out.unknown.append(f"{what}: training had no such cells, {why}")
             continue
         enough = np.flatnonzero(n >= _LEAST_CELLS)
         known, ends, n = known[enough], [ends[k] for k in enough], n[enough]
