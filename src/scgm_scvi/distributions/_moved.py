@@ -7,8 +7,7 @@ from functools import singledispatch
 import torch
 from torch.distributions import Distribution
 
-from ._numbers import NOTHING
-from ._operations import rates_given_counts
+from ._operations import log1p_by_moments, rates_given_counts
 
 __all__ = ["moved_counts", "moved_log1p", "thinned"]
 
@@ -96,11 +95,7 @@ def moved_log1p(
     kept = factor.clamp(max=1)
     mean, variance = x * kept + gain, x * kept * (1 - kept) + gain
     none = torch.where(x > 0, (1 - kept).pow(x), 1.0) * (-gain).exp()
-    some = (1 - none).clamp(min=NOTHING)
-    m = mean / some
-    v = ((variance + mean**2) / some - m**2).clamp(min=0)
-    base = 1 + scale * m
-    return some * (base.log() - torch.log1p(v * (scale / base) ** 2) / 2)
+    return log1p_by_moments(1 - none, mean, variance, scale)
 
 
 def thinned(x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

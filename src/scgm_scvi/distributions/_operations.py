@@ -306,11 +306,18 @@ def mean_log1p(px: Distribution, factor: torch.Tensor) -> tuple[torch.Tensor, to
     (tensor([[0.6931]]), tensor([[0.5000]]))
     """
     counted = 1 - zero_probability(px)
+    return log1p_by_moments(counted, px.mean, px.variance, factor), counted
+
+
+def log1p_by_moments(
+    counted: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
+    """The same of the probability that counts are not 0, their mean and variance."""
     some = counted.clamp(min=1e-8)
-    m = px.mean / some
-    v = ((px.variance + px.mean**2) / some - m**2).clamp(min=0)
+    m = mean / some
+    v = ((variance + mean**2) / some - m**2).clamp(min=0)
     base = 1 + factor * m
-    return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2), counted
+    return counted * (base.log() - torch.log1p(factor**2 * v / base**2) / 2)
 
 
 def _no_counts(px: Distribution) -> TypeError:
